@@ -1,0 +1,255 @@
+//! One shared mapping: where offsets become references, and nowhere else.
+//!
+//! **Guarantee.** Every reference handed out lies in memory that is mapped and backed: [`Mapping::at`] checks the
+//! granule against `committed`, which grows only *after* `fallocate` had the memory. So a full file system is an
+//! error in [`Mapping::grow`] and never a SIGBUS, whatever offset a reader picked up from a recycled block.
+//!
+//! **Who writes what.** The head of the superblock is written once, before the arena has a name. `committed` is
+//! raised by compare-and-swap by whoever needs room; a process that dies after `fallocate` leaves backed but unused
+//! memory, which the next one finds.
+//!
+//! **The address range** of the whole capacity is reserved once, so references stay valid while the arena grows.
+//! Each process caches `committed`: a stale cache is too small, never too large.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use crate::error::{Error, Result};
+use crate::layout::{CHUNK, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
+use crate::sync::{Ordering, Word, Word64};
+use crate::sys::file;
+
+/// The memory of an arena in this process.
+pub struct Mapping {
+    base: NonNull<u8>,
+    capacity: u64,
+    /// Granules that are known to be backed; see the module header.
+    committed: AtomicU32,
+    sections: Sections,
+    backing: Backing,
+}
+
+/// What the memory belongs to.
+enum Backing {
+    /// A file that this process mapped.
+    File { _map: memmap2::MmapRaw, file: OwnedFd },
+    /// Memory that the caller brought, mapped and backed in whole for as long as it is used.
+    Caller,
+}
+
+// SAFETY: the pointer refers to shared memory that is accessed only through atomic words.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `capacity` bytes of `file`.
+    pub fn of_file(file: OwnedFd, capacity: u64) -> Result<Self> {
+        let len = usize::try_from(capacity).map_err(|_| Error::InvalidOption {
+            option: "capacity",
+            value: capacity,
+            reason: "it is larger than the address space",
+        })?;
+        let map = memmap2::MmapOptions::new()
+            .len(len)
+            .no_reserve_swap()
+            .map_raw(&file)
+            .map_err(Error::os(format!("mapping {capacity} bytes (is RLIMIT_AS too low?)")))?;
+        let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
+        Ok(Self::new(base, capacity, Backing::File { _map: map, file }))
+    }
+
+    /// Uses memory of the caller.
+    ///
+    /// # Safety
+    /// `base` must be aligned to 4,096 bytes and point to `capacity` bytes of shared memory that stay mapped,
+    /// readable and writable until the arena is dropped, and that nobody accesses but through this crate.
+    pub unsafe fn of_caller(base: NonNull<u8>, capacity: u64) -> Self {
+        Self::new(base, capacity, Backing::Caller)
+    }
+
+    fn new(base: NonNull<u8>, capacity: u64, backing: Backing) -> Self {
+        let sections = Sections::of(capacity);
+        Self { base, capacity, committed: AtomicU32::new(0), sections, backing }
+    }
+
+    /// Backs the tables at the start of a new arena with memory.
+    pub fn commit_tables(&self) -> Result<()> {
+        let bytes = u64::from(self.sections.first_chunk) * CHUNK as u64;
+        self.back(0, bytes)?;
+        self.committed.store((bytes / GRANULE as u64) as u32, Relaxed);
+        self.superblock()?.committed.store(bytes / GRANULE as u64, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes over what the superblock says about backed memory. `file_size` bounds it.
+    pub fn trust_committed(&self) -> Result<()> {
+        // The superblock page was backed before the arena got its name.
+        self.committed.store((4096 / GRANULE) as u32, Relaxed);
+        self.refresh();
+        let tables = u64::from(self.sections.first_chunk) * CHUNK as u64;
+        if u64::from(self.committed.load(Relaxed)) * (GRANULE as u64) < tables {
+            return Err(Error::corrupt(format!("its tables of {tables} bytes are not backed by memory")));
+        }
+        Ok(())
+    }
+
+    /// Bytes that the arena may grow to.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Where the tables lie.
+    pub fn sections(&self) -> &Sections {
+        &self.sections
+    }
+
+    /// The file under the arena, if this process mapped one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        match &self.backing {
+            Backing::File { file, .. } => Some(file.as_fd()),
+            Backing::Caller => None,
+        }
+    }
+
+    /// The superblock.
+    pub fn superblock(&self) -> Result<&Superblock> {
+        self.at_byte(0).ok_or_else(|| Error::corrupt("its superblock is not backed by memory"))
+    }
+
+    /// The words of the superblock that never change, and their checksum.
+    pub fn head_words(&self) -> Result<&[Word64]> {
+        let superblock = self.superblock()?;
+        // SAFETY: a superblock begins with these words, and is backed as a whole.
+        Ok(unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(superblock).cast::<Word64>(), SUPERBLOCK_HEAD_WORDS + 1)
+        })
+    }
+
+    /// The structure at a granule, or `None` when it would not lie in backed memory.
+    #[inline(always)]
+    pub fn at<T: Shared>(&self, granule: u32) -> Option<&T> {
+        let end = u64::from(granule) + size_of::<T>().div_ceil(GRANULE) as u64;
+        if granule == 0 || !self.backed(end) {
+            return None;
+        }
+        // SAFETY: the range was checked to lie in backed memory of the mapping, which lives as long as `self` and is
+        // never unbacked (files only grow; nobody punches holes). `T: Shared` is valid for any bits, and a granule
+        // is aligned to 64 bytes from a page-aligned base; types aligned to more are only placed where that holds.
+        Some(unsafe { &*self.base.as_ptr().add(granule as usize * GRANULE).cast::<T>() })
+    }
+
+    /// The structure at a byte offset that is a multiple of its alignment.
+    pub fn at_byte<T: Shared>(&self, offset: usize) -> Option<&T> {
+        let end = (offset + size_of::<T>()).div_ceil(GRANULE) as u64;
+        let superblock = end * GRANULE as u64 <= 4096;
+        if !offset.is_multiple_of(align_of::<T>()) || !(superblock || self.backed(end)) {
+            return None;
+        }
+        // SAFETY: as in `at`; the superblock's page is backed before a mapping is made of an existing arena, and by
+        // `commit_tables` or `trust_committed` before anything is read from a new one.
+        Some(unsafe { &*self.base.as_ptr().add(offset).cast::<T>() })
+    }
+
+    /// `count` consecutive structures from a byte offset.
+    #[inline(always)]
+    pub fn slice<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let bytes = count.checked_mul(size_of::<T>())?;
+        let end = offset.checked_add(bytes)?.div_ceil(GRANULE) as u64;
+        if !offset.is_multiple_of(align_of::<T>()) || !self.backed(end) {
+            return None;
+        }
+        // SAFETY: as in `at`, for the whole range.
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<T>(), count) })
+    }
+
+    /// Where a word lies, as the byte offset that records and notes use.
+    #[inline(always)]
+    pub fn offset_of<T: Shared>(&self, item: &T) -> u64 {
+        (std::ptr::from_ref(item) as usize - self.base.as_ptr() as usize) as u64
+    }
+
+    /// Whether the first `granules` granules are backed.
+    #[inline(always)]
+    fn backed(&self, granules: u64) -> bool {
+        granules <= u64::from(self.committed.load(Relaxed)) || self.refresh_for(granules)
+    }
+
+    #[cold]
+    fn refresh_for(&self, granules: u64) -> bool {
+        self.refresh();
+        granules <= u64::from(self.committed.load(Relaxed))
+    }
+
+    /// Reads `committed` anew, bounded by the capacity in case it is damaged.
+    fn refresh(&self) {
+        if let Some(superblock) = self.at_byte::<Superblock>(0) {
+            // Acquire pairs with the Release in `grow`: the memory was backed before the word said so.
+            let now = superblock.committed.load(Ordering::Acquire).min(self.capacity / GRANULE as u64);
+            self.committed.fetch_max(now as u32, Relaxed);
+        }
+    }
+
+    /// Granules that are backed, as this process last saw it.
+    pub fn committed(&self) -> u32 {
+        self.refresh();
+        self.committed.load(Relaxed)
+    }
+
+    /// Raises `committed` by at least `need` chunks, `want` if there is room; says how many chunks are backed now.
+    pub fn grow(&self, need: u32, want: u32) -> Result<u32> {
+        let word = &self.superblock()?.committed;
+        loop {
+            let now = word.load(Ordering::Acquire);
+            let chunk = (now * GRANULE as u64 / CHUNK as u64) as u32;
+            let room = self.sections.chunks.saturating_sub(chunk);
+            if need > room {
+                return Err(Error::Full {
+                    requested: u64::from(need) * CHUNK as u64,
+                    free: 0,
+                    committed: now * GRANULE as u64,
+                    capacity: self.capacity,
+                    pins: Vec::new(),
+                });
+            }
+            let want = want.clamp(need, room);
+            let from = u64::from(chunk) * CHUNK as u64;
+            let had = match self.back(from, u64::from(want) * CHUNK as u64) {
+                Ok(()) => want,
+                Err(_) if want > need => {
+                    self.back(from, u64::from(need) * CHUNK as u64)?;
+                    need
+                }
+                Err(error) => return Err(error),
+            };
+            let next = u64::from(chunk + had) * (CHUNK / GRANULE) as u64;
+            // Release: whoever reads the new value may touch the memory. Losing the race is fine: the range is
+            // backed all the same.
+            if word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                self.refresh();
+                return Ok(chunk + had);
+            }
+        }
+    }
+
+    /// Has the file system provide the pages of a range.
+    fn back(&self, from: u64, bytes: u64) -> Result<()> {
+        let Backing::File { file, .. } = &self.backing else { return Ok(()) };
+        match file::allocate(file.as_fd(), from..from + bytes) {
+            Ok(()) => Ok(()),
+            Err(error) if file::is_full(&error) => Err(Error::FileSystemFull {
+                requested: bytes,
+                committed: from,
+                capacity: self.capacity,
+            }),
+            Err(error) => Err(Error::os(format!("fallocate of {bytes} bytes"))(error)),
+        }
+    }
+
+    /// The chunk map.
+    pub fn chunk_map(&self) -> Result<&[Word64]> {
+        self.slice(self.sections.chunk_map, self.sections.chunks as usize)
+            .ok_or_else(|| Error::corrupt("its chunk map is not backed by memory"))
+    }
+}

@@ -1,0 +1,174 @@
+//! What can go wrong, one variant a cause, each message with its numbers and the way out.
+
+use std::io;
+
+/// The result of the engine's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call of the engine failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no arena of that name.
+    #[error("no arena named {name:?}: create it first, or open it with open_or_create")]
+    NotFound {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// There is an arena of that name already.
+    #[error("an arena named {name:?} exists already: open it, or remove it first")]
+    AlreadyExists {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// The file is not an arena, or not one that this process may use.
+    #[error("{name:?} cannot be used as an arena: {reason}")]
+    Incompatible {
+        /// The arena.
+        name: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// The arena holds bytes that no correct process writes.
+    #[error("the arena is corrupt: {what}; remove it and create it anew")]
+    Corrupt {
+        /// What was found, and where.
+        what: String,
+    },
+    /// The arena has no room left.
+    #[error("the arena is full: {requested} bytes asked for, {free} bytes free but in no block that large, {committed} \
+             of {capacity} bytes in use{}; remove keys, drop snapshots, or create it with a larger capacity",
+            pinned_by(.pins))]
+    Full {
+        /// Bytes of the block that could not be had.
+        requested: u64,
+        /// Bytes in free blocks of this namespace.
+        free: u64,
+        /// Bytes of the arena that are backed by memory.
+        committed: u64,
+        /// Bytes that the arena may grow to.
+        capacity: u64,
+        /// Snapshots that keep old versions alive.
+        pins: Vec<PinInfo>,
+    },
+    /// The file system under the arena has no room left.
+    #[error("the file system of the arena is full: {requested} more bytes could not be had ({committed} of {capacity} \
+             bytes in use); make room there, or enlarge it (mount -o remount,size=…)")]
+    FileSystemFull {
+        /// Bytes that were asked of the file system.
+        requested: u64,
+        /// Bytes of the arena that are backed by memory.
+        committed: u64,
+        /// Bytes that the arena may grow to.
+        capacity: u64,
+    },
+    /// The writer lock was not had in time.
+    #[error("the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
+             it, or end it: its lock is then taken over")]
+    LockTimeout {
+        /// The process that holds the lock, 0 when unknown.
+        pid: u32,
+        /// The thread that holds the lock.
+        tid: u32,
+    },
+    /// This thread holds the writer lock already.
+    #[error("this thread is inside a transaction of this namespace already: finish that one first")]
+    Deadlock,
+    /// The process was forked after the arena was opened.
+    #[error("the arena was opened before this process was forked: open it again in the child")]
+    Forked,
+    /// No more processes can attach.
+    #[error("{0} processes are attached to the arena, which is the limit: close one of them")]
+    TooManyProcesses(usize),
+    /// No more namespaces can be created.
+    #[error("the arena has {0} namespaces, which is the limit: use another arena")]
+    TooManyNamespaces(usize),
+    /// A name is empty, too long, or has characters that cannot be part of it.
+    #[error("{name:?} cannot be a name: {reason}")]
+    InvalidName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A key is too long.
+    #[error("a key of {len} bytes is longer than the limit of {max}")]
+    KeyTooLong {
+        /// Bytes of the key.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// An option has a value that cannot be used.
+    #[error("{option} = {value} cannot be used: {reason}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The snapshot that was asked for is gone from the history.
+    #[error("commit {seq} is gone from the history, whose oldest is {oldest}: create the arena with a longer history, \
+             or read faster")]
+    HistoryGone {
+        /// The commit that was asked for.
+        seq: u64,
+        /// The oldest that can be read.
+        oldest: u64,
+    },
+    /// A transaction was used after one of its calls had failed in a way that it cannot go on from.
+    #[error("the transaction failed before and can only be dropped")]
+    Poisoned,
+    /// The kernel or the C library lacks something that the lock needs.
+    #[error("this system cannot run the writer lock: {0}")]
+    Unsupported(String),
+    /// A system call failed.
+    #[error("{call} failed: {source}")]
+    Os {
+        /// What was called, on what.
+        call: String,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// A snapshot that keeps old versions alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinInfo {
+    /// The process that holds it.
+    pub pid: u32,
+    /// The commit that it pins.
+    pub seq: u64,
+    /// How many commits have been made since.
+    pub lag: u64,
+}
+
+impl Error {
+    /// For `map_err` on a system call.
+    pub(crate) fn os(call: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let call = call.into();
+        move |source| Self::Os { call, source }
+    }
+
+    /// Damage at a place.
+    #[cold]
+    pub(crate) fn corrupt(what: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into() }
+    }
+}
+
+fn pinned_by(pins: &[PinInfo]) -> String {
+    if pins.is_empty() {
+        return String::new();
+    }
+    let list: Vec<String> = pins
+        .iter()
+        .take(4)
+        .map(|p| format!("process {} pins commit {}, {} commits old", p.pid, p.seq, p.lag))
+        .collect();
+    let more = pins.len().saturating_sub(4);
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    format!(" ({}{more})", list.join("; "))
+}

@@ -1,0 +1,77 @@
+//! Sleeping until somebody commits, without a lost wake-up and without a system call when nobody sleeps.
+//!
+//! **Words.** An event is a futex and a set of sleeper bits. Keys are spread over many events and 32 bits each, so a
+//! commit wakes only sleepers on keys of its own groups. `seq` is the truth; an event is a hint to look at it.
+//!
+//! **Sleeper** ([`arm`], then its own check of `seq`, then `Word::wait`): read the futex, set the bit, look at `seq`,
+//! sleep if it has not moved. **Writer** ([`signal`]), after it stored `seq`: if the bit is set, clear it, bump the
+//! futex, wake.
+//!
+//! **Ordering.** It is Dekker's handshake: the writer stores `seq` and then reads the bits, the sleeper sets a bit
+//! and then reads `seq`; all four are SeqCst. If the writer's read comes first in the single order, the sleeper's
+//! read of `seq` sees the commit and it does not sleep. If the sleeper's bit comes first, the writer sees it and
+//! bumps the futex, whose old value the sleeper read *before* it set the bit: it is woken, or does not fall asleep.
+//!
+//! **Death.** A killed sleeper leaves a bit, which the next commit to that group clears with one useless wake-up. A
+//! writer killed between `seq` and the wake-up leaves sleepers that nobody calls; they sleep in slices of at most
+//! [`SLICE`] and look at `seq` themselves.
+
+use std::time::Duration;
+
+use crate::sync::{Ordering, Word};
+
+/// The longest uninterrupted sleep.
+pub const SLICE: Duration = Duration::from_secs(1);
+
+/// Announces a sleeper on `bits`; returns what the futex must still hold when it falls asleep.
+pub fn arm<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
+    // Cannot sink below the SeqCst operation that follows, which is also a release.
+    let seen = futex.load(Ordering::Relaxed);
+    sleepers.fetch_or(bits, Ordering::SeqCst);
+    seen
+}
+
+/// Wakes those who sleep on `bits`, if any. The caller has stored `seq` with SeqCst before. Returns how many.
+#[inline(always)]
+pub fn signal<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
+    // SeqCst: pairs with `arm`, see the module header.
+    if sleepers.load(Ordering::SeqCst) & bits == 0 {
+        return 0;
+    }
+    signal_sleepers(futex, sleepers, bits)
+}
+
+#[cold]
+fn signal_sleepers<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
+    let found = sleepers.fetch_and(!bits, Ordering::SeqCst) & bits;
+    if found == 0 {
+        return 0; // another writer is waking them
+    }
+    // Release: whoever sees the new futex value also sees the cleared bit.
+    futex.fetch_add(1, Ordering::Release);
+    futex.wake(i32::MAX as u32, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::{Wait, Word32};
+    use crate::sys::time::Deadline;
+
+    #[test]
+    fn nobody_asleep_costs_no_bump() {
+        let (futex, sleepers) = (Word32::new(7), Word32::new(0));
+        assert_eq!(signal(&futex, &sleepers, 1), 0);
+        assert_eq!(futex.load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn an_armed_sleeper_does_not_fall_asleep_after_a_signal() {
+        let (futex, sleepers) = (Word32::new(0), Word32::new(0));
+        let seen = arm(&futex, &sleepers, 2);
+        assert_eq!(signal(&futex, &sleepers, 4), 0, "another group is not woken");
+        signal(&futex, &sleepers, 2);
+        assert_eq!(futex.wait(seen, 2, Deadline::never()), Wait::Changed);
+        assert_eq!(sleepers.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,138 @@
+//! Keys and values as the engine sees them: bytes with a type tag.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// A key with its hash, borrowed.
+///
+/// The hash is XXH3-64 of the bytes, seeded with the tag; its output is fixed by the XXH3 specification, so
+/// different programs agree on it.
+///
+/// ```
+/// let a = shm_state::KeyRef::new(1, b"door");
+/// assert_ne!(a.hash(), shm_state::KeyRef::new(2, b"door").hash());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRef<'a> {
+    hash: u64,
+    tag: u8,
+    bytes: &'a [u8],
+}
+
+impl<'a> KeyRef<'a> {
+    /// Hashes a key.
+    #[inline]
+    pub fn new(tag: u8, bytes: &'a [u8]) -> Self {
+        Self { hash: xxh3_64_with_seed(bytes, u64::from(tag)), tag, bytes }
+    }
+
+    /// The type tag.
+    #[inline(always)]
+    pub fn tag(&self) -> u8 {
+        self.tag
+    }
+
+    /// The bytes.
+    #[inline(always)]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The hash.
+    #[inline(always)]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// A copy that owns its bytes.
+    pub fn to_owned(&self) -> Key {
+        Key { hash: self.hash, tag: self.tag, bytes: self.bytes.into() }
+    }
+}
+
+/// A key with its hash, owned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    hash: u64,
+    tag: u8,
+    bytes: Box<[u8]>,
+}
+
+impl Key {
+    /// The key, borrowed.
+    #[inline(always)]
+    pub fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef { hash: self.hash, tag: self.tag, bytes: &self.bytes }
+    }
+
+    /// The type tag.
+    pub fn tag(&self) -> u8 {
+        self.tag
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Payloads up to this many bytes are copied out without an allocation.
+pub const INLINE: usize = 16;
+
+/// A value, copied out of the arena.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    tag: u16,
+    repr: Repr,
+}
+
+#[derive(Clone, Debug)]
+enum Repr {
+    Inline { len: u8, bytes: [u8; INLINE] },
+    Heap(Vec<u8>),
+}
+
+impl Payload {
+    /// A value of at most [`INLINE`] bytes, from two words as they lie in memory.
+    #[inline(always)]
+    pub(crate) fn inline(tag: u16, len: usize, words: [u64; 2]) -> Self {
+        let mut bytes = [0; INLINE];
+        bytes[..8].copy_from_slice(&words[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&words[1].to_le_bytes());
+        Self { tag, repr: Repr::Inline { len: len.min(INLINE) as u8, bytes } }
+    }
+
+    pub(crate) fn heap(tag: u16, bytes: Vec<u8>) -> Self {
+        Self { tag, repr: Repr::Heap(bytes) }
+    }
+
+    /// The type tag.
+    #[inline(always)]
+    pub fn tag(&self) -> u16 {
+        self.tag
+    }
+
+    /// The bytes.
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.repr {
+            Repr::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Repr::Heap(bytes) => bytes,
+        }
+    }
+
+    /// The bytes, owned.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self.repr {
+            Repr::Inline { len, bytes } => bytes[..usize::from(len)].to_vec(),
+            Repr::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.tag == other.tag && self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Payload {}

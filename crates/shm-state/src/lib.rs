@@ -1,0 +1,64 @@
+//! A multi-version dict in memory that processes of one Linux machine share.
+//!
+//! Any process opens an [`Arena`], reads a [`Namespace`] of it without a lock, changes it in [`Transaction`]s, and
+//! sleeps until it changes. Any of them may be SIGKILLed at any instruction; the others go on. Keys and values are
+//! bytes with a type tag; the crate `zproc` puts types on top.
+//!
+//! The layers, each of which only knows those below it: `store` (arenas) → `directory`, `namespace`, `wait` →
+//! `record` (commit, recovery) → `read`, `write`, `commit`, `table`, `reclaim` → `heap`, `pin`, `log`, `event`,
+//! `lock` → `space` → `chunks`, `arena` → `layout` → `sync`, `sys`.
+
+#[cfg(not(all(
+    target_os = "linux",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!(
+    "shm-state runs on 64-bit little-endian Linux (x86-64 and aarch64): it relies on Linux futexes, robust lists, \
+     pidfds and memfds, and on 64-bit atomics whose low half the kernel can address"
+);
+
+mod arena;
+mod chunks;
+mod commit;
+mod directory;
+mod error;
+mod event;
+mod heap;
+mod key;
+mod layout;
+mod lock;
+mod log;
+mod namespace;
+mod participant;
+mod pin;
+mod pinned;
+mod read;
+mod reclaim;
+mod record;
+mod seats;
+mod space;
+mod stats;
+mod store;
+mod sync;
+mod sys;
+mod table;
+mod verify;
+mod wait;
+mod walk;
+mod write;
+
+pub use error::{Error, PinInfo, Result};
+pub use key::{Key, KeyRef, Payload};
+pub use log::{Change, Record};
+pub use namespace::{EntryRef, Filter, Namespace, Next, Stale};
+pub use pinned::Pinned;
+pub use space::History;
+pub use stats::{NamespaceStats, Stats, WatcherInfo};
+pub use store::{Arena, ArenaOptions};
+#[cfg(feature = "kill-points")]
+pub use sync::{kill_at, kill_points_passed};
+pub use sys::time::Deadline;
+pub use verify::Report;
+pub use wait::{Ended, On, Strategy};
+pub use write::Transaction;

@@ -1,0 +1,260 @@
+//! The writer lock of a namespace: a mutex between threads of many processes, any of which may die inside.
+//!
+//! **Guarantee.** Never two owners; a live owner, also a stopped one, is never robbed; whoever waits for a dead one
+//! goes on within milliseconds if the kernel reports the death, and within a few hundred at worst; a waiter of
+//! more than a few milliseconds is let in next.
+//!
+//! **Words.** `word` holds the owner and the lock in one (see `lock/word.rs`): written by whoever takes,
+//! releases or waits for the lock, and by the kernel when the owner dies. `starving` names the waiter that is
+//! next (see `lock/contend.rs`). `takeovers` counts the owners that died; it decides nothing.
+//!
+//! **Taking it.** The thread first names the word to the kernel (`list_op_pending` of its robust list, see
+//! `sys/robust.rs`), and then writes itself into the word with one compare-and-exchange, so there is no instant at
+//! which it owns the lock and the kernel does not know. The field stays set until the sleepers are woken after
+//! the release. It names one word only: of several locks held at once, the one taken last; the others are left to
+//! the backstop if the process dies.
+//!
+//! **When the owner dies** the kernel marks the word, and the next owner learns it from [`LockGuard::took_over`]. The
+//! mark can be lost: a robust or priority-inheriting mutex of the C library uses the same field (that is what
+//! [`LockGuard::rearm`] is for), and so does an exec from a thread that does not lead its process. Then a waiter
+//! proves the death (`participant.rs`). A thread that ends while it holds locks marks them itself.
+//!
+//! **Forked children** never own a lock: the guard's copy in a child does nothing.
+//!
+//! **Ordering.** A release synchronises with the next acquisition through the word. The low half is also written
+//! by the kernel, with fully ordered 32-bit operations; user space only uses 64-bit ones on it.
+//!
+//! Unsupported: threads made by a raw `clone(CLONE_THREAD)`, vfork children, and signal handlers that lock.
+
+mod contend;
+mod thread;
+pub(crate) mod word;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::marker::PhantomData;
+
+use crate::participant::Attachment;
+use crate::sync::{ANY, Ordering, Word, Word64};
+use crate::sys::fork;
+use crate::sys::time::Deadline;
+use contend::Contender;
+use thread::Thread;
+pub(crate) use thread::{Gate, forget_in_children};
+use word::{LockState, Owner, Released};
+
+/// Sleepers that an unlock wakes first.
+const NEXT: u32 = 1;
+/// All sleepers.
+const REST: u32 = 2;
+
+/// The lock, in the arena. All zeroes is a free one.
+#[repr(C, align(64))]
+pub(crate) struct WriterLock {
+    word: Word64,
+    starving: Word64,
+    takeovers: Word64,
+    reserved: [Word64; 5],
+}
+
+const _: () = assert!(size_of::<WriterLock>() == 64 && align_of::<WriterLock>() == 64);
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "the kernel must find the TID at the address of the word"
+);
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum LockError {
+    /// The deadline passed while a living owner had the lock.
+    #[error(
+        "the writer lock was not free in time: thread {tid} of process {pid} has it; wait longer, or end or \
+         continue that process if it hangs or is stopped"
+    )]
+    TimedOut {
+        /// The owner's process; 0 if it cannot be named.
+        pid: u32,
+        /// The owner's thread.
+        tid: u32,
+    },
+    /// The calling thread has the lock already.
+    #[error("this thread holds the writer lock already; finish its transaction before it begins another one")]
+    Deadlock,
+    /// The attachment was made before this process was forked.
+    #[error("the arena was opened before this process was forked; open it again in the child")]
+    Forked,
+    /// The thread holds as many locks as it can.
+    #[error("this thread holds {max} writer locks already, the most it can; finish a transaction first", max = thread::MOST_HELD)]
+    TooManyHeld,
+    /// The system cannot keep the promises of the lock.
+    #[error("writer locks do not work here: {0}")]
+    Unsupported(&'static str),
+}
+
+impl WriterLock {
+    /// A free lock.
+    #[cfg(test)]
+    pub(crate) const fn new() -> Self {
+        Self {
+            word: Word64::new(0),
+            starving: Word64::new(0),
+            takeovers: Word64::new(0),
+            reserved: [const { Word64::new(0) }; 5],
+        }
+    }
+
+    /// How many owners died inside so far.
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
+    }
+
+    /// Marks the lock as a dead owner's if it names that participant slot. For a slot whose user is proved dead.
+    pub(crate) fn abandon(&self, slot: u32) {
+        if word::mark_dead(&self.word, |owner| owner.slot() == slot).is_some_and(LockState::has_waiters) {
+            self.word.wake(1, ANY);
+        }
+    }
+
+    /// Whether a waiter is to be let in before anybody else. Relaxed: a late answer only costs that waiter time.
+    #[inline(always)]
+    fn somebody_starves(&self) -> bool {
+        self.starving.load(Ordering::Relaxed) != 0
+    }
+
+    #[cold]
+    fn wake_one(&self) {
+        // Pairs with `Contender::rename_next`.
+        Word64::fence(Ordering::SeqCst);
+        if !self.somebody_starves() || self.word.wake(1, NEXT) == 0 {
+            self.word.wake(1, REST);
+        }
+    }
+}
+
+impl Attachment {
+    /// Takes the lock, waiting until the deadline if another thread has it. [`Deadline::at_once`] only tries.
+    #[inline]
+    pub(crate) fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>, LockError> {
+        thread::with(|thread| {
+            if let Some(me) = thread.name(self.key())
+                && thread.has_room()
+                && !lock.somebody_starves()
+            {
+                thread.arm(lock);
+                if word::try_acquire(&lock.word, LockState::FREE, me, false).is_ok() {
+                    return Ok(self.guard(thread, lock, me, false));
+                }
+            }
+            self.lock_contended(thread, lock, deadline)
+        })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lock_contended<'a>(
+        &'a self,
+        thread: &Thread,
+        lock: &'a WriterLock,
+        deadline: Deadline,
+    ) -> Result<LockGuard<'a>, LockError> {
+        let me = self.name_of(thread)?;
+        thread.drop_unmapped();
+        let result = if thread.holds(lock) {
+            Err(LockError::Deadlock)
+        } else if !thread.has_room() {
+            Err(LockError::TooManyHeld)
+        } else {
+            Contender::new(self, thread, lock, me, deadline).run()
+        };
+        match result {
+            Ok(took_over) => Ok(self.guard(thread, lock, me, took_over)),
+            Err(error) => {
+                thread.arm_held();
+                Err(error)
+            }
+        }
+    }
+
+    fn name_of(&self, thread: &Thread) -> Result<Owner, LockError> {
+        if self.epoch() != fork::epoch() {
+            return Err(LockError::Forked);
+        }
+        match thread.start(self.epoch()) {
+            Ok(true) => {}
+            Ok(false) => return Err(LockError::Unsupported("this thread has no robust futex list")),
+            Err(_) => {
+                return Err(LockError::Unsupported(
+                    "the kernel does not show this thread's robust futex list",
+                ));
+            }
+        }
+        let name = thread.name(self.key());
+        Ok(name.unwrap_or_else(|| thread.take_name(self.key(), self.slot(), || self.next_nonce())))
+    }
+
+    #[inline(always)]
+    fn guard<'a>(&'a self, thread: &Thread, lock: &'a WriterLock, owner: Owner, took_over: bool) -> LockGuard<'a> {
+        thread.push(lock, owner, self.gate());
+        LockGuard {
+            took_over,
+            lock,
+            owner,
+            attachment: self,
+            not_send: PhantomData,
+        }
+    }
+
+    /// Pid and TID of the lock's owner, if it has one.
+    pub(crate) fn holder(&self, lock: &WriterLock) -> Option<(u32, u32)> {
+        let seen = LockState::read(&lock.word);
+        (!seen.is_free()).then(|| (self.pid_of(seen.owner().slot()), seen.owner().tid()))
+    }
+}
+
+/// Owns a lock until it is dropped, on the thread that took it.
+#[must_use = "the lock is released when the guard is dropped"]
+pub(crate) struct LockGuard<'a> {
+    /// Whether the last owner died inside: what it left behind may need repair.
+    pub(crate) took_over: bool,
+    lock: &'a WriterLock,
+    owner: Owner,
+    attachment: &'a Attachment,
+    /// The kernel's mark belongs to the thread that took the lock.
+    not_send: PhantomData<*const ()>,
+}
+
+impl LockGuard<'_> {
+    /// Names the lock to the kernel again. To be called after foreign code ran inside: a robust or
+    /// priority-inheriting mutex of the C library erases the name.
+    #[inline]
+    pub(crate) fn rearm(&self) {
+        if self.attachment.epoch() == fork::epoch() {
+            thread::with(|thread| thread.arm(self.lock));
+        }
+    }
+
+    /// Releases the lock now.
+    #[inline]
+    pub(crate) fn unlock(self) {}
+}
+
+impl Drop for LockGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // A forked child has a copy of the guard, and the parent still owns the lock.
+        if self.attachment.epoch() != fork::epoch() {
+            return;
+        }
+        thread::with(|thread| {
+            // A foreign mutex may have erased the name, or it is that of a lock taken later.
+            thread.arm(self.lock);
+            if word::release(&self.lock.word, self.owner) == Released::WithWaiters {
+                self.lock.wake_one();
+            }
+            // Only after the wake: if this thread dies between the two, the kernel wakes a sleeper of a free word.
+            thread.pop(self.lock);
+        });
+    }
+}

@@ -1,0 +1,180 @@
+//! The commit log: a ring of records that watchers read, and where a writer finds the totals of the last commit.
+//!
+//! **Guarantee.** Commit `t` can be read while `floor < t`; its slot then says `t` before and after reading.
+//!
+//! **Writer**, under the lock, before the commit is decided: slot.seq = 0, the fields, slot.seq = t. Nobody looks at a
+//! slot before `seq` has reached it, so a writer that dies there leaves nothing to undo; the next one writes the same
+//! slot again. The slot of `t` was that of `t − ring`; a writer raises the floor past it first.
+//!
+//! **Reader**: slot.seq, the fields, fence, floor and slot.seq again. More than two changes lie in a block that is
+//! retired by the very commit, so the same check covers it.
+
+use crate::arena::Mapping;
+use crate::layout::{GRANULE, ListBlock, LogSlot, high, low, pack};
+use crate::pin::still_valid;
+use crate::space::Space;
+use crate::sync::{Ordering, Word, Word64};
+
+/// Changes that fit into a slot.
+pub const INLINE_CHANGES: usize = 2;
+const IDENTICAL: u32 = 1 << 31;
+
+/// What a commit did to one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Granule of the key's entry.
+    pub entry: u32,
+    /// Granule of its new version.
+    pub new: u32,
+    /// Granule of the version before, 0 if the key had none.
+    pub old: u32,
+    /// The new value equals the old one, or the key is absent before and after.
+    pub identical: bool,
+}
+
+/// One commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Its number.
+    pub seq: u64,
+    /// The identity through which it was made.
+    pub identity: u32,
+    /// The process that made it.
+    pub pid: u32,
+    /// When: nanoseconds since the Unix epoch, of a coarse clock.
+    pub time_ns: u64,
+    /// Keys alive after it.
+    pub live: u32,
+    /// No key changed its value.
+    pub identical: bool,
+    /// What it did.
+    pub changes: Vec<Change>,
+}
+
+/// What reading the log at a commit found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The record.
+    Record,
+    /// It fell out of the history.
+    Gone,
+    /// The slot is in bounds of the history and does not hold what it must: damage.
+    Damaged,
+}
+
+/// What the writer puts into a slot, the changes apart.
+pub struct Header {
+    pub identity: u32,
+    pub pid: u32,
+    pub time_ns: u64,
+    pub live: u32,
+    pub identical: bool,
+    pub retired_total: u64,
+}
+
+/// Writes the slot of commit `seq`. `block` holds the changes if they do not fit.
+pub fn write(slot: &LogSlot, seq: u64, header: &Header, changes: &[Change], block: u32) {
+    slot.seq.store(0, Ordering::Relaxed);
+    // The zero is seen before any field changes: a reader that sees a new field sees it too, and gives up.
+    Word64::fence(Ordering::Release);
+    slot.writer.store(pack(header.identity, header.pid), Ordering::Relaxed);
+    let count = changes.len() as u32 | if header.identical { IDENTICAL } else { 0 };
+    slot.counts.store(pack(count, header.live), Ordering::Relaxed);
+    slot.time.store(header.time_ns, Ordering::Relaxed);
+    slot.retired_total.store(header.retired_total, Ordering::Relaxed);
+    if block != 0 {
+        slot.inline[0].store(u64::from(block), Ordering::Relaxed);
+    } else {
+        let mut halves = [0u32; 6];
+        for (i, change) in changes.iter().take(INLINE_CHANGES).enumerate() {
+            halves[3 * i] = change.entry;
+            halves[3 * i + 1] = change.old;
+            halves[3 * i + 2] = change.new | if change.identical { IDENTICAL } else { 0 };
+        }
+        for (i, word) in slot.inline.iter().enumerate().take(if changes.len() > 1 { 3 } else { 2 }) {
+            word.store(pack(halves[2 * i], halves[2 * i + 1]), Ordering::Relaxed);
+        }
+    }
+    // Release: the fields are there when the number is.
+    slot.seq.store(seq, Ordering::Release);
+}
+
+/// Granules of the block that holds `changes` changes.
+pub fn block_granules(changes: usize) -> u64 {
+    1 + (changes as u64 * 16).div_ceil(GRANULE as u64)
+}
+
+/// Fills the block of a large commit.
+pub fn write_block(words: &[Word64], changes: &[Change]) {
+    for (pair, change) in words.chunks_exact(2).zip(changes) {
+        let new = change.new | if change.identical { IDENTICAL } else { 0 };
+        pair[0].store(pack(change.entry, new), Ordering::Relaxed);
+        pair[1].store(u64::from(change.old), Ordering::Relaxed);
+    }
+}
+
+/// Words of a list block at `granule`.
+pub fn list_words(mapping: &Mapping, granule: u32, words: usize) -> Option<&[Word64]> {
+    mapping.slice(granule as usize * GRANULE + size_of::<ListBlock>(), words)
+}
+
+/// Keys alive and granules retired after commit `seq`, for the writer, who knows that the slot is intact.
+pub fn totals(space: &Space, seq: u64) -> (u32, u64) {
+    let slot = space.log_slot(seq);
+    (high(slot.counts.load(Ordering::Relaxed)), slot.retired_total.load(Ordering::Relaxed))
+}
+
+/// Keys alive after commit `seq`, if the log still has it.
+pub fn live(space: &Space, seq: u64) -> Option<u32> {
+    let slot = space.log_slot(seq);
+    // Acquire pairs with the Release of the slot's number.
+    let before = slot.seq.load(Ordering::Acquire);
+    let live = high(slot.counts.load(Ordering::Relaxed));
+    Word64::fence(Ordering::Acquire);
+    (before == seq && slot.seq.load(Ordering::Relaxed) == seq).then_some(live)
+}
+
+/// Reads commit `seq`, which is at most the visible one, into `record`.
+pub fn read(space: &Space, seq: u64, record: &mut Record) -> Found {
+    let slot = space.log_slot(seq);
+    let complete = slot.seq.load(Ordering::Acquire) == seq && read_fields(space, slot, record);
+    // A commit is readable while floor < seq, that is: while the snapshot before it is.
+    if !still_valid(&space.control().reader.floor, seq - 1) {
+        return Found::Gone;
+    }
+    if complete && slot.seq.load(Ordering::Relaxed) == seq {
+        record.seq = seq;
+        return Found::Record;
+    }
+    Found::Damaged
+}
+
+fn read_fields(space: &Space, slot: &LogSlot, record: &mut Record) -> bool {
+    let writer = slot.writer.load(Ordering::Relaxed);
+    let counts = slot.counts.load(Ordering::Relaxed);
+    (record.identity, record.pid) = (low(writer), high(writer));
+    record.time_ns = slot.time.load(Ordering::Relaxed);
+    (record.live, record.identical) = (high(counts), low(counts) & IDENTICAL != 0);
+    record.changes.clear();
+    let count = (low(counts) & !IDENTICAL) as usize;
+    if count > INLINE_CHANGES {
+        let block = slot.inline[0].load(Ordering::Relaxed) as u32;
+        let Some(words) = list_words(&space.mapping, block, 2 * count) else { return false };
+        record.changes.extend(words.chunks_exact(2).map(|pair| {
+            let (first, second) = (pair[0].load(Ordering::Relaxed), pair[1].load(Ordering::Relaxed));
+            change(low(first), low(second), high(first))
+        }));
+    } else {
+        let mut halves = [0u32; 6];
+        for (i, word) in slot.inline.iter().enumerate() {
+            let word = word.load(Ordering::Relaxed);
+            (halves[2 * i], halves[2 * i + 1]) = (low(word), high(word));
+        }
+        record.changes.extend(halves.chunks_exact(3).take(count).map(|h| change(h[0], h[1], h[2])));
+    }
+    true
+}
+
+fn change(entry: u32, old: u32, new: u32) -> Change {
+    Change { entry, new: new & !IDENTICAL, old, identical: new & IDENTICAL != 0 }
+}

@@ -1,0 +1,414 @@
+//! A namespace as its users see it: one dict, one writer lock, one history.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, Result};
+use crate::key::{Key, KeyRef, Payload};
+use crate::layout::Seat;
+use crate::log::{self, Found, Record};
+use crate::pin;
+use crate::pinned::Pinned;
+use crate::read::{ATTEMPTS, OPTIMISTIC_MAX, Stop, Torn, View};
+use crate::seats;
+use crate::space::Space;
+use crate::sync::{Ordering, Word};
+use crate::sys::time::Deadline;
+use crate::wait::{self, Ended, On, Strategy};
+use crate::write::Transaction;
+
+/// One dict of an arena, opened through one identity.
+///
+/// An identity is what commits are signed with; a watcher can leave out its own. [`Namespace::fork`] makes another
+/// identity for the same dict.
+pub struct Namespace {
+    space: Arc<Space>,
+    identity: u32,
+    /// Where this identity pins and watches; taken when first needed.
+    seat: OnceLock<SeatRef>,
+}
+
+struct SeatRef(std::ptr::NonNull<Seat>);
+
+// SAFETY: seats are made of atomic words in shared memory that `space` keeps mapped.
+unsafe impl Send for SeatRef {}
+// SAFETY: as above.
+unsafe impl Sync for SeatRef {}
+
+/// Where a key's value lives: saves the lookup. Made by [`Namespace::locate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef {
+    entry: u32,
+    generation: u64,
+}
+
+/// Which commits a watcher is interested in.
+#[derive(Clone, Copy, Debug)]
+pub enum Filter<'a> {
+    /// Those that change any key.
+    Any,
+    /// Those that change one of these keys.
+    Keys(&'a [Key]),
+    /// Those that change a key that is not one of these.
+    Except(&'a [Key]),
+}
+
+/// What [`Namespace::next_match`] found between a cursor and a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This commit matches; the cursor stands at it.
+    Match(u64),
+    /// None; the cursor stands at the last commit looked at.
+    Nothing,
+    /// So many commits fell out of the history unseen; the cursor stands at the last of them.
+    Lagged(u64),
+}
+
+impl Namespace {
+    pub(crate) fn new(space: Arc<Space>, identity: u32) -> Self {
+        Self { space, identity, seat: OnceLock::new() }
+    }
+
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// Another identity for the same dict.
+    pub fn fork(&self) -> Result<Self> {
+        self.space.check_fork()?;
+        Ok(Self::new(Arc::clone(&self.space), seats::next_identity(&self.space)?))
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.space.name
+    }
+
+    /// What commits through this value are signed with.
+    pub fn identity(&self) -> u32 {
+        self.identity
+    }
+
+    /// The number of the newest commit; 0 before the first.
+    #[inline(always)]
+    pub fn seq(&self) -> u64 {
+        self.space.seq()
+    }
+
+    /// The oldest commit whose snapshot can be taken.
+    pub fn floor(&self) -> u64 {
+        self.space.control().reader.floor.load(Ordering::Relaxed)
+    }
+
+    /// Errors if this process was forked from the one that opened the arena.
+    #[inline(always)]
+    pub fn check_fork(&self) -> Result<()> {
+        self.space.check_fork()
+    }
+
+    /// The newest value of a key. Takes no lock and stores nothing.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the arena is damaged.
+    #[inline]
+    pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        self.read(|view, limit| match view.find(key)? {
+            Some(entry) => view.live_version(entry)?.map(|v| view.payload(v, limit)).transpose(),
+            None => Ok(None),
+        })
+    }
+
+    /// Whether a key is present.
+    pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
+        self.read(|view, _| match view.find(key)? {
+            Some(entry) => Ok(view.live_version(entry)?.is_some()),
+            None => Ok(false),
+        })
+    }
+
+    /// How many keys are present.
+    pub fn len(&self) -> Result<usize> {
+        for _ in 0..ATTEMPTS {
+            if let Some(live) = log::live(&self.space, self.seq()) {
+                return Ok(live as usize);
+            }
+        }
+        self.pin()?.len()
+    }
+
+    /// Whether no key is present.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Where the value of a key lives, to read it without a lookup. `None` when the key was never set.
+    pub fn locate(&self, key: &KeyRef<'_>) -> Result<Option<EntryRef>> {
+        self.read(|view, _| {
+            // Acquire, and before the lookup: an entry that a later rebuild drops then has an older generation.
+            let generation = self.space.control().reader.generation.load(Ordering::Acquire);
+            Ok(view.find(key)?.map(|entry| EntryRef { entry, generation }))
+        })
+    }
+
+    /// The newest value at a place. `Err(())` inside when the place is no longer that of the key: locate it again.
+    #[inline]
+    pub fn get_at(&self, place: EntryRef) -> Result<Result<Option<Payload>, Stale>> {
+        self.read(|view, limit| {
+            // Acquire: pairs with the Release of the commit that dropped entries, which precedes its `seq`.
+            if self.space.control().reader.generation.load(Ordering::Acquire) != place.generation {
+                return Ok(Err(Stale));
+            }
+            let version = view.live_version(place.entry)?;
+            Ok(Ok(version.map(|v| view.payload(v, limit)).transpose()?))
+        })
+    }
+
+    /// Runs an optimistic read until it was not disturbed; after a few attempts, or for a large payload, under a pin.
+    #[inline(always)]
+    fn read<T>(&self, read: impl Fn(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
+        let view = View { space: &self.space, seq: self.space.seq() };
+        let result = read(&view, OPTIMISTIC_MAX);
+        if let Ok(value) = result
+            && view.is_valid()
+        {
+            return Ok(value);
+        }
+        self.read_again(read)
+    }
+
+    #[cold]
+    fn read_again<T>(&self, read: impl Fn(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
+        for _ in 1..ATTEMPTS {
+            let view = View { space: &self.space, seq: self.space.seq() };
+            match (read(&view, OPTIMISTIC_MAX), view.is_valid()) {
+                (Ok(value), true) => return Ok(value),
+                (Err(Stop::Torn(torn)), true) => return Err(torn.damage(&self.space)),
+                (Err(Stop::Large), true) => break,
+                (_, false) => {}
+            }
+        }
+        let pinned = self.pin()?;
+        let view = View { space: &self.space, seq: pinned.seq() };
+        read(&view, usize::MAX).map_err(|stop| match stop {
+            Stop::Torn(torn) => torn.damage(&self.space),
+            Stop::Large => Error::corrupt("a payload is longer than the address space"),
+        })
+    }
+
+    /// Pins the newest snapshot.
+    #[inline]
+    pub fn pin(&self) -> Result<Pinned<'_>> {
+        self.space.check_fork()?;
+        let reader = &self.space.control().reader;
+        if let Some(seat) = self.own_seat()
+            && let Some(seq) = pin::pin(&seat.pin, &reader.floor, &reader.seq)
+        {
+            return Ok(Pinned::new(&self.space, seat, seq, false));
+        }
+        self.pin_elsewhere()
+    }
+
+    #[cold]
+    fn pin_elsewhere(&self) -> Result<Pinned<'_>> {
+        let reader = &self.space.control().reader;
+        loop {
+            let seat = seats::take(&self.space)?;
+            if let Some(seq) = pin::pin(&seat.pin, &reader.floor, &reader.seq) {
+                return Ok(Pinned::new(&self.space, seat, seq, true));
+            }
+        }
+    }
+
+    /// Pins the snapshot after commit `seq`. `None` when it fell out of the history.
+    pub fn pin_at(&self, seq: u64) -> Result<Option<Pinned<'_>>> {
+        self.space.check_fork()?;
+        let floor = &self.space.control().reader.floor;
+        let own = self.own_seat().map(|seat| (seat, pin::pin_at(&seat.pin, floor, seq)));
+        let (seat, pinned, borrowed) = match own {
+            Some((seat, Ok(pinned))) => (seat, pinned, false),
+            _ => loop {
+                let seat = seats::take(&self.space)?;
+                if let Ok(pinned) = pin::pin_at(&seat.pin, floor, seq) {
+                    break (seat, pinned, true);
+                }
+            },
+        };
+        if !pinned && borrowed {
+            self.space.return_seat(seat);
+        }
+        Ok(pinned.then(|| Pinned::new(&self.space, seat, seq, borrowed)))
+    }
+
+    /// The seat of this identity; `None` when it cannot have one now.
+    #[inline(always)]
+    fn own_seat(&self) -> Option<&Seat> {
+        match self.seat.get() {
+            // SAFETY: it came from `seats::take` of this very space, whose memory is still mapped.
+            Some(seat) => Some(unsafe { seat.0.as_ref() }),
+            None => self.take_own_seat(),
+        }
+    }
+
+    #[cold]
+    fn take_own_seat(&self) -> Option<&Seat> {
+        let seat = seats::take(&self.space).ok()?;
+        if self.seat.set(SeatRef(seat.into())).is_err() {
+            self.space.return_seat(seat); // another thread was faster
+        }
+        // SAFETY: as in `own_seat`.
+        self.seat.get().map(|seat| unsafe { seat.0.as_ref() })
+    }
+
+    /// Begins a transaction, waiting for the writer lock until the deadline.
+    ///
+    /// # Errors
+    /// [`Error::LockTimeout`] names the process that holds the lock; [`Error::Deadlock`] if this thread does.
+    #[inline]
+    pub fn begin(&self, deadline: Deadline) -> Result<Transaction<'_>> {
+        Transaction::begin(&self.space, self.identity, deadline)
+    }
+
+    /// Shows others how far this identity has read, for their statistics.
+    pub fn publish_cursor(&self, cursor: u64) {
+        if let Some(seat) = self.own_seat() {
+            seat.cursor.store(cursor + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads the record of a commit. `None` when it fell out of the history.
+    pub fn record(&self, seq: u64) -> Result<Option<Record>> {
+        let mut record = Record::default();
+        match log::read(&self.space, seq, &mut record) {
+            Found::Record => Ok(Some(record)),
+            Found::Gone => Ok(None),
+            Found::Damaged => Err(self.damaged_log(seq)),
+        }
+    }
+
+    #[cold]
+    fn damaged_log(&self, seq: u64) -> Error {
+        Error::corrupt(format!("namespace {:?}: the log does not hold commit {seq}", self.space.name))
+    }
+
+    /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
+    /// history.
+    pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {
+        let view = View { space: &self.space, seq: record.seq - 1 };
+        let keys: Result<Vec<_>, Torn> = record
+            .changes
+            .iter()
+            .map(|change| {
+                let (tag, bytes) = view.key_of(change.entry)?;
+                Ok((KeyRef::new(tag, &bytes).to_owned(), change.identical))
+            })
+            .collect();
+        if !view.is_valid() {
+            return Ok(None);
+        }
+        keys.map(Some).map_err(|torn| torn.damage(&self.space))
+    }
+
+    /// Looks for the first commit after `cursor`, up to `until`, that matches, and moves the cursor there.
+    ///
+    /// `duplicates` includes commits that set a key to the value it had; `skip` is an identity whose commits are
+    /// left out.
+    pub fn next_match(
+        &self,
+        cursor: &mut u64,
+        until: u64,
+        filter: Filter<'_>,
+        duplicates: bool,
+        skip: Option<u32>,
+    ) -> Result<Next> {
+        let mut record = Record::default();
+        while *cursor < until {
+            let seq = *cursor + 1;
+            match log::read(&self.space, seq, &mut record) {
+                Found::Record => {}
+                Found::Gone => return Ok(self.lagged(cursor)),
+                Found::Damaged => return Err(self.damaged_log(seq)),
+            }
+            if skip != Some(record.identity) {
+                let view = View { space: &self.space, seq: *cursor };
+                let matches = self.matches(&view, &record, filter, duplicates);
+                // The entries may have been recycled while their keys were compared.
+                if !view.is_valid() {
+                    return Ok(self.lagged(cursor));
+                }
+                if matches.map_err(|torn| torn.damage(&self.space))? {
+                    *cursor = seq;
+                    return Ok(Next::Match(seq));
+                }
+            }
+            *cursor = seq;
+        }
+        Ok(Next::Nothing)
+    }
+
+    /// The cursor fell behind the floor: commits up to it cannot be read.
+    fn lagged(&self, cursor: &mut u64) -> Next {
+        let floor = self.floor();
+        let missed = floor.saturating_sub(*cursor);
+        *cursor = floor;
+        Next::Lagged(missed)
+    }
+
+    fn matches(&self, view: &View<'_>, record: &Record, filter: Filter<'_>, duplicates: bool) -> Result<bool, Torn> {
+        let is_listed = |entry: u32, keys: &[Key]| -> Result<bool, Torn> {
+            for key in keys {
+                if view.entry_has_key(entry, &key.as_ref())? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        for change in record.changes.iter().filter(|change| duplicates || !change.identical) {
+            let matches = match filter {
+                Filter::Any => true,
+                Filter::Keys(keys) => is_listed(change.entry, keys)?,
+                Filter::Except(keys) => !is_listed(change.entry, keys)?,
+            };
+            if matches {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Waits until `check`, called with the number of the newest commit whenever there may be a new one, returns
+    /// something.
+    pub fn wait<T>(
+        &self,
+        on: On<'_>,
+        strategy: Strategy,
+        deadline: Deadline,
+        cancel: &AtomicBool,
+        check: impl FnMut(u64) -> Result<Option<T>>,
+    ) -> Result<Result<T, Ended>> {
+        self.space.check_fork()?;
+        wait::wait(&self.space, on, strategy, deadline, cancel, check)
+    }
+
+    /// Wakes every sleeper of the namespace, in all processes, so that it looks at its cancel flag.
+    pub fn wake_all(&self) {
+        self.space.wake_all();
+    }
+
+    /// Process and thread that hold the writer lock.
+    pub fn lock_holder(&self) -> Option<(u32, u32)> {
+        self.space.attachment.holder(&self.space.control().lock)
+    }
+}
+
+/// A place is no longer that of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale;
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat.get() {
+            // SAFETY: as in `own_seat`.
+            self.space.return_seat(unsafe { seat.0.as_ref() });
+        }
+    }
+}

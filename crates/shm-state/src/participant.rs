@@ -1,0 +1,348 @@
+//! Participants: the processes that have one arena attached, and the proof that one of them is dead.
+//!
+//! **Guarantee.** A slot belongs to one attachment of one process at a time. It passes to another only after the
+//! last user left or was proved dead, and after every lock that still named it was marked. A *generation* tells
+//! the users of one slot apart.
+//!
+//! **Who writes.** A process takes a slot by an exclusive lock on one byte of a file (an open file description
+//! of its own, never mapped and close-on-exec, so that the lock ends with the process). Only the owner of the byte writes
+//! the slot: pid, identity of the process, generation. `next_nonce` only grows, over all users of the slot; it
+//! numbers the threads that take locks.
+//!
+//! **When a process dies.** Its slot stays as it is until another process gets the byte. Whoever must know whether it
+//! is dead asks for a *proof*, a fact that can never become untrue:
+//!
+//! - the slot has no pid or another generation: the user detached, or was proved dead before;
+//! - a pidfd of the recorded pid has the recorded identity, and the process has ended;
+//! - the process lives, but the thread in question is gone;
+//! - no process or another one has the pid, *and* the byte is free.
+//!
+//! Anything else is no proof. The byte alone is none (a process may close all its descriptors), nor is an
+//! absent pid (so does a process of another PID namespace look; those are refused when they attach).
+//!
+//! **Ordering.** A slot is filled before its user publishes anything that names it (lock words, pins) with
+//! Release; whoever loads such a name with Acquire finds the slot filled.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering as StdOrdering};
+
+use crate::lock::word::MOST_SLOTS;
+use crate::lock::{Gate, WriterLock, forget_in_children};
+use crate::sync::{Ordering, Word, Word64};
+use crate::sys::process::Process;
+use crate::sys::{file, fork, process, robust};
+
+/// How many slots the table in the arena has: as many as a lock word can name.
+pub(crate) const PARTICIPANTS: usize = MOST_SLOTS;
+
+/// One participant, in the arena. All zeroes is a slot that was never used.
+#[repr(C)]
+pub(crate) struct ParticipantSlot {
+    /// 0 while nobody uses the slot.
+    pid: Word64,
+    /// See [`process::identity`].
+    identity: Word64,
+    next_nonce: Word64,
+    /// Which user of the slot this is, counted from 1; 32 bits.
+    generation: Word64,
+}
+
+const _: () = assert!(size_of::<ParticipantSlot>() == 32 && align_of::<ParticipantSlot>() == 8);
+
+impl ParticipantSlot {
+    fn was_used(&self) -> bool {
+        (self.generation.load(Ordering::Relaxed) | self.next_nonce.load(Ordering::Relaxed)) != 0
+    }
+
+    /// Pid and identity of the user, if there is one.
+    fn user(&self) -> Option<(u32, u64)> {
+        // Acquire pairs with the Release in `fill`.
+        let pid = self.pid.load(Ordering::Acquire);
+        let identity = self.identity.load(Ordering::Acquire);
+        // A pid of more than 32 bits is damage: 0 is no process, and nothing can be proved of it.
+        (pid != 0).then(|| (u32::try_from(pid).unwrap_or(0), identity))
+    }
+
+    /// Writes a new user into a slot whose byte the caller has. A death between the stores leaves no pid: unused.
+    fn fill(&self, pid: u32, identity: u64) -> u32 {
+        self.pid.store(0, Ordering::Release);
+        self.identity.store(identity, Ordering::Release);
+        let generation = (self.generation.load(Ordering::Relaxed) as u32).wrapping_add(1).max(1);
+        self.generation.store(u64::from(generation), Ordering::Release);
+        // Release pairs with the Acquire in `user`: who sees the pid sees the rest.
+        self.pid.store(u64::from(pid), Ordering::Release);
+        generation
+    }
+}
+
+/// Why a process cannot become a participant.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum AttachError {
+    /// Thread ids of this process and of the arena's do not mean the same.
+    #[error(
+        "the arena belongs to PID namespace {arena}, this process is in {own}: run both in one namespace, or use a \
+         server process in the arena's"
+    )]
+    PidNamespace {
+        /// Inode of the arena's namespace.
+        arena: u64,
+        /// Inode of this process's.
+        own: u64,
+    },
+    /// Every slot is in use.
+    #[error("all {slots} participant slots of the arena are used by running processes; close it in some of them")]
+    Full {
+        /// How many there are.
+        slots: usize,
+    },
+    /// The system cannot keep the promises of the writer lock.
+    #[error("writer locks do not work here: {0}")]
+    Unsupported(String),
+    /// A system call failed.
+    #[error("cannot join the arena ({what}): {error}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
+    },
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> AttachError {
+    move |error| AttachError::Io { what, error }
+}
+
+/// Calls the function it is given for every writer lock of the arena.
+pub(crate) type ForEachLock<'a> = &'a mut dyn FnMut(&mut dyn FnMut(&WriterLock));
+
+/// This process's membership of one arena. Ends when dropped.
+pub(crate) struct Attachment {
+    slots: NonNull<[ParticipantSlot]>,
+    slot: u32,
+    generation: u32,
+    pid: u32,
+    identity: u64,
+    /// Differs between all attachments of this process; never 0.
+    key: u64,
+    epoch: u64,
+    gate: &'static Gate,
+    /// Holds the byte number `slot`.
+    lock_file: OwnedFd,
+}
+
+// SAFETY: the pointer is to shared memory that is only accessed through atomics, and the other fields are Send.
+unsafe impl Send for Attachment {}
+// SAFETY: as above; no method changes anything that is not atomic.
+unsafe impl Sync for Attachment {}
+
+impl Attachment {
+    /// Makes this process a participant of the arena whose table is `slots` and whose PID namespace has the
+    /// inode `pid_namespace`. `lock_file` must be an open file description of its own ([`file::reopen`]) that
+    /// is never mapped. `for_each_lock` is called if the slot was used before.
+    ///
+    /// # Safety
+    ///
+    /// `slots` must stay mapped and writable as long as the attachment lives, and so must every lock that is
+    /// locked through it: drop the attachment before the mapping.
+    pub(crate) unsafe fn attach(
+        slots: NonNull<[ParticipantSlot]>,
+        lock_file: OwnedFd,
+        pid_namespace: u64,
+        for_each_lock: ForEachLock<'_>,
+    ) -> Result<Self, AttachError> {
+        let own = process::pid_namespace().map_err(failed("reading /proc/self/ns/pid"))?;
+        if own != pid_namespace {
+            return Err(AttachError::PidNamespace {
+                arena: pid_namespace,
+                own,
+            });
+        }
+        if !robust::kernel_marks_dead_threads().map_err(failed("starting a thread to test robust futexes"))? {
+            let why = "the kernel does not mark the futex of a thread that dies (an emulator or a sandbox?)";
+            return Err(AttachError::Unsupported(why.into()));
+        }
+        forget_in_children().map_err(failed("registering a fork handler"))?;
+        let epoch = fork::renew().map_err(failed("mapping the page that notices a fork"))?;
+        let pid = process::pid();
+        let identity = process::identity(pid).map_err(failed("identifying this process by its pidfd"))?;
+        // SAFETY: mapped, says the caller; a slice of atomics that others may write at any time.
+        let table = unsafe { slots.as_ref() };
+        let table = &table[..table.len().min(PARTICIPANTS)];
+        let (slot, generation) = take_slot(table, &lock_file, pid, identity, for_each_lock)?;
+        Ok(Self {
+            slots,
+            slot,
+            generation,
+            pid,
+            identity,
+            key: next_key(),
+            epoch,
+            gate: Gate::leak(),
+            lock_file,
+        })
+    }
+
+    fn table(&self) -> &[ParticipantSlot] {
+        // SAFETY: the contract of `attach`.
+        unsafe { self.slots.as_ref() }
+    }
+
+    fn slot_at(&self, slot: u32) -> Option<&ParticipantSlot> {
+        self.table().get(slot as usize)
+    }
+
+    /// Which slot of the table is this process's.
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Which user of that slot it is; never 0.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The fork epoch in which the process attached; another [`fork::epoch`] means a forked child.
+    #[inline(always)]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether this process is a forked child of the one that attached: then nothing here is its own.
+    #[inline(always)]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.epoch != fork::epoch()
+    }
+
+    #[inline(always)]
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    #[inline(always)]
+    pub(crate) fn gate(&self) -> &'static Gate {
+        self.gate
+    }
+
+    pub(crate) fn next_nonce(&self) -> u64 {
+        self.slot_at(self.slot)
+            .map_or(0, |slot| slot.next_nonce.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The pid recorded in a slot; 0 if there is none.
+    pub(crate) fn pid_of(&self, slot: u32) -> u32 {
+        self.slot_at(slot)
+            .and_then(ParticipantSlot::user)
+            .map_or(0, |(pid, _)| pid)
+    }
+
+    /// Whether the user number `generation` of a slot is certainly dead or detached. Never true of a live one.
+    pub(crate) fn is_dead(&self, slot: u32, generation: u32) -> bool {
+        let Some(participant) = self.slot_at(slot) else {
+            return false;
+        };
+        // Acquire pairs with the Release in `fill`.
+        if participant.generation.load(Ordering::Acquire) != u64::from(generation) {
+            return true;
+        }
+        self.user_is_dead(slot, participant)
+    }
+
+    /// Whether the thread `tid` of the user of a slot is certainly dead. The caller has read the two, with
+    /// Acquire, from a word that the thread wrote, and replaces only exactly what it read.
+    pub(crate) fn thread_is_dead(&self, slot: u32, tid: u32) -> bool {
+        // A word that names a slot beyond the table is damage: nobody ever wrote it, but nothing is proved.
+        let Some(participant) = self.slot_at(slot) else {
+            return false;
+        };
+        if self.user_is_dead(slot, participant) {
+            return true;
+        }
+        match participant.user() {
+            None => true,
+            Some((pid, identity)) => {
+                let lives = self.is_own(pid, identity) || process::state(pid, identity) == Process::Alive;
+                lives && process::thread_is_gone(pid, tid)
+            }
+        }
+    }
+
+    fn user_is_dead(&self, slot: u32, participant: &ParticipantSlot) -> bool {
+        let Some((pid, identity)) = participant.user() else {
+            return true;
+        };
+        if self.is_own(pid, identity) {
+            return false;
+        }
+        match process::state(pid, identity) {
+            Process::Ended => true,
+            Process::Gone => matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false)),
+            Process::Alive | Process::Unknown => false,
+        }
+    }
+
+    /// Whether a slot belongs to this process, perhaps by another attachment.
+    pub(crate) fn is_this_process(&self, slot: u32) -> bool {
+        let user = self.slot_at(slot).and_then(ParticipantSlot::user);
+        user.is_some_and(|(pid, identity)| self.is_own(pid, identity))
+    }
+
+    fn is_own(&self, pid: u32, identity: u64) -> bool {
+        (pid, identity) == (self.pid, self.identity)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // A forked child has only a copy: the slot is its parent's.
+        if self.is_forked() {
+            return;
+        }
+        self.gate.close();
+        if let Some(slot) = self.slot_at(self.slot) {
+            // Release: what this process did comes before it is gone.
+            slot.pid.store(0, Ordering::Release);
+        }
+        // Closing would do, unless a forked child has a copy of the descriptor.
+        let _ = file::unlock_byte(&self.lock_file, u64::from(self.slot));
+    }
+}
+
+fn next_key() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, StdOrdering::Relaxed)
+}
+
+/// Takes the first slot whose byte is free and whose recorded user does not live.
+fn take_slot(
+    table: &[ParticipantSlot],
+    lock_file: &OwnedFd,
+    pid: u32,
+    identity: u64,
+    for_each_lock: ForEachLock<'_>,
+) -> Result<(u32, u32), AttachError> {
+    for (number, slot) in (0u32..).zip(table) {
+        let byte = u64::from(number);
+        if !file::try_lock_byte(lock_file, byte).map_err(failed("locking a byte of the lock file"))? {
+            continue;
+        }
+        if let Some((pid, identity)) = slot.user()
+            && process::is_alive(pid, identity)
+        {
+            // It closed its descriptors, or executed another program. Still its slot.
+            file::unlock_byte(lock_file, byte).map_err(failed("unlocking a byte of the lock file"))?;
+            continue;
+        }
+        if slot.was_used() {
+            for_each_lock(&mut |lock| lock.abandon(number));
+        }
+        return Ok((number, slot.fill(pid, identity)));
+    }
+    Err(AttachError::Full { slots: table.len() })
+}
+
+#[cfg(test)]
+mod tests;

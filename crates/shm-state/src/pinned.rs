@@ -1,0 +1,111 @@
+//! A pinned snapshot: everything in it stays readable for as long as it lives.
+
+use crate::error::{Error, Result};
+use crate::key::{Key, KeyRef, Payload};
+use crate::layout::Seat;
+use crate::log;
+use crate::pin;
+use crate::read::{Stop, Torn, View};
+use crate::space::Space;
+
+/// A state of a namespace as it was after one commit.
+///
+/// Reading from it never fails because of writers. It keeps the versions that it may show from being recycled, so
+/// drop it when it is no longer needed.
+pub struct Pinned<'n> {
+    space: &'n Space,
+    seat: &'n Seat,
+    seq: u64,
+    /// The seat is not the one of the [`crate::Namespace`] itself, and goes back to the idle ones.
+    borrowed: bool,
+}
+
+impl<'n> Pinned<'n> {
+    #[inline(always)]
+    pub(crate) fn new(space: &'n Space, seat: &'n Seat, seq: u64, borrowed: bool) -> Self {
+        Self { space, seat, seq, borrowed }
+    }
+
+    /// The commit after which the state was like this.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn view(&self) -> View<'n> {
+        View { space: self.space, seq: self.seq }
+    }
+
+    fn damage(&self) -> impl Fn(Torn) -> Error + use<'n> {
+        let space = self.space;
+        move |torn| torn.damage(space)
+    }
+
+    fn payload(&self, version: &crate::layout::Version) -> Result<Payload> {
+        self.view().payload(version, usize::MAX).map_err(|stop| match stop {
+            Stop::Torn(torn) => torn.damage(self.space),
+            Stop::Large => Error::Poisoned,
+        })
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        let view = self.view();
+        let Some(entry) = view.find(key).map_err(self.damage())? else { return Ok(None) };
+        view.live_version(entry).map_err(self.damage())?.map(|v| self.payload(v)).transpose()
+    }
+
+    /// Whether a key is present.
+    pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
+        let view = self.view();
+        let Some(entry) = view.find(key).map_err(self.damage())? else { return Ok(false) };
+        Ok(view.live_version(entry).map_err(self.damage())?.is_some())
+    }
+
+    /// How many keys are present.
+    ///
+    /// Costs one look at the log while the commit is in it, and a walk over all keys for an older snapshot.
+    pub fn len(&self) -> Result<usize> {
+        if let Some(live) = log::live(self.space, self.seq) {
+            return Ok(live as usize);
+        }
+        let mut count = 0;
+        let view = self.view();
+        for slot in view.dense().map_err(self.damage())?.0 {
+            count += usize::from(view.at_slot(slot).map_err(self.damage())?.is_some());
+        }
+        Ok(count)
+    }
+
+    /// Whether no key is present.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Keys and values in the order of insertion.
+    pub fn iter(&self) -> Result<impl DoubleEndedIterator<Item = Result<(Key, Payload)>> + '_> {
+        let view = self.view();
+        let (slots, _) = view.dense().map_err(self.damage())?;
+        Ok(slots.iter().filter_map(move |slot| {
+            let found = match view.at_slot(slot) {
+                Ok(found) => found?,
+                Err(torn) => return Some(Err(torn.damage(self.space))),
+            };
+            let (entry, version) = found;
+            let key = view.key_of(entry).map_err(self.damage());
+            Some(key.and_then(|(tag, bytes)| Ok((KeyRef::new(tag, &bytes).to_owned(), self.payload(version)?))))
+        }))
+    }
+}
+
+impl Drop for Pinned<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.space.check_fork().is_err() {
+            return; // a forked child: the pin is its parent's
+        }
+        pin::unpin(&self.seat.pin);
+        if self.borrowed {
+            self.space.return_seat(self.seat);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Reading a snapshot: the index, an entry, its versions, a payload.
+//!
+//! **Two ways.** *Optimistic*: take `seq`, read with plain loads, then ask whether `floor` still is at or below it
+//! ([`crate::pin::still_valid`]). Blocks may be recycled while they are read, so nothing that was read is trusted
+//! until then. *Pinned*: a pin keeps every block of the snapshot, so what is read is what was written.
+//!
+//! Both run the code below, which therefore bounds everything: every granule is checked against backed memory, a
+//! length against its block, a probe against the size of the table, a chain of versions by its falling commit
+//! numbers. What cannot be right ends in [`Torn`]: for an optimistic reader a reason to look at `floor`, for a pinned
+//! one, or when `floor` allows no excuse, damage.
+//!
+//! **Ordering.** A slot of the index, the head of an entry and the words that lead to a table are loaded with
+//! Acquire; each pairs with the Release store by which a commit published what they lead to. All else is relaxed: it
+//! was written before those stores.
+
+use crate::error::{Error, Result};
+use crate::key::{INLINE, KeyRef, Payload};
+use crate::layout::{Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, TOMBSTONE, Table, Version, high, low};
+use crate::pin::still_valid;
+use crate::space::Space;
+use crate::sync::{Ordering, Word, Word64};
+
+/// Something was read that no committed snapshot contains: at this granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Torn(pub u32);
+
+impl Torn {
+    /// The error when there is no excuse.
+    #[cold]
+    pub fn damage(self, space: &Space) -> Error {
+        Error::corrupt(format!("namespace {:?}: what is linked at granule {} is damaged", space.name, self.0))
+    }
+}
+
+/// Larger payloads are copied under a pin, since an optimistic copy might have to be made again and again.
+pub const OPTIMISTIC_MAX: usize = 4096;
+
+/// How often an optimistic read is tried before it pins.
+pub const ATTEMPTS: usize = 4;
+
+/// Why an optimistic read cannot go on.
+pub enum Stop {
+    /// See [`Torn`].
+    Torn(Torn),
+    /// The payload is larger than [`OPTIMISTIC_MAX`].
+    Large,
+}
+
+impl From<Torn> for Stop {
+    #[inline(always)]
+    fn from(torn: Torn) -> Self {
+        Self::Torn(torn)
+    }
+}
+
+/// One snapshot of a namespace, pinned or not.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Where.
+    pub space: &'a Space,
+    /// When.
+    pub seq: u64,
+}
+
+impl<'a> View<'a> {
+    /// The slots of the index. An empty slice when there is no index yet.
+    #[inline(always)]
+    pub fn table(&self) -> Result<&'a [Word64], Torn> {
+        let root = self.space.control().reader.root.load(Ordering::Acquire);
+        if root == 0 {
+            return Ok(&[]);
+        }
+        // Granule and size come in one word, so they belong together whenever it was read.
+        let (granule, bits) = ((root >> 8) as u32, root as u8);
+        let offset = granule as usize * GRANULE + size_of::<Table>();
+        if bits > 40 {
+            return Err(Torn(granule));
+        }
+        self.space.mapping.slice(offset, 1 << bits).ok_or(Torn(granule))
+    }
+
+    /// The entry of a key, if the index knows it.
+    #[inline(always)]
+    pub fn find(&self, key: &KeyRef<'_>) -> Result<Option<u32>, Torn> {
+        let table = self.table()?;
+        let mask = table.len().wrapping_sub(1);
+        let mut at = key.hash() as usize & mask;
+        for _ in 0..table.len() {
+            // In bounds by the mask: the length is a power of two.
+            let slot = table[at & mask].load(Ordering::Acquire);
+            if slot == 0 {
+                return Ok(None);
+            }
+            if high(slot) == high(key.hash()) && self.entry_has_key(low(slot), key)? {
+                return Ok(Some(low(slot)));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    /// Whether the entry at `granule` is that of `key`.
+    #[inline(always)]
+    pub fn entry_has_key(&self, granule: u32, key: &KeyRef<'_>) -> Result<bool, Torn> {
+        let entry: &Entry = self.space.mapping.at(granule).ok_or(Torn(granule))?;
+        let shape = high(entry.newest.load(Ordering::Relaxed));
+        let bytes = key.bytes();
+        if shape != key_shape(key.tag(), bytes.len()) {
+            return Ok(false);
+        }
+        if bytes.len() <= 24 {
+            return Ok(same_bytes(&entry.key, bytes));
+        }
+        let words = self.space.mapping.slice(granule as usize * GRANULE + KEY_AT, bytes.len().div_ceil(8));
+        Ok(same_bytes(words.ok_or(Torn(granule))?, bytes))
+    }
+
+    /// The version of an entry that this snapshot sees, tombstones included.
+    #[inline(always)]
+    pub fn version(&self, entry: u32) -> Result<Option<&'a Version>, Torn> {
+        let head: &Entry = self.space.mapping.at(entry).ok_or(Torn(entry))?;
+        // Acquire pairs with the Release by which a commit made the version the newest.
+        let mut granule = low(head.newest.load(Ordering::Acquire));
+        let mut newer = u64::MAX;
+        while granule != 0 {
+            let version: &Version = self.space.mapping.at(granule).ok_or(Torn(granule))?;
+            let birth = version.head.birth.load(Ordering::Relaxed);
+            if birth <= self.seq {
+                return Ok(Some(version));
+            }
+            // Strictly falling, so that even a chain of garbage ends.
+            if birth >= newer {
+                return Err(Torn(granule));
+            }
+            newer = birth;
+            // The version before was published before this one; its contents are ordered by the first Acquire.
+            granule = low(version.older.load(Ordering::Relaxed));
+        }
+        Ok(None)
+    }
+
+    /// As [`View::version`], `None` for a tombstone.
+    #[inline(always)]
+    pub fn live_version(&self, entry: u32) -> Result<Option<&'a Version>, Torn> {
+        Ok(self.version(entry)?.filter(|v| high(v.older.load(Ordering::Relaxed)) & TOMBSTONE == 0))
+    }
+
+    /// Copies a payload out.
+    #[inline(always)]
+    pub fn payload(&self, version: &Version, limit: usize) -> Result<Payload, Stop> {
+        let tag = high(version.older.load(Ordering::Relaxed)) as u16;
+        let len = version.len.load(Ordering::Relaxed) as usize;
+        if len <= INLINE {
+            let words = [version.payload[0].load(Ordering::Relaxed), version.payload[1].load(Ordering::Relaxed)];
+            return Ok(Payload::inline(tag, len, words));
+        }
+        if len > limit {
+            return Err(Stop::Large);
+        }
+        Ok(Payload::heap(tag, load_bytes(self.payload_words(version, len)?, len)))
+    }
+
+    /// The words of a payload, after its length was checked against the block and the arena.
+    pub fn payload_words(&self, version: &Version, len: usize) -> Result<&'a [Word64], Torn> {
+        let mapping = &self.space.mapping;
+        let offset = mapping.offset_of(version) as usize;
+        let torn = Torn((offset / GRANULE) as u32);
+        let block = high(version.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
+        if len > block.saturating_sub(PAYLOAD_AT) {
+            return Err(torn);
+        }
+        mapping.slice(offset + PAYLOAD_AT, len.div_ceil(8)).ok_or(torn)
+    }
+
+    /// Whether the snapshot was intact until now.
+    #[inline(always)]
+    pub fn is_valid(&self) -> bool {
+        still_valid(&self.space.control().reader.floor, self.seq)
+    }
+
+    /// The key of an entry.
+    pub fn key_of(&self, granule: u32) -> Result<(u8, Vec<u8>), Torn> {
+        let torn = Torn(granule);
+        let entry: &Entry = self.space.mapping.at(granule).ok_or(torn)?;
+        let shape = high(entry.newest.load(Ordering::Relaxed));
+        let len = (shape & 0xff_ffff) as usize;
+        let block = high(entry.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
+        if len > block.saturating_sub(KEY_AT) {
+            return Err(torn);
+        }
+        let words = self.space.mapping.slice(granule as usize * GRANULE + KEY_AT, len.div_ceil(8)).ok_or(torn)?;
+        Ok(((shape >> 24) as u8, load_bytes(words, len)))
+    }
+
+    /// The array of entries in insertion order: its used slots, and the end of those that may be alive now.
+    pub fn dense(&self) -> Result<(&'a [DenseSlot], usize), Torn> {
+        let granule = self.space.control().reader.dense.load(Ordering::Acquire) as u32;
+        if granule == 0 {
+            return Ok((&[], 0));
+        }
+        let torn = Torn(granule);
+        let dense: &Dense = self.space.mapping.at(granule).ok_or(torn)?;
+        // Acquire pairs with the Release of the commit that appended: the slots below are written.
+        let len = dense.len.load(Ordering::Acquire) as usize;
+        let live_end = dense.live_end.load(Ordering::Relaxed) as usize;
+        let offset = granule as usize * GRANULE + size_of::<Dense>();
+        let slots = self.space.mapping.slice(offset, len).ok_or(torn)?;
+        Ok((slots, live_end.min(len)))
+    }
+
+    /// The live version that stands at a slot of the array: `None` if another slot stands for the key, or none.
+    #[inline]
+    pub fn at_slot(&self, slot: &DenseSlot) -> Result<Option<(u32, &'a Version)>, Torn> {
+        let entry = slot.entry.load(Ordering::Relaxed) as u32;
+        let version = self.live_version(entry)?;
+        let inserted = slot.inserted.load(Ordering::Relaxed);
+        Ok(version.filter(|v| v.inserted.load(Ordering::Relaxed) == inserted).map(|v| (entry, v)))
+    }
+}
+
+/// Key tag and length as they stand in an entry.
+#[inline(always)]
+pub fn key_shape(tag: u8, len: usize) -> u32 {
+    u32::from(tag) << 24 | (len as u32 & 0xff_ffff)
+}
+
+/// Compares words in the arena with bytes.
+#[inline(always)]
+pub fn same_bytes(words: &[Word64], bytes: &[u8]) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    if words.len() < chunks.len() + usize::from(!rest.is_empty()) {
+        return false;
+    }
+    let same = chunks.iter().zip(words).all(|(c, w)| w.load(Ordering::Relaxed) == u64::from_le_bytes(*c));
+    same && (rest.is_empty() || words[chunks.len()].load(Ordering::Relaxed) == tail_word(rest))
+}
+
+/// The last, incomplete word of a byte string, padded with zeros.
+#[inline(always)]
+pub fn tail_word(rest: &[u8]) -> u64 {
+    rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+/// Copies bytes out of the arena.
+fn load_bytes(words: &[Word64], len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words {
+        bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Copies bytes into the arena, the last word padded with zeros.
+#[inline]
+pub fn store_bytes(words: &[Word64], bytes: &[u8]) {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (word, chunk) in words.iter().zip(chunks) {
+        word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+    }
+    if let (false, Some(word)) = (rest.is_empty(), words.get(chunks.len())) {
+        word.store(tail_word(rest), Ordering::Relaxed);
+    }
+}

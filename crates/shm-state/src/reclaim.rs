@@ -1,0 +1,203 @@
+//! Getting memory back: the history, pins of dead processes, fragments.
+//!
+//! All of it runs under the writer lock, and each step leaves a valid namespace behind if its process dies.
+//!
+//! **History.** The floor rises in batches: when the log ring is full it is raised to `count` commits ago, when more
+//! than `bytes` were superseded to half of that, and when space runs out to the newest commit.
+//!
+//! **Dead pins** are dropped when space runs out, after proof that their process is dead. A live one's never is.
+//!
+//! **Fragments.** [`rebuild_free_lists`] derives the free lists anew from two facts that hold at every instant (see
+//! `walk`): the tiles, and what is alive. On the way it merges free neighbours; a merge is one store of one length.
+//! The flag `rebuilding` says that the lists cannot be trusted; whoever takes the lock and finds it set starts over.
+//! Blocks that the running transaction has taken keep their place at the front of their lists, so that they are free
+//! again if it dies.
+
+use crate::error::{Error, PinInfo, Result};
+use crate::heap::{Heap, NoRoom, block, class_of};
+use crate::layout::{CLASSES, GRANULE, high, low, pack};
+use crate::log;
+use crate::pin;
+use crate::space::Space;
+use crate::sync::{Ordering, Word, Word64};
+use crate::walk::{self, Marks, Tile};
+
+/// Lag of the recyclable commit, in log rings, from which dead pins are looked for without a shortage.
+const REAP_RINGS: u64 = 64;
+
+/// Raises the floor if the history is longer than it should be. `cache` is a floor and its total of retired granules.
+#[inline]
+pub fn trim_history(space: &Space, seq: u64, cache: &mut (u64, u64)) {
+    let floor = space.control().reader.floor.load(Ordering::Relaxed);
+    if cache.0 != floor || floor == 0 {
+        *cache = (floor, log::totals(space, floor).1);
+    }
+    let (_, retired) = log::totals(space, seq);
+    let bytes = retired.wrapping_sub(cache.1).wrapping_mul(GRANULE as u64);
+    // The slot of `seq + 1` is that of `seq + 1 − ring`; the one of the floor is kept for its totals.
+    if seq + 1 - floor >= space.log_len() || bytes > space.history.bytes {
+        trim(space, seq, floor, retired);
+    }
+}
+
+#[cold]
+fn trim(space: &Space, seq: u64, floor: u64, retired: u64) {
+    let mut to = floor.max(seq.saturating_sub(u64::from(space.history.count)));
+    let keep = space.history.bytes / 2;
+    while to < seq && retired.wrapping_sub(log::totals(space, to).1).wrapping_mul(GRANULE as u64) > keep {
+        to += 1;
+    }
+    let recyclable = raise(space, to);
+    if to - recyclable > REAP_RINGS * space.log_len() && reap(space) > 0 {
+        raise(space, to);
+    }
+}
+
+fn raise(space: &Space, to: u64) -> u64 {
+    let control = space.control();
+    let recyclable = pin::raise(&control.reader.floor, to, space.seats().map(|seat| &seat.pin));
+    control.writer.recyclable.store(recyclable, Ordering::Relaxed);
+    recyclable
+}
+
+/// Gives up all history that nobody living pins. Returns the new recyclable commit.
+pub fn drop_history(space: &Space, seq: u64) -> Result<u64> {
+    reap(space);
+    Ok(raise(space, seq))
+}
+
+/// Clears the seats of dead processes. Only under the writer lock.
+pub fn reap(space: &Space) -> usize {
+    let mut reaped = 0;
+    for seat in space.seats() {
+        let owner = seat.owner.load(Ordering::Acquire);
+        if owner != 0 && space.attachment.is_dead_owner(owner) {
+            seat.pin.store(pin::NONE, Ordering::Relaxed);
+            seat.cursor.store(0, Ordering::Relaxed);
+            // Release: the cleared words come before the seat is free. Only reapers, which the lock excludes, and the
+            // dead owner ever write to an owned seat.
+            seat.owner.store(0, Ordering::Release);
+            reaped += 1;
+        }
+    }
+    reaped
+}
+
+/// The pins that stand, oldest first.
+pub fn pins(space: &Space) -> Vec<PinInfo> {
+    let seq = space.seq();
+    let mut pins: Vec<PinInfo> = space
+        .seats()
+        .filter_map(|seat| {
+            let (owner, pinned) = (seat.owner.load(Ordering::Acquire), seat.pin.load(Ordering::Relaxed));
+            let pinned = pinned.checked_sub(1)?;
+            let pid = space.attachment.pid_of_owner(owner);
+            Some(PinInfo { pid, seq: pinned, lag: seq.saturating_sub(pinned) })
+        })
+        .collect();
+    pins.sort_by_key(|pin| pin.seq);
+    pins
+}
+
+/// The error of a namespace that has no room.
+#[cold]
+pub fn full(space: &Space, wanted: NoRoom, slack: u64) -> Error {
+    let free = walk::tiles(space).and_then(|tiles| {
+        let live = walk::mark_live(space)?;
+        let free = tiles.iter().filter(|t| !live.has(t.granule)).map(|t| u64::from(t.granules)).sum::<u64>();
+        Ok(free * GRANULE as u64)
+    });
+    Error::Full {
+        requested: wanted.granules * GRANULE as u64,
+        free: free.unwrap_or(0) + slack,
+        committed: u64::from(space.mapping.committed()) * GRANULE as u64,
+        capacity: space.mapping.capacity(),
+        pins: pins(space),
+    }
+}
+
+/// Makes the free lists anew and merges free neighbours. `heap` is the transaction under way, if there is one.
+pub fn rebuild_free_lists(space: &Space, heap: Option<&mut Heap>) -> Result<()> {
+    let control = space.control();
+    let mut taken: Vec<Vec<u32>> = vec![Vec::new(); CLASSES];
+    let mut kept = Marks::none(space);
+    let mut heap = heap;
+    if let Some(heap) = heap.as_deref_mut() {
+        let limit = space.mapping.committed() as usize;
+        for (class, taken) in taken.iter_mut().enumerate() {
+            let word = control.classes[class].load(Ordering::Relaxed);
+            let rest = heap.rest_of_list(control, class);
+            *taken = walk::chain(space, low(word), high(word), limit)?;
+            taken.truncate(taken.iter().position(|b| *b == rest).unwrap_or(taken.len()));
+            for granule in &*taken {
+                kept.add(*granule)?;
+            }
+        }
+    }
+    let live = walk::mark_live(space)?;
+    for granule in walk::reserve(space)? {
+        kept.add(granule)?;
+    }
+    let tiles = walk::tiles(space)?;
+    // Release, and the fence: the lists are declared untrustworthy before the first of them changes.
+    control.writer.rebuilding.store(1, Ordering::Release);
+    Word64::fence(Ordering::SeqCst);
+    let recyclable = control.writer.recyclable.load(Ordering::Relaxed);
+    let is_free = |tile: &Tile| !live.has(tile.granule) && !kept.has(tile.granule);
+    let free = merge(space, tiles, recyclable, is_free)?;
+    let mut lists: Vec<Vec<Tile>> = vec![Vec::new(); CLASSES];
+    for tile in free {
+        lists[class_of(tile.granules)].push(tile);
+    }
+    for (class, (list, taken)) in lists.iter_mut().zip(&taken).enumerate() {
+        list.sort_by_key(|tile| tile.retired);
+        relink(space, class, taken, list)?;
+        if let Some(heap) = heap.as_deref_mut() {
+            let (head, tail) = (list.first().map_or(0, |t| t.granule), list.last().map_or(0, |t| t.granule));
+            heap.reset_list(class, head, tail);
+        }
+    }
+    // Release: the lists are complete before they are trusted again.
+    control.writer.rebuilding.store(0, Ordering::Release);
+    Ok(())
+}
+
+/// Merges free neighbours that may be used again.
+fn merge(space: &Space, tiles: Vec<Tile>, recyclable: u64, is_free: impl Fn(&Tile) -> bool) -> Result<Vec<Tile>> {
+    let mut free: Vec<Tile> = Vec::new();
+    for tile in tiles.into_iter().filter(is_free) {
+        match free.last_mut() {
+            Some(last)
+                if last.granule + last.granules == tile.granule
+                    && last.retired <= recyclable
+                    && tile.retired <= recyclable =>
+            {
+                last.granules += tile.granules;
+                last.retired = last.retired.max(tile.retired);
+            }
+            _ => free.push(tile),
+        }
+    }
+    for tile in &free {
+        let head = block(&space.mapping, tile.granule)?;
+        if high(head.link.load(Ordering::Relaxed)) != tile.granules {
+            head.retired.store(tile.retired, Ordering::Relaxed);
+            // Release: one store makes one tile of several; a walker sees the tiles before or after.
+            head.link.store(pack(0, tile.granules), Ordering::Release);
+        }
+    }
+    Ok(free)
+}
+
+/// Links the blocks of a list: those that the transaction has taken, then the free ones.
+fn relink(space: &Space, class: usize, taken: &[u32], free: &[Tile]) -> Result<()> {
+    let blocks: Vec<u32> = taken.iter().copied().chain(free.iter().map(|t| t.granule)).collect();
+    for (i, granule) in blocks.iter().enumerate() {
+        let link = &block(&space.mapping, *granule)?.link;
+        let next = blocks.get(i + 1).copied().unwrap_or(0);
+        link.store(pack(next, high(link.load(Ordering::Relaxed))), Ordering::Relaxed);
+    }
+    let word = pack(blocks.first().copied().unwrap_or(0), blocks.last().copied().unwrap_or(0));
+    space.control().classes[class].store(word, Ordering::Relaxed);
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The redo record: how a commit becomes visible as a whole, and how a dead writer's commit is finished.
+//!
+//! **Words.** `marker` equals `seq` while nothing is decided. The record is a list of assignments (byte offset, new
+//! value) to the few words of a namespace that change: heads of entries, slots of the index, free lists, `bump`. The
+//! values are absolute, so they may be assigned any number of times by any number of dying recoverers.
+//!
+//! **Writer**, under the lock: the record; `marker = seq + 1`, the instant at which the commit is decided; the
+//! assignments; `seq = seq + 1`, the instant at which it is visible.
+//!
+//! **Recovery** ([`recover`]): whoever takes the lock next and finds `marker ≠ seq` assigns again and publishes. If the
+//! marker was not stored there is nothing to undo: whatever the dead writer stored before meant nothing yet. It looks
+//! at `marker` whether or not the kernel reported a death, because the next record would overwrite a decided one.
+//!
+//! **Ordering.** The record is stored before `marker` (Release, pairs with the recoverer's Acquire). Each assignment is
+//! a Release store, so a reader that follows it sees what it leads to, and `seq` comes after all of them.
+
+use crate::chunks;
+use crate::error::{Error, Result};
+use crate::layout::{RECORD_INLINE, high, low, pack};
+use crate::log::list_words;
+use crate::reclaim;
+use crate::space::Space;
+use crate::sync::{Ordering, Word, Word64};
+
+/// Writes the record. `block` is the granule of a block that is large enough, or 0 for the one in the control block.
+pub fn write(space: &Space, assignments: &[(u64, u64)], block: u32) -> Result<()> {
+    let words = words(space, assignments.len(), block)?;
+    for (pair, (offset, value)) in words.chunks_exact(2).zip(assignments) {
+        pair[0].store(*offset, Ordering::Relaxed);
+        pair[1].store(*value, Ordering::Relaxed);
+    }
+    space.control().writer.record.store(pack(assignments.len() as u32, block), Ordering::Relaxed);
+    Ok(())
+}
+
+fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
+    let words = if block == 0 {
+        space.control().record.get(..2 * assignments)
+    } else {
+        list_words(&space.mapping, block, 2 * assignments)
+    };
+    words.ok_or_else(|| Error::corrupt(format!("a commit record of {assignments} assignments does not fit its block")))
+}
+
+/// Decides commit `seq`, whose record is written, and makes it visible.
+#[inline]
+pub fn publish(space: &Space, seq: u64) -> Result<()> {
+    let control = space.control();
+    // Release: the record, the log slot and all new blocks are there when the marker is.
+    control.writer.marker.store(seq, Ordering::Release);
+    apply(space)?;
+    // SeqCst, stronger than the Release that readers need: the writer looks at the sleepers next, see `event`.
+    control.reader.seq.store(seq, Ordering::SeqCst);
+    Ok(())
+}
+
+/// In `marker`, beside the number of the newest commit: the record changes the namespace's own blocks and no key.
+const MAINTENANCE: u64 = 1 << 63;
+
+/// Assigns a record that changes no key, and so is no commit that anybody sees.
+pub fn maintain(space: &Space, seq: u64) -> Result<()> {
+    let marker = &space.control().writer.marker;
+    marker.store(seq | MAINTENANCE, Ordering::Release);
+    apply(space)?;
+    marker.store(seq, Ordering::Release);
+    Ok(())
+}
+
+/// Assigns what the record says. For commit and recovery alike.
+#[inline]
+fn apply(space: &Space) -> Result<()> {
+    let shape = space.control().writer.record.load(Ordering::Relaxed);
+    let (count, block) = (low(shape) as usize, high(shape));
+    if block == 0 && count > RECORD_INLINE {
+        return Err(Error::corrupt(format!("the commit record claims {count} assignments")));
+    }
+    for pair in words(space, count, block)?.chunks_exact(2) {
+        let offset = pair[0].load(Ordering::Relaxed);
+        let target: Option<&[Word64]> = space.mapping.slice(offset as usize, 1);
+        let Some([target]) = target else {
+            return Err(Error::corrupt(format!("the commit record assigns to offset {offset}, outside of the arena")));
+        };
+        // Release: what the value leads to was written before.
+        target.store(pair[1].load(Ordering::Relaxed), Ordering::Release);
+    }
+    Ok(())
+}
+
+/// Whether the last owner of the lock left something to finish.
+#[inline(always)]
+pub fn is_unfinished(space: &Space) -> bool {
+    let control = space.control();
+    // Acquire pairs with the Release of `marker`: its record is there.
+    let marker = control.writer.marker.load(Ordering::Acquire);
+    marker != control.reader.seq.load(Ordering::Relaxed) || control.writer.rebuilding.load(Ordering::Relaxed) != 0
+}
+
+/// Finishes what the last owner of the lock left. Only under the lock; `died` when that owner is known to be dead.
+#[cold]
+pub fn recover(space: &Space, died: bool) -> Result<()> {
+    let control = space.control();
+    let marker = control.writer.marker.load(Ordering::Acquire);
+    let seq = control.reader.seq.load(Ordering::Acquire);
+    if marker == seq + 1 {
+        publish(space, marker)?;
+    } else if marker == seq | MAINTENANCE {
+        maintain(space, seq)?;
+    } else if marker != seq {
+        return Err(Error::corrupt(format!(
+            "namespace {:?}: its marker says {marker}, its newest commit is {seq}",
+            space.name
+        )));
+    }
+    if control.writer.rebuilding.load(Ordering::Relaxed) != 0 {
+        reclaim::rebuild_free_lists(space, None)?;
+    }
+    if died {
+        chunks::sweep(&space.mapping, space.index)?;
+    }
+    control.writer.recoveries.fetch_add(1, Ordering::Relaxed);
+    // The dead writer may have published without waking anybody.
+    space.wake_all();
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Seats: where a process pins snapshots and shows how far its watchers are.
+//!
+//! A seat belongs to a participant (slot and generation, which no later process shares) from the compare-and-swap
+//! that takes it until its owner frees it, or a reaper who proved the owner dead. The control block has some; when
+//! all are taken, dead owners' seats are reaped, and then another block of seats is chained behind them, by a record
+//! that changes no key.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::layout::{GRANULE, Seat, SeatBlock, Superblock};
+use crate::reclaim;
+use crate::record;
+use crate::space::Space;
+use crate::sync::{Ordering, Word};
+use crate::sys::time::Deadline;
+use crate::write::Transaction;
+
+/// How long to wait for the writer lock when all seats are taken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A seat for this process.
+pub fn take(space: &Space) -> Result<&Seat> {
+    if let Some(seat) = space.take_seat() {
+        return Ok(seat);
+    }
+    loop {
+        let transaction = Transaction::begin(space, 0, Deadline::after(PATIENCE))?;
+        if reclaim::reap(space) == 0 && space.take_seat().is_none_or(|seat| {
+            space.return_seat(seat);
+            false
+        }) {
+            add_block(transaction)?;
+        }
+        if let Some(seat) = space.take_seat() {
+            return Ok(seat);
+        }
+    }
+}
+
+fn add_block(mut transaction: Transaction<'_>) -> Result<()> {
+    let space = transaction.space;
+    let granule = transaction.take((size_of::<SeatBlock>() / GRANULE) as u64)?;
+    let block: &SeatBlock = space
+        .mapping
+        .at(granule)
+        .ok_or_else(|| Error::corrupt(format!("a block of seats at granule {granule} lies outside of the arena")))?;
+    for seat in &block.seats {
+        for word in [&seat.owner, &seat.pin, &seat.cursor] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+    let head = &space.control().writer.seats_next;
+    block.next.store(head.load(Ordering::Relaxed), Ordering::Relaxed);
+    let scratch = &mut *transaction.scratch;
+    scratch.record.push((space.mapping.offset_of(head), u64::from(granule)));
+    scratch.heap.finish(space, &mut scratch.record)?;
+    record::write(space, &scratch.record, 0)?;
+    transaction.maintain()
+}
+
+/// A number that no other identity of the arena has had in its last 2^32.
+pub fn next_identity(space: &Space) -> Result<u32> {
+    let superblock: &Superblock = space.mapping.superblock()?;
+    // 0 stands for nobody.
+    Ok((superblock.next_identity.fetch_add(1, Ordering::Relaxed) as u32).wrapping_add(1).max(1))
+}

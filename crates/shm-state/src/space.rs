@@ -1,0 +1,269 @@
+//! A namespace as this process sees it: resolved pointers to its control block, and what only this process keeps.
+
+use std::cell::UnsafeCell;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::arena::Mapping;
+use crate::error::{Error, Result};
+use crate::layout::{Control, LogSlot, Seat, SeatBlock, high, low, pack};
+use crate::lock::{LockError, LockGuard, WriterLock};
+use crate::participant::Attachment;
+use crate::sync::{ANY, Ordering, Word};
+use crate::sys::time::Deadline;
+use crate::write::Scratch;
+
+/// How much history a namespace keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Commits that are kept at least; up to twice as many are.
+    pub count: u32,
+    /// Bytes of superseded values that are kept at most.
+    pub bytes: u64,
+}
+
+/// This process's membership of an arena, and the memory that it writes to until the end.
+pub struct Membership {
+    // Dropped first: leaving writes to the arena.
+    attachment: Attachment,
+    _mapping: Arc<Mapping>,
+}
+
+impl Membership {
+    /// Ties a membership to its memory.
+    pub fn new(attachment: Attachment, mapping: Arc<Mapping>) -> Self {
+        Self { attachment, _mapping: mapping }
+    }
+
+    /// Whether this is still the process that attached, and not a forked child of it.
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        !self.attachment.is_forked()
+    }
+
+    /// What stands in a seat that this process owns.
+    pub fn owner_word(&self) -> u64 {
+        pack(self.attachment.slot() + 1, self.attachment.generation())
+    }
+
+    /// Whether the owner of a seat is certainly dead.
+    pub fn is_dead_owner(&self, owner: u64) -> bool {
+        low(owner).checked_sub(1).is_some_and(|slot| self.attachment.is_dead(slot, high(owner)))
+    }
+
+    /// The process that owns a seat; 0 when unknown.
+    pub fn pid_of_owner(&self, owner: u64) -> u32 {
+        low(owner).checked_sub(1).map_or(0, |slot| self.attachment.pid_of(slot))
+    }
+
+    /// Takes a lock of the arena.
+    #[inline(always)]
+    pub fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>> {
+        match self.attachment.lock(lock, deadline) {
+            Ok(guard) => Ok(guard),
+            Err(error) => Err(lock_error(error)),
+        }
+    }
+
+    /// Process and thread that hold a lock.
+    pub fn holder(&self, lock: &WriterLock) -> Option<(u32, u32)> {
+        self.attachment.holder(lock)
+    }
+}
+
+#[cold]
+fn lock_error(error: LockError) -> Error {
+    match error {
+        LockError::TimedOut { pid, tid } => Error::LockTimeout { pid, tid },
+        LockError::Deadlock => Error::Deadlock,
+        LockError::Forked => Error::Forked,
+        LockError::Unsupported(why) => Error::Unsupported(why.to_string()),
+        other => Error::Unsupported(other.to_string()),
+    }
+}
+
+/// One namespace of one arena, shared by everything in this process that uses it.
+pub struct Space {
+    /// The memory. Keeps alive what the pointers below point to.
+    pub mapping: Arc<Mapping>,
+    /// This process's membership of the arena.
+    pub attachment: Arc<Membership>,
+    /// Its name.
+    pub name: String,
+    /// Its place in the directory, which is also its name in the chunk map.
+    pub index: u32,
+    /// The first granule of its heap.
+    pub heap_start: u32,
+    /// How much history it keeps.
+    pub history: History,
+    control: NonNull<Control>,
+    log: NonNull<LogSlot>,
+    log_mask: u64,
+    /// Buffers of the transaction under way; only the owner of the writer lock touches them.
+    scratch: UnsafeCell<Scratch>,
+    /// Seats that this process has taken and nobody uses at the moment.
+    idle_seats: Mutex<Vec<SeatPtr>>,
+}
+
+/// A seat of this process. The space that it belongs to keeps it mapped.
+#[derive(Clone, Copy)]
+struct SeatPtr(NonNull<Seat>);
+
+// SAFETY: seats are made of atomic words in shared memory.
+unsafe impl Send for SeatPtr {}
+// SAFETY: the pointers refer to atomic words in shared memory that `mapping` keeps mapped; `scratch` is only touched
+// by the owner of the namespace's writer lock, which one thread at a time can be.
+unsafe impl Send for Space {}
+// SAFETY: as above.
+unsafe impl Sync for Space {}
+
+impl Space {
+    /// Resolves the control block at `granule`, after checking that it is one.
+    pub fn new(
+        mapping: Arc<Mapping>,
+        attachment: Arc<Membership>,
+        name: String,
+        granule: u32,
+        history: History,
+    ) -> Result<Self> {
+        let damaged = |what: &str| Error::corrupt(format!("namespace {name:?}: {what}"));
+        let control: &Control = mapping.at(granule).ok_or_else(|| damaged("its control block is out of bounds"))?;
+        if control.magic.load(Ordering::Relaxed) != crate::layout::CONTROL_MAGIC || !granule.is_multiple_of(2) {
+            return Err(damaged("its control block has the wrong magic number"));
+        }
+        let bits = control.log_bits.load(Ordering::Relaxed);
+        if !(2..=24).contains(&bits) {
+            return Err(damaged("the size of its log is out of range"));
+        }
+        let log_granule = granule + (size_of::<Control>() / crate::layout::GRANULE) as u32;
+        let log: &[LogSlot] = mapping
+            .slice(log_granule as usize * crate::layout::GRANULE, 1 << bits)
+            .ok_or_else(|| damaged("its log is out of bounds"))?;
+        let index = control.index.load(Ordering::Relaxed);
+        let index = u32::try_from(index).map_err(|_| damaged("its index is out of range"))?;
+        let heap_start = log_granule + (1u32 << bits);
+        let (control, log_mask) = (NonNull::from(control), (1u64 << bits) - 1);
+        let log = NonNull::from(&log[0]);
+        Ok(Self {
+            mapping,
+            attachment,
+            name,
+            index,
+            heap_start,
+            history,
+            control,
+            log,
+            log_mask,
+            scratch: UnsafeCell::default(),
+            idle_seats: Mutex::default(),
+        })
+    }
+
+    /// The control block.
+    #[inline(always)]
+    pub fn control(&self) -> &Control {
+        // SAFETY: `new` took it from a checked reference into `mapping`, which this space keeps mapped and backed.
+        unsafe { self.control.as_ref() }
+    }
+
+    /// The log slot of a commit.
+    #[inline(always)]
+    pub fn log_slot(&self, seq: u64) -> &LogSlot {
+        // SAFETY: `new` checked the whole ring to be in bounds; the mask keeps the index inside it.
+        unsafe { &*self.log.as_ptr().add((seq & self.log_mask) as usize) }
+    }
+
+    /// Slots of the log ring.
+    pub fn log_len(&self) -> u64 {
+        self.log_mask + 1
+    }
+
+    /// The buffers of the transaction under way.
+    ///
+    /// # Safety
+    /// The caller holds the writer lock of this namespace for the returned lifetime, and asks once a lock.
+    #[allow(clippy::mut_from_ref, reason = "exclusive by the writer lock, see Safety")]
+    pub unsafe fn scratch(&self) -> &mut Scratch {
+        // SAFETY: exclusive, by the contract above.
+        unsafe { &mut *self.scratch.get() }
+    }
+
+    /// The newest visible commit.
+    #[inline(always)]
+    pub fn seq(&self) -> u64 {
+        // Acquire pairs with the store of `seq` that made the commit visible.
+        self.control().reader.seq.load(Ordering::Acquire)
+    }
+
+    /// Errors in a forked child, which does not own what its parent attached.
+    #[inline(always)]
+    pub fn check_fork(&self) -> Result<()> {
+        if self.attachment.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// Takes the writer lock.
+    #[inline(always)]
+    pub fn lock(&self, deadline: Deadline) -> Result<LockGuard<'_>> {
+        self.attachment.lock(&self.control().lock, deadline)
+    }
+
+    /// Wakes everybody who sleeps on anything here.
+    pub fn wake_all(&self) {
+        let control = self.control();
+        for event in control.events.iter().chain([&control.any]) {
+            crate::event::signal(&event.futex, &event.sleepers, ANY);
+        }
+    }
+
+    /// All seats: those of the control block, then those of further blocks. Damage ends the walk.
+    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
+        let control = self.control();
+        let mut next = control.writer.seats_next.load(Ordering::SeqCst);
+        // A chain longer than this has a cycle; each block has room for 64 watchers.
+        let blocks = std::iter::from_fn(move || {
+            // SeqCst: a block that is chained later holds only pins that see the floor of the raise under way.
+            let block: &SeatBlock = self.mapping.at(u32::try_from(next).ok()?)?;
+            next = block.next.load(Ordering::SeqCst);
+            Some(block)
+        });
+        control.seats.iter().chain(blocks.take(4096).flat_map(|b| b.seats.iter()))
+    }
+
+    /// A seat for this process: an idle one, or a free one. `None` when all are taken.
+    pub fn take_seat(&self) -> Option<&Seat> {
+        if let Some(seat) = self.idle_seats.lock().pop() {
+            // SAFETY: it came from `seats` of this very space, whose memory is still mapped.
+            return Some(unsafe { seat.0.as_ref() });
+        }
+        let mine = self.attachment.owner_word();
+        // AcqRel: what the last owner stored into the seat happened before.
+        self.seats().find(|seat| {
+            seat.owner.load(Ordering::Relaxed) == 0
+                && seat.owner.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        })
+    }
+
+    /// Keeps a seat for the next who needs one in this process. Nothing may be pinned or watched through it.
+    pub fn return_seat(&self, seat: &Seat) {
+        if self.attachment.is_current() {
+            seat.cursor.store(0, Ordering::Relaxed);
+            self.idle_seats.lock().push(SeatPtr(NonNull::from(seat)));
+        }
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if !self.attachment.is_current() {
+            return; // a forked child: the seats are its parent's
+        }
+        for seat in self.idle_seats.lock().drain(..) {
+            // SAFETY: as in `take_seat`.
+            let seat = unsafe { seat.0.as_ref() };
+            // Release: our last use of the seat happens before its next owner's first.
+            seat.owner.store(0, Ordering::Release);
+        }
+    }
+}

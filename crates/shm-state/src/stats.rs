@@ -1,0 +1,97 @@
+//! Figures about an arena.
+
+use crate::error::{PinInfo, Result};
+use crate::layout::{Control, LogSlot};
+use crate::reclaim;
+use crate::space::Space;
+use crate::sync::{Ordering, Word};
+use crate::verify::{self, Report};
+
+/// A watcher, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatcherInfo {
+    /// The process that watches.
+    pub pid: u32,
+    /// The last commit that it consumed.
+    pub cursor: u64,
+    /// How many commits have been made since.
+    pub lag: u64,
+}
+
+/// Figures about one namespace. Bytes are those of whole blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceStats {
+    /// Its name.
+    pub name: String,
+    /// Commits so far.
+    pub commits: u64,
+    /// Commits that were finished, and locks that were taken over, after a writer's death.
+    pub recoveries: u64,
+    /// Commits that woke somebody.
+    pub wakes: u64,
+    /// Times that a sleeper woke up.
+    pub wakeups: u64,
+    /// Commits whose snapshots can still be taken.
+    pub history: u64,
+    /// Keys alive.
+    pub keys: u64,
+    /// Bytes of keys, newest values and index.
+    pub live_bytes: u64,
+    /// Bytes that old snapshots and watchers may still need.
+    pub retired_bytes: u64,
+    /// Bytes that are free for new values.
+    pub free_bytes: u64,
+    /// Bytes of control block and log.
+    pub control_bytes: u64,
+    /// Snapshots that are held, oldest first.
+    pub pins: Vec<PinInfo>,
+    /// Watchers, the slowest first.
+    pub watchers: Vec<WatcherInfo>,
+}
+
+/// Figures about an arena.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes that it may grow to.
+    pub capacity: u64,
+    /// Bytes that are backed by memory.
+    pub committed: u64,
+    /// Bytes of its tables.
+    pub table_bytes: u64,
+    /// Bytes that are backed and belong to no namespace.
+    pub free_bytes: u64,
+    /// Its namespaces.
+    pub namespaces: Vec<NamespaceStats>,
+}
+
+/// Gathers the figures of one namespace. Only under its writer lock.
+pub(crate) fn namespace(space: &Space) -> Result<NamespaceStats> {
+    let mut report = Report::default();
+    verify::check(space, &mut report);
+    let control = space.control();
+    let seq = space.seq();
+    let mut watchers: Vec<WatcherInfo> = space
+        .seats()
+        .filter_map(|seat| {
+            let cursor = seat.cursor.load(Ordering::Relaxed).checked_sub(1)?;
+            let pid = space.attachment.pid_of_owner(seat.owner.load(Ordering::Acquire));
+            Some(WatcherInfo { pid, cursor, lag: seq.saturating_sub(cursor) })
+        })
+        .collect();
+    watchers.sort_by_key(|watcher| watcher.cursor);
+    Ok(NamespaceStats {
+        name: space.name.clone(),
+        commits: seq,
+        recoveries: control.writer.recoveries.load(Ordering::Relaxed),
+        wakes: control.writer.wakes.load(Ordering::Relaxed),
+        wakeups: control.writer.wakeups.load(Ordering::Relaxed),
+        history: seq - control.reader.floor.load(Ordering::Relaxed).min(seq),
+        keys: report.keys,
+        live_bytes: report.live_bytes,
+        retired_bytes: report.retired_bytes,
+        free_bytes: report.free_bytes,
+        control_bytes: size_of::<Control>() as u64 + space.log_len() * size_of::<LogSlot>() as u64,
+        pins: reclaim::pins(space),
+        watchers,
+    })
+}

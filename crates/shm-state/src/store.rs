@@ -1,0 +1,477 @@
+//! Arenas: made complete or not at all, opened after everything in the superblock was checked.
+//!
+//! **Creating.** A file without a name is sized, its tables are backed and written, and only then is it linked to its
+//! name, which fails if the name is taken. So nobody ever sees half an arena, and of several creators exactly one
+//! wins. An anonymous arena is a memfd whose size is sealed.
+//!
+//! **Opening** checks, in this order, with a read and not through the mapping: magic number, format version, layout
+//! hash, checksum of the head, size of the file, boot, PID namespace. A process maps an arena once, however often it
+//! opens it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::arena::Mapping;
+use crate::directory;
+use crate::error::{Error, Result};
+use crate::layout::{
+    FORMAT_VERSION, GRANULE, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock,
+    layout_hash,
+};
+use crate::namespace::Namespace;
+use crate::participant::{AttachError, Attachment, ParticipantSlot};
+use crate::seats;
+use crate::space::{History, Membership, Space};
+use crate::stats::{NamespaceStats, Stats};
+use crate::sync::{Ordering, Word, Word64};
+use crate::sys::time::Deadline;
+use crate::sys::{file, fork, process};
+use crate::verify::{self, Report};
+use crate::write::Transaction;
+
+/// Where named arenas live.
+const DIRECTORY: &str = "/dev/shm";
+/// How long [`Arena::verify`] and [`Arena::stats`] wait for a writer lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a new arena is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaOptions {
+    /// Bytes that it may grow to; a limit, not memory that is taken. Rounded down to 64 KiB.
+    pub capacity: u64,
+    /// How much history each namespace keeps.
+    pub history: History,
+}
+
+impl Default for ArenaOptions {
+    /// 1 GiB; the last 256 commits, or 64 MiB of superseded values.
+    fn default() -> Self {
+        Self { capacity: 1 << 30, history: History { count: 256, bytes: 64 << 20 } }
+    }
+}
+
+/// Shared memory with namespaces in it. Cheap to clone.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions};
+/// let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// assert_eq!(arena.namespace("default")?.seq(), 0);
+/// assert!(arena.verify()?.is_clean());
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Arena {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    spaces: Mutex<HashMap<String, Weak<Space>>>,
+    history: History,
+    membership: Arc<Membership>,
+    mapping: Arc<Mapping>,
+}
+
+/// Arenas that this process has mapped: device, inode, fork epoch.
+static OPEN: LazyLock<Mutex<HashMap<(u64, u64, u64), Weak<Inner>>>> = LazyLock::new(Mutex::default);
+
+impl Arena {
+    /// Creates a named arena, readable and writable by this user only.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::InvalidName`], [`Error::InvalidOption`], [`Error::FileSystemFull`].
+    pub fn create(name: &str, options: &ArenaOptions) -> Result<Self> {
+        let path = path_of(name)?;
+        let capacity = check_options(options)?;
+        let fd = file::unnamed_in(path.parent().unwrap_or(&path)).map_err(Error::os(format!("creating {path:?}")))?;
+        file::set_len(&fd, capacity).map_err(Error::os(format!("sizing {path:?} to {capacity} bytes")))?;
+        let copy = file::reopen(&fd).map_err(Error::os("reopening the new arena"))?;
+        let mapping = Mapping::of_file(fd, capacity)?;
+        initialise(&mapping, options)?;
+        match file::link(&copy, &path) {
+            Ok(()) => Self::attach(name, mapping, copy),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                Err(Error::AlreadyExists { name: name.into() })
+            }
+            Err(error) => Err(Error::os(format!("linking {path:?}"))(error)),
+        }
+    }
+
+    /// Opens a named arena.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Incompatible`] with the reason when the file is no arena that this process may
+    /// use.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = path_of(name)?;
+        match file::open(&path) {
+            Ok(fd) => Self::open_file(name, fd),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
+            Err(error) => Err(Error::os(format!("opening {path:?}"))(error)),
+        }
+    }
+
+    /// Opens a named arena, or creates it; when several processes do so at once, all get the same one.
+    pub fn open_or_create(name: &str, options: &ArenaOptions) -> Result<Self> {
+        // Each round lost means that another process created or removed it in between.
+        for _ in 0..100 {
+            match Self::open(name) {
+                Err(Error::NotFound { .. }) => {}
+                other => return other,
+            }
+            match Self::create(name, options) {
+                Err(Error::AlreadyExists { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(Error::AlreadyExists { name: name.into() })
+    }
+
+    /// Removes the name of an arena. Processes that have it open go on using it; its memory is freed with the last.
+    pub fn remove(name: &str) -> Result<()> {
+        let path = path_of(name)?;
+        let fd = match file::open(&path) {
+            Ok(fd) => std::fs::File::from(fd),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotFound { name: name.into() });
+            }
+            Err(error) => return Err(Error::os(format!("opening {path:?}"))(error)),
+        };
+        let mut magic = [0; 8];
+        if fd.read_exact_at(&mut magic, 0).is_err() || u64::from_le_bytes(magic) != MAGIC {
+            let reason = format!("it is no arena; if it should go all the same, delete {path:?} yourself");
+            return Err(Error::Incompatible { name: name.into(), reason });
+        }
+        match file::remove(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
+            other => other.map_err(Error::os(format!("removing {path:?}"))),
+        }
+    }
+
+    /// Creates an arena without a name, which others get by its descriptor ([`Arena::fd`], [`Arena::from_fd`]).
+    pub fn anonymous(options: &ArenaOptions) -> Result<Self> {
+        let capacity = check_options(options)?;
+        let fd = file::sealed_memfd("zproc", capacity).map_err(Error::os("memfd_create"))?;
+        let copy = file::reopen(&fd).map_err(Error::os("reopening the new arena"))?;
+        let mapping = Mapping::of_file(fd, capacity)?;
+        initialise(&mapping, options)?;
+        Self::attach("", mapping, copy)
+    }
+
+    /// Opens the arena in a file that was handed over, for example by inheritance.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        Self::open_file("", fd)
+    }
+
+    /// The file of the arena, to hand it to another process. `None` in a mapping of the caller's.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.mapping.file()
+    }
+
+    /// Makes an arena in shared memory that the caller brings. `lock_file` is any file that all users of the memory
+    /// open and that nobody maps; byte locks on it tell who lives.
+    ///
+    /// # Safety
+    /// `memory` must be aligned to 4,096 bytes, shared, zeroed, mapped and backed for reading and writing until the
+    /// last clone of the arena is dropped, and be used by nobody but arenas made from it.
+    pub unsafe fn create_in(memory: NonNull<[u8]>, lock_file: OwnedFd, options: &ArenaOptions) -> Result<Self> {
+        let options = ArenaOptions { capacity: memory.len() as u64, ..*options };
+        let capacity = check_options(&options)?;
+        check_alignment(memory)?;
+        // SAFETY: the caller's promise.
+        let mapping = unsafe { Mapping::of_caller(memory.cast(), capacity) };
+        initialise(&mapping, &options)?;
+        Self::attach("", mapping, lock_file)
+    }
+
+    /// Opens an arena in shared memory that the caller brings.
+    ///
+    /// # Safety
+    /// As for [`Arena::create_in`], whose `lock_file` this one must be too (opened anew).
+    pub unsafe fn open_in(memory: NonNull<[u8]>, lock_file: OwnedFd) -> Result<Self> {
+        check_alignment(memory)?;
+        let capacity = memory.len() as u64 / crate::layout::CHUNK as u64 * crate::layout::CHUNK as u64;
+        if capacity < MIN_CAPACITY {
+            return Err(incompatible("", format!("it has {} bytes, the least is {MIN_CAPACITY}", memory.len())));
+        }
+        // SAFETY: the caller's promise.
+        let mapping = unsafe { Mapping::of_caller(memory.cast(), capacity) };
+        let head = mapping.superblock()?;
+        let mut words = [0; SUPERBLOCK_HEAD_WORDS + 1];
+        let all: &[Word64] = mapping.head_words()?;
+        for (to, from) in words.iter_mut().zip(all) {
+            *to = from.load(Ordering::Acquire);
+        }
+        check_head("", &words, head.capacity.load(Ordering::Relaxed).min(capacity))?;
+        Self::attach("", mapping, lock_file)
+    }
+
+    fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
+        let stat = nix_stat(&fd)?;
+        if let Some(open) = OPEN.lock().get(&(stat.0, stat.1, fork::epoch())).and_then(Weak::upgrade) {
+            return Ok(Self { inner: open });
+        }
+        let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
+        let fd = std::fs::File::from(fd);
+        let mut bytes = [0; (SUPERBLOCK_HEAD_WORDS + 1) * 8];
+        if fd.read_exact_at(&mut bytes, 0).is_err() {
+            return Err(incompatible(name, format!("it has {size} bytes, which is too short for an arena")));
+        }
+        let mut words = [0; SUPERBLOCK_HEAD_WORDS + 1];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        check_head(name, &words, size)?;
+        let fd = OwnedFd::from(fd);
+        let copy = file::reopen(&fd).map_err(Error::os("reopening the arena"))?;
+        Self::attach(name, Mapping::of_file(fd, size)?, copy)
+    }
+
+    /// Joins the arena as a participant.
+    fn attach(name: &str, mapping: Mapping, lock_file: OwnedFd) -> Result<Self> {
+        mapping.trust_committed()?;
+        let mapping = Arc::new(mapping);
+        let superblock = mapping.superblock()?;
+        let slots: &[ParticipantSlot] = mapping
+            .slice(mapping.sections().participants, PARTICIPANTS)
+            .ok_or_else(|| Error::corrupt("its table of participants is not backed by memory"))?;
+        let pid_namespace = superblock.pid_namespace.load(Ordering::Relaxed);
+        let mut for_each_lock = |visit: &mut dyn FnMut(&crate::lock::WriterLock)| {
+            visit(&superblock.directory_lock);
+            for control in directory::controls(&mapping) {
+                visit(&control.lock);
+            }
+        };
+        // Two threads that open the same arena at once must not map it twice.
+        let mut open = OPEN.lock();
+        let key = match mapping.file() {
+            Some(fd) => {
+                let stat = nix_stat(&fd)?;
+                fork::renew().map_err(Error::os("mapping the page that notices a fork"))?;
+                Some((stat.0, stat.1, fork::epoch()))
+            }
+            None => None,
+        };
+        if let Some(inner) = key.and_then(|key| open.get(&key)).and_then(Weak::upgrade) {
+            return Ok(Self { inner });
+        }
+        // SAFETY: the slots and the locks lie in `mapping`, which `Membership` drops after the attachment.
+        let attachment = unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &mut for_each_lock) };
+        let attachment = attachment.map_err(|error| attach_error(name, error))?;
+        let history = History {
+            count: superblock.history_count.load(Ordering::Relaxed) as u32,
+            bytes: superblock.history_bytes.load(Ordering::Relaxed),
+        };
+        let membership = Arc::new(Membership::new(attachment, Arc::clone(&mapping)));
+        let inner = Arc::new(Inner { name: name.into(), spaces: Mutex::default(), history, membership, mapping });
+        if let Some(key) = key {
+            open.retain(|_, inner| inner.strong_count() > 0);
+            open.insert(key, Arc::downgrade(&inner));
+        }
+        Ok(Self { inner })
+    }
+
+    /// The name; empty for an anonymous arena.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Opens a namespace, creating it if there is none of that name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`], [`Error::TooManyNamespaces`], [`Error::Full`].
+    pub fn namespace(&self, name: &str) -> Result<Namespace> {
+        let space = self.space(name)?;
+        let identity = seats::next_identity(&space)?;
+        Ok(Namespace::new(space, identity))
+    }
+
+    fn space(&self, name: &str) -> Result<Arc<Space>> {
+        let inner = &self.inner;
+        if !inner.membership.is_current() {
+            return Err(Error::Forked);
+        }
+        let mut spaces = inner.spaces.lock();
+        if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
+            return Ok(space);
+        }
+        let granule = directory::find_or_create(&inner.mapping, &inner.membership, name, inner.history)?;
+        let (mapping, membership) = (Arc::clone(&inner.mapping), Arc::clone(&inner.membership));
+        let space = Arc::new(Space::new(mapping, membership, name.into(), granule, inner.history)?);
+        spaces.retain(|_, space| space.strong_count() > 0);
+        spaces.insert(name.into(), Arc::downgrade(&space));
+        Ok(space)
+    }
+
+    /// The names of all namespaces, in the order of their creation.
+    pub fn namespaces(&self) -> Result<Vec<String>> {
+        directory::controls(&self.inner.mapping).map(directory::name_of).collect()
+    }
+
+    /// Walks everything that is reachable and accounts for every block. Takes the writer lock of one namespace after
+    /// the other.
+    ///
+    /// # Errors
+    /// [`Error::LockTimeout`] when a lock is not free within ten seconds. Damage is no error but part of the report.
+    pub fn verify(&self) -> Result<Report> {
+        let mut report = Report::default();
+        for name in self.namespaces()? {
+            let space = self.space(&name)?;
+            let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
+            verify::check(&space, &mut report);
+        }
+        Ok(report)
+    }
+
+    /// Figures about memory, commits, pins and watchers. Takes the writer lock of one namespace after the other.
+    pub fn stats(&self) -> Result<Stats> {
+        let mapping = &self.inner.mapping;
+        let (free, _) = crate::chunks::census(mapping)?;
+        let namespaces: Result<Vec<NamespaceStats>> = self
+            .namespaces()?
+            .iter()
+            .map(|name| {
+                let space = self.space(name)?;
+                let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
+                crate::stats::namespace(&space)
+            })
+            .collect();
+        Ok(Stats {
+            capacity: mapping.capacity(),
+            committed: u64::from(mapping.committed()) * GRANULE as u64,
+            table_bytes: u64::from(mapping.sections().first_chunk) * crate::layout::CHUNK as u64,
+            free_bytes: u64::from(free) * crate::layout::CHUNK as u64,
+            namespaces: namespaces?,
+        })
+    }
+}
+
+fn path_of(name: &str) -> Result<PathBuf> {
+    let reason = match name {
+        "" => "it is empty",
+        _ if name.len() > 200 => "it is longer than 200 bytes",
+        _ if name.starts_with('.') => "it starts with a dot",
+        _ if name.bytes().any(|b| b == b'/' || b < b' ' || b == 0x7f) => "it has a slash or a control character",
+        _ => return Ok(PathBuf::from(DIRECTORY).join(name)),
+    };
+    Err(Error::InvalidName { name: name.into(), reason })
+}
+
+/// The capacity in whole chunks.
+fn check_options(options: &ArenaOptions) -> Result<u64> {
+    let chunk = crate::layout::CHUNK as u64;
+    let capacity = options.capacity / chunk * chunk;
+    let bad = |option, value, reason| Err(Error::InvalidOption { option, value, reason });
+    if capacity < MIN_CAPACITY {
+        return bad("capacity", options.capacity, "the least is 512 KiB");
+    }
+    if capacity > MAX_CAPACITY {
+        return bad("capacity", options.capacity, "the most is 128 GiB");
+    }
+    if !(1..=1 << 22).contains(&options.history.count) {
+        return bad("history.count", u64::from(options.history.count), "it must be between 1 and 4,194,304");
+    }
+    Ok(capacity)
+}
+
+fn check_alignment(memory: NonNull<[u8]>) -> Result<()> {
+    let address = memory.cast::<u8>().as_ptr() as usize;
+    if address.is_multiple_of(4096) {
+        return Ok(());
+    }
+    let reason = "the memory must be aligned to 4,096 bytes";
+    Err(Error::InvalidOption { option: "memory", value: address as u64, reason })
+}
+
+/// Writes the superblock of an arena that nobody else knows yet.
+fn initialise(mapping: &Mapping, options: &ArenaOptions) -> Result<()> {
+    mapping.commit_tables()?;
+    let superblock: &Superblock = mapping.superblock()?;
+    let boot = process::boot_id().map_err(Error::os("reading the boot id"))?;
+    let (boot, _) = boot.as_chunks::<8>();
+    let pid_namespace = process::pid_namespace().map_err(Error::os("reading /proc/self/ns/pid"))?;
+    let head = [
+        MAGIC,
+        FORMAT_VERSION,
+        layout_hash(),
+        mapping.capacity(),
+        pid_namespace,
+        u64::from_le_bytes(boot[0]),
+        u64::from_le_bytes(boot[1]),
+        u64::from(options.history.count),
+        options.history.bytes,
+    ];
+    let checksum = [checksum(&head)];
+    // The magic number last, for those who look at memory that the caller brought.
+    superblock.next_identity.store(1, Ordering::Release);
+    let values: Vec<u64> = head.into_iter().chain(checksum).collect();
+    for (word, value) in mapping.head_words()?.iter().zip(&values).rev() {
+        word.store(*value, Ordering::Release);
+    }
+    Ok(())
+}
+
+fn checksum(head: &[u64]) -> u64 {
+    let bytes: Vec<u8> = head.iter().flat_map(|w| w.to_le_bytes()).collect();
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// Checks the head of a superblock; `size` is that of the file.
+fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -> Result<()> {
+    let [magic, version, layout, capacity, pid_namespace, boot0, boot1, count, _, sum] = *words;
+    let refuse = |reason: String| Err(incompatible(name, reason));
+    if magic != MAGIC {
+        return refuse("it is no arena of this library (wrong magic number); choose another name".into());
+    }
+    if version != FORMAT_VERSION {
+        return refuse(format!(
+            "it has format version {version} and this program {FORMAT_VERSION}; use programs built with the same version \
+             of the library, or remove the arena"
+        ));
+    }
+    if layout != layout_hash() {
+        return refuse("its layout is that of another build of the library; remove it, or use the same build".into());
+    }
+    if sum != checksum(&words[..SUPERBLOCK_HEAD_WORDS]) || !(1..=1 << 22).contains(&count) {
+        return refuse("its superblock is damaged (wrong checksum); remove it and create it anew".into());
+    }
+    if capacity != size {
+        return refuse(format!("its file has {size} bytes and should have {capacity}: it was truncated; remove it"));
+    }
+    let boot = process::boot_id().map_err(Error::os("reading the boot id"))?;
+    if boot[..8] != boot0.to_le_bytes() || boot[8..] != boot1.to_le_bytes() {
+        return refuse("it was made before the last reboot; remove it".into());
+    }
+    let own = process::pid_namespace().map_err(Error::os("reading /proc/self/ns/pid"))?;
+    if own != pid_namespace {
+        return refuse(format!(
+            "it was made in PID namespace {pid_namespace} and this process is in {own}; thread ids do not mean the same \
+             there, so the writer lock cannot work: run both in one PID namespace"
+        ));
+    }
+    Ok(())
+}
+
+fn incompatible(name: &str, reason: String) -> Error {
+    Error::Incompatible { name: name.into(), reason }
+}
+
+fn attach_error(name: &str, error: AttachError) -> Error {
+    match error {
+        AttachError::Full { slots } => Error::TooManyProcesses(slots),
+        AttachError::Unsupported(why) => Error::Unsupported(why),
+        AttachError::Io { what, error } => Error::os(what)(error),
+        other => incompatible(name, other.to_string()),
+    }
+}
+
+fn nix_stat(fd: &impl AsFd) -> Result<(u64, u64)> {
+    file::identity(fd).map_err(Error::os("fstat of the arena"))
+}

@@ -1,0 +1,132 @@
+//! Notices that this process is a forked child of the one that set things up.
+//!
+//! One private page holds an *epoch* ≠ 0. The kernel gives a child that does not share its parent's memory an
+//! empty page instead (`MADV_WIPEONFORK`), also after a raw `clone` that runs no atfork handler; the handler
+//! covers kernels without that advice. Whatever was set up under an epoch (ids, attachments, thread states)
+//! keeps a copy of it and is valid only while [`epoch`] returns the same. [`renew`] writes a new one, which
+//! differs from those of all ancestors, because the counter it comes from is inherited.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::{io, num::NonZeroUsize};
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+
+/// Where the epoch is before there is a page: 0, "not set up".
+static NO_PAGE: AtomicU64 = AtomicU64::new(0);
+/// The page; its address is the same in a child, its content is not.
+static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_PAGE).cast_mut());
+/// The last epoch given out in this process or its ancestors.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// The epoch of this process: 0 before the first [`renew`] and in a forked child until its own.
+#[inline(always)]
+pub fn epoch() -> u64 {
+    // Relaxed on x86 and Acquire where it matters are the same cost: pairs with the publication in `page`.
+    let page = PAGE.load(Ordering::Acquire);
+    // SAFETY: `PAGE` points to the static or to the page, and neither is ever freed.
+    let page = unsafe { &*page };
+    page.load(Ordering::Relaxed)
+}
+
+/// The epoch of this process, set up first if there is none.
+pub fn renew() -> io::Result<u64> {
+    let page = page()?;
+    let old = page.load(Ordering::Relaxed);
+    if old != 0 {
+        return Ok(old);
+    }
+    let new = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    // Two threads may come here together: one of the two epochs is used.
+    Ok(page
+        .compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed)
+        .map_or_else(|other| other, |_| new))
+}
+
+/// Has `handler` run in every child that is forked through the C library, in its only thread.
+pub fn at_child(handler: unsafe extern "C" fn()) -> io::Result<()> {
+    // SAFETY: the handler is a function of this program, which is not unloaded while its code runs.
+    let error = unsafe { libc::pthread_atfork(None, None, Some(handler)) };
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(error))
+    }
+}
+
+fn page() -> io::Result<&'static AtomicU64> {
+    let current = PAGE.load(Ordering::Acquire);
+    if std::ptr::eq(current, &raw const NO_PAGE) {
+        return publish_page();
+    }
+    // SAFETY: not the static, so it is the page, which is never freed.
+    Ok(unsafe { &*current })
+}
+
+#[cold]
+fn publish_page() -> io::Result<&'static AtomicU64> {
+    let length = NonZeroUsize::MIN;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let new = unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE) }?;
+    // SAFETY: the advice covers the new page only. It is missing before Linux 4.14: then the handler does it.
+    let _ = unsafe { madvise(new, length.get(), MmapAdvise::MADV_WIPEONFORK) };
+    let new: NonNull<AtomicU64> = new.cast();
+    let published = PAGE.compare_exchange(
+        (&raw const NO_PAGE).cast_mut(),
+        new.as_ptr(),
+        // Release: who loads the pointer finds a mapped page. Acquire: the other thread's page.
+        Ordering::AcqRel,
+        Ordering::Acquire,
+    );
+    // A page that lost the race stays mapped and unused: once, 4 KiB.
+    let page = published.map_or_else(|other| other, |_| new.as_ptr());
+    at_child(wipe)?;
+    // SAFETY: a mapped page that is never freed, zeroed by the kernel, aligned far beyond 8.
+    Ok(unsafe { &*page })
+}
+
+extern "C" fn wipe() {
+    // SAFETY: as in `epoch`.
+    let page = unsafe { &*PAGE.load(Ordering::Acquire) };
+    page.store(0, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Forks with `fork`; the child leaves with status 0 if `test` holds in it.
+    fn holds_in_child(fork: impl FnOnce() -> i32, test: impl FnOnce() -> bool) -> bool {
+        let pid = fork();
+        if pid == 0 {
+            let status = i32::from(!test());
+            // SAFETY: leaves the child without running anything of the test binary.
+            unsafe { libc::_exit(status) };
+        }
+        let mut status = -1;
+        // SAFETY: waits for the child that was just made; `status` outlives the call.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        status == 0
+    }
+
+    fn child_is_noticed_and_renewed() -> bool {
+        let parent = LAST.load(Ordering::Relaxed);
+        epoch() == 0 && renew().is_ok_and(|new| new > parent && epoch() == new)
+    }
+
+    #[test]
+    fn a_child_has_no_epoch_until_it_renews() {
+        let before = renew().unwrap();
+        assert!(before != 0 && epoch() == before && renew().unwrap() == before);
+        // SAFETY: the child only reads and writes atomics, makes plain system calls and exits.
+        assert!(holds_in_child(|| unsafe { libc::fork() }, child_is_noticed_and_renewed));
+        let raw = || {
+            // SAFETY: as above; a raw clone like fork, which runs no handler.
+            let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+            i32::try_from(pid).unwrap_or(-1)
+        };
+        assert!(holds_in_child(raw, child_is_noticed_and_renewed));
+        assert_eq!(epoch(), before);
+    }
+}

@@ -1,0 +1,21 @@
+//! The operating system, behind checked functions: the only code of the crate that names libc or nix.
+//!
+//! Each submodule covers one subject and knows nothing of arenas: [`time`] and its deadlines, [`futex`] sleeps
+//! and wakes, [`file`] descriptors and byte locks, [`process`] identity and liveness, [`fork`] detection, and
+//! [`robust`], the word that the kernel marks when a thread dies.
+
+pub(crate) mod file;
+pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod process;
+pub(crate) mod robust;
+pub(crate) mod time;
+
+/// Turns a libc return value into a result: −1 becomes the error of `errno`.
+fn check<T: PartialEq + From<i8>>(value: T) -> std::io::Result<T> {
+    if value == T::from(-1) {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(value)
+    }
+}

@@ -1,0 +1,318 @@
+//! Who is who: cached ids, identities of processes that survive the reuse of their ids, and proofs of death.
+//!
+//! A process is identified by its id *and* the inode of its pidfd, which the kernel (Linux 6.9 on) never gives
+//! out twice between two boots. Older kernels give all pidfds one inode; there the identity is the start time in
+//! clock ticks from `/proc/PID/stat`, which the same id cannot have twice in practice. All processes of one boot
+//! make the same choice, because they see the same kernel.
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{check, fork};
+
+/// What is known of a process that was recorded as a pid and an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// It exists and has not ended.
+    Alive,
+    /// It ended; its parent may not have noticed yet. Never untrue again.
+    Ended,
+    /// No process has the pid, or another one has it. Weaker than [`Process::Ended`]: it also looks so from
+    /// inside a PID namespace that does not contain the process.
+    Gone,
+    /// The kernel would not say (a sandbox, no free descriptor): no proof of anything.
+    Unknown,
+}
+
+/// This process's id, without a system call, and right after a fork too.
+pub fn pid() -> u32 {
+    static EPOCH: AtomicU64 = AtomicU64::new(0);
+    static PID: AtomicU32 = AtomicU32::new(0);
+    let epoch = fork::epoch();
+    // Acquire pairs with the Release below: who sees the epoch sees the pid stored before it.
+    if epoch != 0 && EPOCH.load(Ordering::Acquire) == epoch {
+        return PID.load(Ordering::Relaxed);
+    }
+    let pid = std::process::id();
+    if let Ok(epoch) = fork::renew() {
+        PID.store(pid, Ordering::Relaxed);
+        EPOCH.store(epoch, Ordering::Release);
+    }
+    pid
+}
+
+/// The calling thread's id, without a system call, and right after a fork too.
+pub fn tid() -> u32 {
+    thread_local! {
+        static CACHE: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
+    }
+    CACHE.with(|cache| {
+        let epoch = fork::epoch();
+        if epoch != 0 && cache.get().0 == epoch {
+            return cache.get().1;
+        }
+        let tid = thread_id();
+        if let Ok(epoch) = fork::renew() {
+            cache.set((epoch, tid));
+        }
+        tid
+    })
+}
+
+/// The calling thread's id, asked from the kernel.
+pub(super) fn thread_id() -> u32 {
+    nix::unistd::gettid().as_raw().cast_unsigned()
+}
+
+/// A descriptor of the process `pid`; readable once the process has ended. ESRCH if there is none.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    open_pidfd(pid, 0)
+}
+
+fn open_pidfd(pid: u32, flags: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor for us (close-on-exec), and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The identity of a process, to be recorded beside its pid: never 0.
+pub fn identity(pid: u32) -> io::Result<u64> {
+    let pidfd = pidfd_open(pid)?;
+    identity_of(&pidfd, pid)
+}
+
+fn identity_of(pidfd: &OwnedFd, pid: u32) -> io::Result<u64> {
+    if inodes_identify(pidfd)? {
+        inode(pidfd)
+    } else {
+        start_time(pid)
+    }
+}
+
+/// What has become of the process that had this pid and [`identity`].
+pub fn state(pid: u32, recorded: u64) -> Process {
+    if pid == 0 {
+        return Process::Unknown;
+    }
+    let pidfd = match pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Process::Gone,
+        // The number belongs to a thread that leads no process (kernels say EINVAL or ENOENT).
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
+            return if pid <= i32::MAX.cast_unsigned() {
+                Process::Gone
+            } else {
+                Process::Unknown
+            };
+        }
+        Err(_) => return Process::Unknown,
+    };
+    match identity_of(&pidfd, pid) {
+        Ok(identity) if identity == recorded => match ended(&pidfd) {
+            Ok(true) => Process::Ended,
+            Ok(false) => Process::Alive,
+            Err(_) => Process::Unknown,
+        },
+        Ok(_) => Process::Gone,
+        // Only the start time can be missing: the process was reaped since the descriptor was opened.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Process::Gone,
+        Err(_) => Process::Unknown,
+    }
+}
+
+/// Whether the process with this pid and identity still runs. No certainty counts as alive.
+pub fn is_alive(pid: u32, recorded: u64) -> bool {
+    matches!(state(pid, recorded), Process::Alive | Process::Unknown)
+}
+
+/// Whether the thread `tid` of process `pid` is certainly gone, or has ended and is only not collected yet.
+///
+/// Says nothing about a process `pid` other than the one meant: check its [`state`] first. (If that process ended
+/// in between, the answer is still right: its threads ended too.)
+pub fn thread_is_gone(pid: u32, tid: u32) -> bool {
+    // SAFETY: signal 0 is not delivered; the call takes three integers.
+    let result = check(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) });
+    if let Err(error) = result {
+        return error.raw_os_error() == Some(libc::ESRCH);
+    }
+    match open_pidfd(tid, libc::PIDFD_THREAD) {
+        Ok(pidfd) => ended(&pidfd).unwrap_or(false),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => true,
+        // Before Linux 6.9. A leader that called pthread_exit stays as a zombie while other threads run.
+        Err(_) => is_zombie(pid, tid),
+    }
+}
+
+fn is_zombie(pid: u32, tid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"));
+    stat.is_ok_and(|stat| matches!(field_after_name(&stat, 0), Some("Z" | "X")))
+}
+
+/// Whether the process (or the thread) behind the descriptor has ended.
+pub fn ended(pidfd: &OwnedFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether pidfds have inodes of their own on this kernel; asked once.
+fn inodes_identify(pidfd: &OwnedFd) -> io::Result<bool> {
+    const UNKNOWN: u8 = 0;
+    const YES: u8 = 1;
+    const NO: u8 = 2;
+    static ANSWER: AtomicU8 = AtomicU8::new(UNKNOWN);
+    let known = ANSWER.load(Ordering::Relaxed);
+    if known != UNKNOWN {
+        return Ok(known == YES);
+    }
+    let mut info = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the kernel fills the structure; the descriptor is open.
+    check(unsafe { libc::fstatfs(pidfd.as_raw_fd(), info.as_mut_ptr()) })?;
+    // SAFETY: filled by the call, which succeeded.
+    let info = unsafe { info.assume_init() };
+    let yes = info.f_type == 0x5049_4446; // PID_FS_MAGIC; the field's type depends on the C library
+    ANSWER.store(if yes { YES } else { NO }, Ordering::Relaxed);
+    Ok(yes)
+}
+
+fn inode(fd: &OwnedFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(fd)?.st_ino)
+}
+
+/// When the process started, in clock ticks since boot, plus one so that it is never 0.
+fn start_time(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| {
+        // Reading the file of a process that is being reaped gives ESRCH.
+        if error.raw_os_error() == Some(libc::ESRCH) {
+            io::ErrorKind::NotFound.into()
+        } else {
+            error
+        }
+    })?;
+    // proc(5): starttime is field 22, and the name that may contain anything is field 2.
+    let ticks = field_after_name(&stat, 19).and_then(|field| field.parse::<u64>().ok());
+    ticks
+        .map(|ticks| ticks.saturating_add(1))
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn field_after_name(stat: &str, index: usize) -> Option<&str> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(index)
+}
+
+/// The inode of this process's PID namespace: TIDs mean the same to two processes only if theirs are equal.
+pub fn pid_namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/pid")?.ino())
+}
+
+/// The random id of this boot of the machine: process ids and identities of another boot mean nothing.
+pub fn boot_id() -> io::Result<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let id = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
+    Ok(id.to_be_bytes())
+}
+
+/// Ends this process the way a crash test wants it: no handler, no destructor, no further instruction.
+pub fn kill_self() -> ! {
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGKILL);
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("60").spawn().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_alive_then_ended_then_gone() {
+        let mut child = sleeper();
+        let id = identity(child.id()).unwrap();
+        assert_ne!(id, 0);
+        assert_eq!(state(child.id(), id), Process::Alive);
+        assert_eq!(
+            state(child.id(), id + 1),
+            Process::Gone,
+            "another process with that pid"
+        );
+        assert!(!thread_is_gone(child.id(), child.id()));
+        child.kill().unwrap();
+        while state(child.id(), id) == Process::Alive {
+            std::thread::yield_now();
+        }
+        assert_eq!(state(child.id(), id), Process::Ended, "a zombie");
+        assert!(thread_is_gone(child.id(), child.id()));
+        child.wait().unwrap();
+        assert_eq!(state(child.id(), id), Process::Gone);
+        assert!(thread_is_gone(child.id(), child.id()));
+        assert!(!is_alive(child.id(), id));
+    }
+
+    #[test]
+    fn start_times_tell_processes_apart() {
+        let mut first = sleeper();
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        let mut second = sleeper();
+        assert_ne!(start_time(first.id()).unwrap(), start_time(second.id()).unwrap());
+        assert_eq!(start_time(first.id()).unwrap(), start_time(first.id()).unwrap());
+        for child in [&mut first, &mut second] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(start_time(child.id()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
+    }
+
+    #[test]
+    fn a_thread_is_gone_once_it_has_ended() {
+        let (send, receive) = std::sync::mpsc::channel::<u32>();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            send.send(tid()).unwrap();
+            stopped.recv().ok();
+        });
+        let other = receive.recv().unwrap();
+        assert!(other != tid() && !thread_is_gone(pid(), other));
+        assert!(thread_is_gone(other, pid()), "a thread of another process");
+        drop(stop);
+        thread.join().unwrap();
+        while !thread_is_gone(pid(), other) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn ids_are_those_of_the_kernel() {
+        assert_eq!((pid(), pid()), (std::process::id(), std::process::id()));
+        assert_eq!((tid(), tid()), (thread_id(), thread_id()));
+        assert_ne!(pid_namespace().unwrap(), 0);
+        assert_ne!(boot_id().unwrap(), [0; 16]);
+    }
+
+    #[test]
+    fn names_with_spaces_and_brackets_do_not_shift_the_fields() {
+        assert_eq!(field_after_name("7 (a) b ) Z 1 2", 0), Some("Z"));
+        assert_eq!(field_after_name("7 (a) b ) Z 1 2", 2), Some("2"));
+        assert_eq!(field_after_name("garbage", 0), None);
+    }
+}

@@ -1,0 +1,595 @@
+//! Transactions: changes that are private until they commit.
+//!
+//! **Guarantee.** While a transaction lives, no other writer of the namespace runs; readers see the state before it.
+//! Dropping it leaves the state as it was: it only wrote what means nothing yet (contents of blocks that it took, see
+//! `heap`), so an abort, an error, a panic or a SIGKILL needs no undoing.
+//!
+//! A transaction remembers, for each key it changed, the version before and the private version after
+//! ([`Pending`]): a short list, with a hash map beside it when it grows. Its own reads look there first.
+
+use std::collections::HashMap;
+
+use crate::commit;
+use crate::error::{Error, Result};
+use crate::heap::{Assignments, Heap, NoRoom};
+use crate::key::{Key, KeyRef, Payload};
+use crate::layout::{BlockHead, Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
+use crate::lock::LockGuard;
+use crate::log::Change;
+use crate::read::{Stop, Torn, View, key_shape, store_bytes};
+use crate::reclaim;
+use crate::record;
+use crate::space::Space;
+use crate::sync::{Ordering, Word};
+use crate::sys::time::Deadline;
+use crate::table::Insertion;
+
+/// One key that the transaction touched.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// Hash of the key.
+    pub hash: u64,
+    /// Granule of its entry.
+    pub entry: u32,
+    /// Granule of the private version; 0 when the key is back to being absent.
+    pub new: u32,
+    /// Granule of the newest committed version, 0 if the entry is new.
+    pub old: u32,
+    /// The key is alive in the committed state.
+    pub was_live: bool,
+    /// The key is alive in the transaction.
+    pub live: bool,
+    /// The entry was made by this transaction.
+    pub new_entry: bool,
+    /// Its place among the keys that this transaction inserted; 0 = it keeps its place.
+    pub order: u32,
+}
+
+/// Beyond this many pending keys they are found through a map.
+const FEW: usize = 8;
+
+/// Buffers of a transaction, kept from one to the next so that small ones allocate nothing.
+#[derive(Default)]
+pub struct Scratch {
+    pub(crate) heap: Heap,
+    pub(crate) pending: Vec<Pending>,
+    pub(crate) by_hash: HashMap<u64, Vec<u32>>,
+    pub(crate) record: Assignments,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) insertions: Vec<Insertion>,
+    /// A floor, and what had been retired up to it: saves a look at a cold log slot.
+    pub(crate) floor_total: (u64, u64),
+}
+
+impl Scratch {
+    #[inline]
+    fn clear(&mut self) {
+        self.pending.clear();
+        self.record.clear();
+        self.changes.clear();
+        self.insertions.clear();
+        if !self.by_hash.is_empty() {
+            self.by_hash.clear();
+        }
+    }
+}
+
+/// Exclusive, atomic access to a namespace. Dropping it without [`Transaction::commit`] leaves no trace.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// let namespace = arena.namespace("default")?;
+/// let mut transaction = namespace.begin(Deadline::never())?;
+/// transaction.put(&KeyRef::new(0, b"door"), 1, b"open")?;
+/// transaction.commit()?;
+/// assert_eq!(namespace.get(&KeyRef::new(0, b"door"))?.unwrap().bytes(), b"open");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+pub struct Transaction<'n> {
+    pub(crate) space: &'n Space,
+    pub(crate) scratch: &'n mut Scratch,
+    pub(crate) guard: Option<LockGuard<'n>>,
+    /// The number that the commit will have.
+    pub(crate) seq: u64,
+    pub(crate) identity: u32,
+    pub(crate) live: u32,
+    pub(crate) inserted: u32,
+    /// No slot of the array from here on is alive after this transaction, as far as it changed the end.
+    pub(crate) live_end: Option<usize>,
+    committed: bool,
+    poisoned: bool,
+}
+
+impl<'n> Transaction<'n> {
+    /// Takes the lock, finishes what a dead owner left, and makes room in the history.
+    #[inline]
+    pub(crate) fn begin(space: &'n Space, identity: u32, deadline: Deadline) -> Result<Self> {
+        space.check_fork()?;
+        let guard = space.lock(deadline)?;
+        if guard.took_over || record::is_unfinished(space) {
+            record::recover(space, guard.took_over)?;
+        }
+        // SAFETY: we hold the writer lock until the transaction is dropped, and ask once.
+        let scratch = unsafe { space.scratch() };
+        scratch.clear();
+        let seq = space.control().reader.seq.load(Ordering::Relaxed);
+        reclaim::trim_history(space, seq, &mut scratch.floor_total);
+        scratch.heap.begin(space.control());
+        let (live, _) = crate::log::totals(space, seq);
+        Ok(Self {
+            space,
+            scratch,
+            guard: Some(guard),
+            seq: seq + 1,
+            identity,
+            live,
+            inserted: 0,
+            live_end: None,
+            committed: false,
+            poisoned: false,
+        })
+    }
+
+    /// The state before the transaction.
+    #[inline(always)]
+    pub(crate) fn before(&self) -> View<'n> {
+        View { space: self.space, seq: self.seq - 1 }
+    }
+
+    fn damage(&self) -> impl Fn(Torn) -> Error + use<'n> {
+        let space = self.space;
+        move |torn| torn.damage(space)
+    }
+
+    /// Call after code of others ran on this thread while the transaction was open: a robust mutex of theirs would
+    /// otherwise have erased the mark by which the kernel finds our lock if we die.
+    #[inline]
+    pub fn rearm(&self) {
+        if let Some(guard) = &self.guard {
+            guard.rearm();
+        }
+    }
+
+    /// Keys alive in the transaction.
+    pub fn len(&self) -> usize {
+        self.live as usize
+    }
+
+    /// Whether no key is alive.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The number of the newest commit before the transaction.
+    pub fn base_seq(&self) -> u64 {
+        self.seq - 1
+    }
+
+    #[inline]
+    fn find_pending(&self, key: &KeyRef<'_>) -> Result<Option<usize>> {
+        let pending = &self.scratch.pending;
+        let matches = |at: usize| -> Result<bool, Torn> {
+            Ok(pending[at].hash == key.hash() && self.before().entry_has_key(pending[at].entry, key)?)
+        };
+        if pending.len() <= FEW {
+            for at in 0..pending.len() {
+                if matches(at).map_err(self.damage())? {
+                    return Ok(Some(at));
+                }
+            }
+            return Ok(None);
+        }
+        for at in self.scratch.by_hash.get(&key.hash()).into_iter().flatten() {
+            if matches(*at as usize).map_err(self.damage())? {
+                return Ok(Some(*at as usize));
+            }
+        }
+        Ok(None)
+    }
+
+    fn add_pending(&mut self, pending: Pending) {
+        let at = self.scratch.pending.len();
+        self.scratch.pending.push(pending);
+        if at == FEW {
+            for (i, p) in self.scratch.pending.iter().enumerate() {
+                self.scratch.by_hash.entry(p.hash).or_default().push(i as u32);
+            }
+        } else if at > FEW {
+            self.scratch.by_hash.entry(pending.hash).or_default().push(at as u32);
+        }
+    }
+
+    /// The version of a key as the transaction sees it.
+    fn current(&self, key: &KeyRef<'_>) -> Result<Option<&'n Version>> {
+        if let Some(at) = self.find_pending(key)? {
+            let pending = self.scratch.pending[at];
+            return if pending.live { self.version(pending.new).map(Some) } else { Ok(None) };
+        }
+        let view = self.before();
+        match view.find(key).map_err(self.damage())? {
+            Some(entry) => view.live_version(entry).map_err(self.damage()),
+            None => Ok(None),
+        }
+    }
+
+    fn version(&self, granule: u32) -> Result<&'n Version> {
+        self.space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(self.space))
+    }
+
+    fn copy_out(&self, version: &Version) -> Result<Payload> {
+        self.before().payload(version, usize::MAX).map_err(|stop| match stop {
+            Stop::Torn(torn) => torn.damage(self.space),
+            Stop::Large => Error::Poisoned,
+        })
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        self.current(key)?.map(|v| self.copy_out(v)).transpose()
+    }
+
+    /// Whether a key is present.
+    pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
+        Ok(self.current(key)?.is_some())
+    }
+
+    /// Sets a key. Returns whether it was present before.
+    ///
+    /// # Errors
+    /// [`Error::Full`] and [`Error::FileSystemFull`] leave the transaction usable: it is as if the call had not been
+    /// made.
+    #[inline]
+    pub fn put(&mut self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<bool> {
+        self.check()?;
+        if let Some(at) = self.find_pending(key)? {
+            return self.put_again(at, tag, bytes);
+        }
+        let view = self.before();
+        let Some(entry) = view.find(key).map_err(self.damage())? else {
+            self.put_new(key, tag, bytes)?;
+            return Ok(false);
+        };
+        let (old, was_live, inserted) = self.newest(entry)?;
+        let new = self.take(version_granules(bytes.len()))?;
+        let inserted = if was_live { inserted } else { self.seq };
+        self.fill(new, old, tag, inserted, bytes)?;
+        let order = if was_live { 0 } else { self.next_order() };
+        let hash = key.hash();
+        self.add_pending(Pending { hash, entry, new, old, was_live, live: true, new_entry: false, order });
+        self.live += u32::from(!was_live);
+        Ok(was_live)
+    }
+
+    /// The newest committed version of an entry: where, whether it is alive, when it was inserted.
+    #[inline]
+    fn newest(&self, entry: u32) -> Result<(u32, bool, u64)> {
+        let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
+        let newest = low(head.newest.load(Ordering::Relaxed));
+        let version = self.version(newest)?;
+        let live = high(version.older.load(Ordering::Relaxed)) & TOMBSTONE == 0;
+        Ok((newest, live, version.inserted.load(Ordering::Relaxed)))
+    }
+
+    fn next_order(&mut self) -> u32 {
+        self.inserted += 1;
+        self.inserted
+    }
+
+    /// A key that this transaction touched before.
+    fn put_again(&mut self, at: usize, tag: u16, bytes: &[u8]) -> Result<bool> {
+        let pending = self.scratch.pending[at];
+        let granules = version_granules(bytes.len());
+        let fits = pending.new != 0 && self.granules(pending.new)? == granules;
+        let new = if fits { pending.new } else { self.take(granules)? };
+        let inserted = if pending.live && pending.order == 0 {
+            self.version(pending.new)?.inserted.load(Ordering::Relaxed)
+        } else {
+            self.seq
+        };
+        self.fill(new, pending.old, tag, inserted, bytes)?;
+        if !fits && pending.new != 0 {
+            self.scratch.heap.put_back(self.space, pending.new)?;
+        }
+        let order = if pending.live { pending.order } else { self.next_order() };
+        self.live += u32::from(!pending.live);
+        let target = &mut self.scratch.pending[at];
+        (target.new, target.live, target.order) = (new, true, order);
+        Ok(pending.live)
+    }
+
+    fn granules(&self, granule: u32) -> Result<u64> {
+        let head: &BlockHead = self.space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(self.space))?;
+        Ok(u64::from(high(head.link.load(Ordering::Relaxed))))
+    }
+
+    fn put_new(&mut self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {
+        let len = key.bytes().len();
+        if len > KEY_MAX {
+            return Err(Error::KeyTooLong { len, max: KEY_MAX });
+        }
+        let entry = self.take((KEY_AT + len).div_ceil(GRANULE) as u64)?;
+        let new = match self.take(version_granules(bytes.len())) {
+            Ok(new) => new,
+            Err(error) => {
+                self.scratch.heap.put_back(self.space, entry)?;
+                return Err(error);
+            }
+        };
+        self.fill(new, 0, tag, self.seq, bytes)?;
+        let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
+        head.head.birth.store(self.seq, Ordering::Relaxed);
+        head.hash.store(key.hash(), Ordering::Relaxed);
+        // The commit record assigns the newest version; until then the entry has none, and nobody knows it.
+        head.newest.store(pack(0, key_shape(key.tag(), len)), Ordering::Relaxed);
+        let words = self.space.mapping.slice(entry as usize * GRANULE + KEY_AT, len.div_ceil(8));
+        store_bytes(words.ok_or_else(|| Torn(entry).damage(self.space))?, key.bytes());
+        let order = self.next_order();
+        self.live += 1;
+        let hash = key.hash();
+        self.add_pending(Pending { hash, entry, new, old: 0, was_live: false, live: true, new_entry: true, order });
+        Ok(())
+    }
+
+    /// Writes a version into a taken block.
+    #[inline]
+    fn fill(&self, granule: u32, old: u32, tag: u16, inserted: u64, bytes: &[u8]) -> Result<()> {
+        let version = self.version(granule)?;
+        version.head.birth.store(self.seq, Ordering::Relaxed);
+        version.older.store(pack(old, u32::from(tag)), Ordering::Relaxed);
+        version.inserted.store(inserted, Ordering::Relaxed);
+        version.len.store(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() <= 16 {
+            store_bytes(&version.payload, bytes);
+            return Ok(());
+        }
+        let words = self.space.mapping.slice(granule as usize * GRANULE + PAYLOAD_AT, bytes.len().div_ceil(8));
+        store_bytes(words.ok_or_else(|| Torn(granule).damage(self.space))?, bytes);
+        Ok(())
+    }
+
+    /// Removes a key. Returns whether it was present.
+    ///
+    /// # Errors
+    /// Works in a full arena as long as its reserve lasts, which is refilled by later commits.
+    pub fn remove(&mut self, key: &KeyRef<'_>) -> Result<bool> {
+        self.check()?;
+        if let Some(at) = self.find_pending(key)? {
+            return self.remove_pending(at);
+        }
+        match self.before().find(key).map_err(self.damage())? {
+            Some(entry) => self.remove_entry(entry, key.hash()),
+            None => Ok(false),
+        }
+    }
+
+    fn remove_entry(&mut self, entry: u32, hash: u64) -> Result<bool> {
+        let (old, was_live, inserted) = self.newest(entry)?;
+        if !was_live {
+            return Ok(false);
+        }
+        let new = self.tombstone(old, inserted)?;
+        self.add_pending(Pending { hash, entry, new, old, was_live, live: false, new_entry: false, order: 0 });
+        self.live -= 1;
+        Ok(true)
+    }
+
+    fn remove_pending(&mut self, at: usize) -> Result<bool> {
+        let pending = self.scratch.pending[at];
+        if !pending.live {
+            return Ok(false);
+        }
+        let new = if pending.was_live {
+            let inserted = self.version(pending.old)?.inserted.load(Ordering::Relaxed);
+            self.tombstone(pending.old, inserted)?
+        } else {
+            0
+        };
+        self.scratch.heap.put_back(self.space, pending.new)?;
+        let target = &mut self.scratch.pending[at];
+        (target.new, target.live, target.order) = (new, false, 0);
+        self.live -= 1;
+        Ok(true)
+    }
+
+    fn tombstone(&mut self, old: u32, inserted: u64) -> Result<u32> {
+        let new = match self.take(1) {
+            Ok(new) => new,
+            Err(error @ (Error::Full { .. } | Error::FileSystemFull { .. })) => {
+                self.scratch.heap.take_reserve(self.space)?.ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        };
+        self.fill(new, old, 0, inserted, &[])?;
+        self.version(new)?.older.store(pack(old, TOMBSTONE), Ordering::Relaxed);
+        Ok(new)
+    }
+
+    /// Removes every key.
+    pub fn clear(&mut self) -> Result<()> {
+        self.check()?;
+        for at in 0..self.scratch.pending.len() {
+            self.remove_pending(at)?;
+        }
+        let view = self.before();
+        let (slots, end) = view.dense().map_err(self.damage())?;
+        for slot in &slots[..end] {
+            if let Some((entry, _)) = view.at_slot(slot).map_err(self.damage())? {
+                let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
+                let hash = head.hash.load(Ordering::Relaxed);
+                if self.pending_of_entry(entry, hash).is_none() {
+                    self.remove_entry(entry, hash)?;
+                }
+            }
+        }
+        self.live_end = Some(0);
+        Ok(())
+    }
+
+    fn pending_of_entry(&self, entry: u32, hash: u64) -> Option<&Pending> {
+        let pending = &self.scratch.pending;
+        if pending.len() <= FEW {
+            return pending.iter().find(|p| p.entry == entry);
+        }
+        let candidates = self.scratch.by_hash.get(&hash)?;
+        candidates.iter().map(|at| &pending[*at as usize]).find(|p| p.entry == entry)
+    }
+
+    /// Visits the committed keys that keep their place, from `from` on, in insertion order or against it.
+    fn kept(&self) -> Result<impl DoubleEndedIterator<Item = Result<(usize, u32, &'n Version)>> + '_> {
+        let view = self.before();
+        let (slots, end) = view.dense().map_err(self.damage())?;
+        Ok(slots[..end].iter().enumerate().filter_map(move |(at, slot)| {
+            let (entry, version) = match view.at_slot(slot) {
+                Ok(found) => found?,
+                Err(torn) => return Some(Err(torn.damage(self.space))),
+            };
+            let hash = match self.space.mapping.at::<Entry>(entry) {
+                Some(head) => head.hash.load(Ordering::Relaxed),
+                None => return Some(Err(Torn(entry).damage(self.space))),
+            };
+            match self.pending_of_entry(entry, hash) {
+                None => Some(Ok((at, entry, version))),
+                Some(p) if p.live && p.order == 0 => Some(self.version(p.new).map(|v| (at, entry, v))),
+                Some(_) => None,
+            }
+        }))
+    }
+
+    fn own(&self) -> Vec<Pending> {
+        let mut own: Vec<Pending> = self.scratch.pending.iter().filter(|p| p.live && p.order != 0).copied().collect();
+        own.sort_by_key(|p| p.order);
+        own
+    }
+
+    /// All keys and values in insertion order, own changes included.
+    pub fn entries(&self) -> Result<Vec<(Key, Payload)>> {
+        let mut all = Vec::with_capacity(self.len());
+        for item in self.kept()? {
+            let (_, entry, version) = item?;
+            all.push((self.key(entry)?, self.copy_out(version)?));
+        }
+        for pending in self.own() {
+            all.push((self.key(pending.entry)?, self.copy_out(self.version(pending.new)?)?));
+        }
+        Ok(all)
+    }
+
+    fn key(&self, entry: u32) -> Result<Key> {
+        let (tag, bytes) = self.before().key_of(entry).map_err(self.damage())?;
+        Ok(KeyRef::new(tag, &bytes).to_owned())
+    }
+
+    /// Removes the key that was inserted last and returns it with its value.
+    pub fn pop_last(&mut self) -> Result<Option<(Key, Payload)>> {
+        self.check()?;
+        if let Some(last) = self.own().last() {
+            let popped = (self.key(last.entry)?, self.copy_out(self.version(last.new)?)?);
+            self.remove(&popped.0.as_ref())?;
+            return Ok(Some(popped));
+        }
+        let last = self.kept()?.next_back().transpose()?;
+        let Some((at, entry, version)) = last else { return Ok(None) };
+        let popped = (self.key(entry)?, self.copy_out(version)?);
+        self.remove(&popped.0.as_ref())?;
+        self.live_end = Some(at);
+        Ok(Some(popped))
+    }
+
+    #[inline]
+    fn check(&self) -> Result<()> {
+        if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
+    }
+
+    /// Takes a block, reclaiming as far as needed.
+    #[inline]
+    pub(crate) fn take(&mut self, granules: u64) -> Result<u32> {
+        match self.scratch.heap.take(self.space, granules) {
+            Ok(Some(granule)) => Ok(granule),
+            Ok(None) => self.reclaim_for(NoRoom { granules }, None),
+            Err(error @ Error::FileSystemFull { .. }) => self.reclaim_for(NoRoom { granules }, Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[cold]
+    fn reclaim_for(&mut self, wanted: NoRoom, cause: Option<Error>) -> Result<u32> {
+        for thorough in [false, true] {
+            self.reclaim(thorough)?;
+            match self.scratch.heap.take(self.space, wanted.granules) {
+                Ok(Some(granule)) => return Ok(granule),
+                Ok(None) | Err(Error::FileSystemFull { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match cause {
+            Some(error) => Err(error),
+            None => Err(reclaim::full(self.space, wanted, self.scratch.heap.slack())),
+        }
+    }
+
+    /// Makes room: history and dead pins go; if `thorough`, free neighbours are merged.
+    pub(crate) fn reclaim(&mut self, thorough: bool) -> Result<()> {
+        let recyclable = reclaim::drop_history(self.space, self.seq - 1)?;
+        self.scratch.heap.set_recyclable(recyclable);
+        if thorough {
+            reclaim::rebuild_free_lists(self.space, Some(&mut self.scratch.heap))?;
+        }
+        Ok(())
+    }
+
+    /// Applies a record, already written, that changes no key.
+    pub(crate) fn maintain(mut self) -> Result<()> {
+        self.committed = true;
+        record::maintain(self.space, self.seq - 1)
+    }
+
+    /// Makes all changes visible at once. Returns the number of the commit, or of the newest one if nothing was
+    /// changed.
+    ///
+    /// # Errors
+    /// After an error the state is as before the transaction.
+    #[inline]
+    pub fn commit(mut self) -> Result<u64> {
+        self.check()?;
+        self.poisoned = true;
+        if self.scratch.pending.is_empty() {
+            return Ok(self.seq - 1);
+        }
+        let decided = commit::prepare(&mut self)?;
+        if !decided {
+            return Ok(self.seq - 1);
+        }
+        // From here on the commit is decided: if publishing fails, which only damage can cause, the next owner of the
+        // lock meets the same damage; the chunks must not be freed under it.
+        self.committed = true;
+        record::publish(self.space, self.seq)?;
+        // The buffers belong to the next owner of the lock, so the hashes are copied before the unlock.
+        let changed = self.scratch.pending.iter().filter(|p| p.new != 0).map(|p| p.hash);
+        if self.scratch.pending.len() <= FEW {
+            let mut hashes = [0; FEW];
+            let count = hashes.iter_mut().zip(changed).map(|(to, from)| *to = from).count();
+            drop(self.guard.take());
+            commit::wake(self.space, hashes[..count].iter().copied());
+        } else {
+            let hashes: Vec<u64> = changed.collect();
+            drop(self.guard.take());
+            commit::wake(self.space, hashes.into_iter());
+        }
+        Ok(self.seq)
+    }
+}
+
+/// Granules of a version with a payload of `len` bytes.
+#[inline(always)]
+pub fn version_granules(len: usize) -> u64 {
+    (PAYLOAD_AT as u64 + len as u64).div_ceil(GRANULE as u64)
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.committed && self.guard.is_some() {
+            self.scratch.heap.abort(self.space);
+        }
+    }
+}

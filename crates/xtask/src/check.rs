@@ -1,0 +1,60 @@
+//! `cargo xtask check`: everything that must pass before a change goes in.
+
+use std::path::Path;
+
+use crate::step::{Need, Step};
+
+/// The command that runs the tests. The README tells it to users word for word, and a step below checks that.
+const TEST_COMMAND: &str = "cargo test --workspace --locked";
+
+/// The table of checks, quick ones first. Only default features of `zproc-bench` are built: its others bring in the
+/// libraries that zproc is compared with.
+#[rustfmt::skip]
+pub const STEPS: &[Step] = &[
+    Step::run("format",              "cargo fmt --all -- --check"),
+    Step::inspect("readme",          readme_names_the_test_command),
+    Step::run("dependencies",        "cargo deny --workspace --locked check licenses bans sources").needs(Need::Subcommand("deny")),
+    Step::run("lint",                "cargo clippy --workspace --all-targets --locked -- -D warnings"),
+    Step::run("lint kill-points",    "cargo clippy -p shm-state --features kill-points --all-targets --locked -- -D warnings"),
+    Step::run("lint shared_memory",  "cargo clippy -p shm-state --features shared_memory --all-targets --locked -- -D warnings"),
+    Step::run("docs",                "cargo doc --workspace --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings"),
+    Step::run("aarch64",             "cargo check --workspace --target aarch64-unknown-linux-gnu --locked").needs(Need::Target("aarch64-unknown-linux-gnu")),
+    Step::run("test",                TEST_COMMAND),
+    Step::run("test kill-points",    "cargo test -p shm-state --features kill-points --locked"),
+    Step::run("example",             "cargo run --release --locked --example governor"),
+];
+
+/// The README must name the very command that this task runs.
+fn readme_names_the_test_command(root: &Path) -> Result<(), String> {
+    let path = root.join("README.md");
+    let readme = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if names_command(&readme, TEST_COMMAND) {
+        Ok(())
+    } else {
+        Err(format!(
+            "README.md must name the command `{TEST_COMMAND}`, on a line of its own or in backticks"
+        ))
+    }
+}
+
+/// Whether `text` has exactly this command, in backticks or as a line of a code block (a prompt before it and a
+/// comment behind it don't count).
+fn names_command(text: &str, command: &str) -> bool {
+    let code = |line: &str| line.split('#').next().unwrap_or("").trim().trim_start_matches("$ ") == command;
+    text.contains(&format!("`{command}`")) || text.lines().any(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_found_only_when_it_is_exact() {
+        let found = |text| names_command(text, "cargo test --locked");
+        assert!(found("Run `cargo test --locked`."));
+        assert!(found("```\n$ cargo test --locked   # all of them\n```"));
+        assert!(!found("cargo test"));
+        assert!(!found("```\ncargo test --locked --release\n```"));
+        assert!(!found("Run `cargo test --locked --release`."));
+    }
+}

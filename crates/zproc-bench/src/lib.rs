@@ -1,0 +1,1 @@
+//! Benchmarks of zproc; see the files in the top-level `benches/`.

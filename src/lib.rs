@@ -1,0 +1,1 @@
+//! The workspace root. It owns the top-level `tests/` and `examples/`; the library is the crate `zproc`.
