@@ -70,7 +70,7 @@ pub fn claim(mapping: &Mapping, owner: u32, need: u32, want: u32, after: u32) ->
             let free = window.iter().take(want as usize).take_while(|w| w.load(Ordering::Relaxed) == FREE).count();
             free as u32
         };
-        let mut at = after;
+        let mut at = after.max(first_chunk);
         let mut best = free_from(at);
         if best < need {
             at = first_chunk;

@@ -313,7 +313,7 @@ impl Heap {
     }
 
     /// Length of a taken block: what the record will say, or else what its head says.
-    fn granules_of(&self, space: &Space, granule: u32) -> Result<u32> {
+    pub fn granules_of(&self, space: &Space, granule: u32) -> Result<u32> {
         let link = &block(&space.mapping, granule)?.link;
         let offset = space.mapping.offset_of(link);
         let pending = self.links.iter().rev().find(|(at, _)| *at == offset);

@@ -13,7 +13,7 @@ use crate::commit;
 use crate::error::{Error, Result};
 use crate::heap::{Assignments, Heap, NoRoom};
 use crate::key::{Key, KeyRef, Payload};
-use crate::layout::{BlockHead, Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
+use crate::layout::{Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
 use crate::lock::LockGuard;
 use crate::log::Change;
 use crate::read::{Stop, Torn, View, key_shape, store_bytes};
@@ -280,7 +280,7 @@ impl<'n> Transaction<'n> {
     fn put_again(&mut self, at: usize, tag: u16, bytes: &[u8]) -> Result<bool> {
         let pending = self.scratch.pending[at];
         let granules = version_granules(bytes.len());
-        let fits = pending.new != 0 && self.granules(pending.new)? == granules;
+        let fits = pending.new != 0 && u64::from(self.scratch.heap.granules_of(self.space, pending.new)?) == granules;
         let new = if fits { pending.new } else { self.take(granules)? };
         let inserted = if pending.live && pending.order == 0 {
             self.version(pending.new)?.inserted.load(Ordering::Relaxed)
@@ -296,11 +296,6 @@ impl<'n> Transaction<'n> {
         let target = &mut self.scratch.pending[at];
         (target.new, target.live, target.order) = (new, true, order);
         Ok(pending.live)
-    }
-
-    fn granules(&self, granule: u32) -> Result<u64> {
-        let head: &BlockHead = self.space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(self.space))?;
-        Ok(u64::from(high(head.link.load(Ordering::Relaxed))))
     }
 
     fn put_new(&mut self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The operating system, behind checked functions: the only code of the crate that names libc or nix.
 //!
 //! Each submodule covers one subject and knows nothing of arenas: [`time`] and its deadlines, [`futex`] sleeps
-//! and wakes, [`file`] descriptors and byte locks, [`process`] identity and liveness, [`fork`] detection, and
+//! and wakes, [`mod@file`] descriptors and byte locks, [`process`] identity and liveness, [`fork`] detection, and
 //! [`robust`], the word that the kernel marks when a thread dies.
 
 pub(crate) mod file;
