@@ -18,11 +18,11 @@ fn main() {
         let c = order.len();
         let mut sum = 0u64;
         for round in 0..3 {
-        let g = ns(c, || for k in &order { sum = sum.wrapping_add(s.get(&KeyRef::new(1, k.as_bytes())).unwrap().unwrap().bytes()[0] as u64); });
+        let g = ns(c, || for k in &order { sum = sum.wrapping_add(s.get_with(&KeyRef::new(1, k.as_bytes()), |t, b| { assert_eq!(t, 1); u64::from_le_bytes(b.try_into().unwrap()) }).unwrap().unwrap()); });
         let hg = ns(c, || for k in &order { sum = sum.wrapping_add(*m.get(*k).unwrap()); });
         let e = s.locate(&KeyRef::new(1, keys[n/2].as_bytes())).unwrap().unwrap();
-        let h = ns(c, || for _ in 0..c { sum = sum.wrapping_add(s.get_at(e).unwrap().unwrap().unwrap().bytes()[0] as u64); });
-        let set = ns(c, || for (i, k) in order.iter().enumerate() { let mut t = s.begin(Deadline::never()).unwrap(); t.put(&KeyRef::new(1, k.as_bytes()), 1, &(i as u64).to_le_bytes()).unwrap(); t.commit().unwrap(); });
+        let h = ns(c, || for _ in 0..c { sum = sum.wrapping_add(s.get_at(e, |t, b| { assert_eq!(t, 1); u64::from_le_bytes(b.try_into().unwrap()) }).unwrap().unwrap().unwrap()); });
+        let set = ns(c, || for (i, k) in order.iter().enumerate() { s.put(&KeyRef::new(1, k.as_bytes()), None, 1, &(i as u64).to_le_bytes(), Deadline::never()).unwrap(); });
         let hset = ns(c, || for (i, k) in order.iter().enumerate() { m.insert((*k).clone(), i as u64); });
         let pin = ns(c, || for _ in 0..c { sum += s.pin().unwrap().seq(); });
         let a16 = if n >= 1000 { ns(c / 16, || for ch in order.chunks(16) { let mut t = s.begin(Deadline::never()).unwrap(); for k in ch { t.put(&KeyRef::new(1, k.as_bytes()), 1, &7u64.to_le_bytes()).unwrap(); } t.commit().unwrap(); }) } else { 0.0 };

@@ -11,6 +11,7 @@
 //! **The address range** of the whole capacity is reserved once, so references stay valid while the arena grows.
 //! Each process caches `committed`: a stale cache is too small, never too large.
 
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -28,6 +29,39 @@ pub struct Mapping {
     committed: AtomicU32,
     sections: Sections,
     backing: Backing,
+}
+
+/// The backed memory of a mapping, as one moment saw it: base and bound in two registers, for the hot paths.
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    base: NonNull<u8>,
+    granules: u32,
+    mapping: PhantomData<&'a Mapping>,
+}
+
+impl<'a> Memory<'a> {
+    /// As [`Mapping::at`], for memory that was backed at that moment.
+    #[inline(always)]
+    pub fn at<T: Shared>(self, granule: u32) -> Option<&'a T> {
+        let size = size_of::<T>().div_ceil(GRANULE) as u32;
+        if granule == 0 || granule > self.granules.wrapping_sub(size) {
+            return None;
+        }
+        // SAFETY: as in `Mapping::at`; the mapping outlives `'a`. There are more granules than any structure has.
+        Some(unsafe { &*self.base.as_ptr().add(granule as usize * GRANULE).cast::<T>() })
+    }
+
+    /// `count` words from `skip` bytes behind the start of a granule.
+    #[inline(always)]
+    pub fn words(self, granule: u32, skip: usize, count: usize) -> Option<&'a [Word64]> {
+        let offset = granule as usize * GRANULE + skip;
+        let room = (self.granules as usize * GRANULE).checked_sub(offset)? / size_of::<Word64>();
+        if count > room {
+            return None;
+        }
+        // SAFETY: as in `Mapping::at`, for the whole range; `skip` is a multiple of 8 wherever this is called.
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<Word64>(), count) })
+    }
 }
 
 /// What the memory belongs to.
@@ -195,6 +229,22 @@ impl Mapping {
     pub fn committed(&self) -> u32 {
         self.refresh();
         self.committed.load(Relaxed)
+    }
+
+    /// The memory as this process last saw it; blocks that are newer than that are not in it.
+    #[inline(always)]
+    pub fn recent(&self) -> Memory<'_> {
+        Memory { base: self.base, granules: self.committed.load(Relaxed), mapping: PhantomData }
+    }
+
+    /// The memory as it is.
+    #[inline(always)]
+    pub fn memory(&self) -> Memory<'_> {
+        // SAFETY: the superblock is at the base and backed; its words are valid for any bits.
+        let superblock = unsafe { self.base.cast::<Superblock>().as_ref() };
+        // Acquire pairs with the Release in `grow`.
+        let granules = superblock.committed.load(Ordering::Acquire).min(self.capacity / GRANULE as u64);
+        Memory { base: self.base, granules: granules as u32, mapping: PhantomData }
     }
 
     /// Raises `committed` by at least `need` chunks, `want` if there is room; says how many chunks are backed now.

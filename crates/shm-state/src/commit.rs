@@ -33,7 +33,7 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     }
     if !tx.scratch.insertions.is_empty() {
         insert(tx)?;
-    } else if let Some(end) = tx.live_end {
+    } else if let Some(end) = tx.scratch.live_end {
         let dense = tx.space.control().reader.dense.load(Ordering::Relaxed) as u32;
         if let Some(dense) = tx.space.mapping.at::<crate::layout::Dense>(dense) {
             tx.scratch.record.push((tx.space.mapping.offset_of(&dense.live_end), end as u64));
@@ -45,16 +45,16 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     let record_block = take_record_block(tx)?;
     let scratch = &mut *tx.scratch;
     scratch.heap.finish(tx.space, &mut scratch.record)?;
-    let (_, retired_before) = log::totals(tx.space, tx.seq - 1);
+    let (_, retired_before) = log::totals(tx.space, scratch.seq - 1);
     let header = Header {
-        identity: tx.identity,
+        identity: scratch.identity,
         pid: sys::process::pid(),
         time_ns: sys::time::realtime_coarse_ns(),
-        live: tx.live,
+        live: scratch.live,
         identical,
         retired_total: retired_before + scratch.heap.retired,
     };
-    log::write(tx.space.log_slot(tx.seq), tx.seq, &header, &scratch.changes, log_block);
+    log::write(tx.space.log_slot(scratch.seq), scratch.seq, &header, &scratch.changes, log_block);
     record::write(tx.space, &scratch.record, record_block)?;
     Ok(true)
 }
@@ -73,7 +73,11 @@ fn collect(tx: &mut Transaction<'_>) -> Result<bool> {
             }
             continue;
         }
-        let identical = pending.was_live && pending.live && same_value(tx.space, pending.old, pending.new)?;
+        let version = |granule| -> Result<&Version> {
+            tx.space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(tx.space))
+        };
+        let identical =
+            pending.was_live && pending.live && same_value(tx.space, version(pending.old)?, version(pending.new)?)?;
         all_identical &= identical;
         let Pending { entry, new, old, .. } = pending;
         tx.scratch.changes.push(Change { entry, new, old, identical });
@@ -102,11 +106,7 @@ fn sort_insertions(tx: &mut Transaction<'_>) {
 
 /// Whether two versions hold the same type and bytes.
 #[inline]
-pub fn same_value(space: &Space, old: u32, new: u32) -> Result<bool> {
-    let version = |granule| -> Result<&Version> {
-        space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(space))
-    };
-    let (old, new) = (version(old)?, version(new)?);
+pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {
     let shape = |v: &Version| (high(v.older.load(Ordering::Relaxed)), v.len.load(Ordering::Relaxed));
     if shape(old) != shape(new) {
         return Ok(false);
@@ -121,7 +121,7 @@ pub fn same_value(space: &Space, old: u32, new: u32) -> Result<bool> {
         let pairs = old.payload.iter().zip(&new.payload).take(words);
         return Ok(pairs.fold(true, |same, (a, b)| same & (a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed))));
     }
-    let view = View { space, seq: u64::MAX };
+    let view = View::new(space, u64::MAX);
     let words = |v| view.payload_words(v, len).map_err(|torn: Torn| torn.damage(space));
     Ok(words(old)?.iter().zip(words(new)?).all(|(a, b)| a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed)))
 }
@@ -137,7 +137,7 @@ fn insert(tx: &mut Transaction<'_>) -> Result<()> {
         let is_pending = |entry| revived.contains(&entry);
         let (insertions, record) = (&scratch.insertions, &mut scratch.record);
         let wanted: NoRoom =
-            match table::insert(tx.space, &mut scratch.heap, tx.seq, insertions, is_pending, record) {
+            match table::insert(tx.space, &mut scratch.heap, scratch.seq, insertions, is_pending, record) {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(no_room)) => no_room,
                 Err(error @ Error::FileSystemFull { .. }) => match effort.next() {
@@ -163,7 +163,7 @@ fn write_log_block(tx: &mut Transaction<'_>) -> Result<u32> {
     let block = tx.take(log::block_granules(changes))?;
     let words = log::list_words(&tx.space.mapping, block, 2 * changes);
     log::write_block(words.ok_or_else(|| Torn(block).damage(tx.space))?, &tx.scratch.changes);
-    tx.scratch.heap.retire_new(tx.space, block, tx.seq)?;
+    tx.scratch.heap.retire_new(tx.space, block, tx.scratch.seq)?;
     Ok(block)
 }
 
@@ -179,7 +179,7 @@ fn supersede(tx: &mut Transaction<'_>) -> Result<()> {
             // Private until the index names it.
             entry.newest.store(newest, Ordering::Relaxed);
         } else {
-            scratch.heap.retire(space, pending.old, tx.seq)?;
+            scratch.heap.retire(space, pending.old, scratch.seq)?;
             scratch.record.push((space.mapping.offset_of(&entry.newest), newest));
         }
     }
@@ -197,7 +197,7 @@ fn take_record_block(tx: &mut Transaction<'_>) -> Result<u32> {
 fn take_large_record_block(tx: &mut Transaction<'_>, assignments: usize) -> Result<u32> {
     // Taking and retiring the block may touch two more lists, split one block and extend the heap.
     let block = tx.take(log::block_granules(assignments + 24))?;
-    tx.scratch.heap.retire_new(tx.space, block, tx.seq)?;
+    tx.scratch.heap.retire_new(tx.space, block, tx.scratch.seq)?;
     let now = tx.scratch.record.len() + tx.scratch.heap.assignments();
     if now > assignments + 24 {
         // Reclaiming in between touched more lists than foreseen.

@@ -101,6 +101,17 @@ impl Payload {
         Self { tag, repr: Repr::Inline { len: len.min(INLINE) as u8, bytes } }
     }
 
+    /// A copy of some bytes.
+    #[inline(always)]
+    pub(crate) fn copy_of(tag: u16, bytes: &[u8]) -> Self {
+        let mut inline = [0; INLINE];
+        match inline.get_mut(..bytes.len()) {
+            Some(part) => part.copy_from_slice(bytes),
+            None => return Self::heap(tag, bytes.to_vec()),
+        }
+        Self { tag, repr: Repr::Inline { len: bytes.len() as u8, bytes: inline } }
+    }
+
     pub(crate) fn heap(tag: u16, bytes: Vec<u8>) -> Self {
         Self { tag, repr: Repr::Heap(bytes) }
     }

@@ -5,7 +5,7 @@
 //! bytes with a type tag; the crate `zproc` puts types on top.
 //!
 //! The layers, each of which only knows those below it: `store` (arenas) → `directory`, `namespace`, `wait` →
-//! `record` (commit, recovery) → `read`, `write`, `commit`, `table`, `reclaim` → `heap`, `pin`, `log`, `event`,
+//! `record` (commit, recovery) → `read`, `write`, `overwrite`, `commit`, `table`, `reclaim` → `heap`, `pin`, `log`, `event`,
 //! `lock` → `space` → `chunks`, `arena` → `layout` → `sync`, `sys`.
 
 #[cfg(not(all(
@@ -30,6 +30,7 @@ mod layout;
 mod lock;
 mod log;
 mod namespace;
+mod overwrite;
 mod participant;
 mod pin;
 mod pinned;

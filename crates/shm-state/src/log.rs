@@ -74,29 +74,46 @@ pub struct Header {
 
 /// Writes the slot of commit `seq`. `block` holds the changes if they do not fit.
 pub fn write(slot: &LogSlot, seq: u64, header: &Header, changes: &[Change], block: u32) {
+    match changes {
+        [change] => write_one(slot, seq, header, *change),
+        [first, second] => write_slot(slot, seq, header, 2, || {
+            slot.inline[0].store(pack(first.entry, first.old), Ordering::Relaxed);
+            slot.inline[1].store(pack(flagged(first), second.entry), Ordering::Relaxed);
+            slot.inline[2].store(pack(second.old, flagged(second)), Ordering::Relaxed);
+        }),
+        _ => write_slot(slot, seq, header, changes.len() as u32, || {
+            slot.inline[0].store(u64::from(block), Ordering::Relaxed);
+        }),
+    }
+}
+
+/// Writes the slot of a commit of one change.
+#[inline(always)]
+pub fn write_one(slot: &LogSlot, seq: u64, header: &Header, change: Change) {
+    write_slot(slot, seq, header, 1, || {
+        slot.inline[0].store(pack(change.entry, change.old), Ordering::Relaxed);
+        slot.inline[1].store(u64::from(flagged(&change)), Ordering::Relaxed);
+    });
+}
+
+#[inline(always)]
+fn write_slot(slot: &LogSlot, seq: u64, header: &Header, changes: u32, inline: impl FnOnce()) {
     slot.seq.store(0, Ordering::Relaxed);
     // The zero is seen before any field changes: a reader that sees a new field sees it too, and gives up.
     Word64::fence(Ordering::Release);
     slot.writer.store(pack(header.identity, header.pid), Ordering::Relaxed);
-    let count = changes.len() as u32 | if header.identical { IDENTICAL } else { 0 };
+    let count = changes | if header.identical { IDENTICAL } else { 0 };
     slot.counts.store(pack(count, header.live), Ordering::Relaxed);
     slot.time.store(header.time_ns, Ordering::Relaxed);
     slot.retired_total.store(header.retired_total, Ordering::Relaxed);
-    if block != 0 {
-        slot.inline[0].store(u64::from(block), Ordering::Relaxed);
-    } else {
-        let mut halves = [0u32; 6];
-        for (i, change) in changes.iter().take(INLINE_CHANGES).enumerate() {
-            halves[3 * i] = change.entry;
-            halves[3 * i + 1] = change.old;
-            halves[3 * i + 2] = change.new | if change.identical { IDENTICAL } else { 0 };
-        }
-        for (i, word) in slot.inline.iter().enumerate().take(if changes.len() > 1 { 3 } else { 2 }) {
-            word.store(pack(halves[2 * i], halves[2 * i + 1]), Ordering::Relaxed);
-        }
-    }
+    inline();
     // Release: the fields are there when the number is.
     slot.seq.store(seq, Ordering::Release);
+}
+
+#[inline(always)]
+fn flagged(change: &Change) -> u32 {
+    change.new | if change.identical { IDENTICAL } else { 0 }
 }
 
 /// Granules of the block that holds `changes` changes.
@@ -107,8 +124,7 @@ pub fn block_granules(changes: usize) -> u64 {
 /// Fills the block of a large commit.
 pub fn write_block(words: &[Word64], changes: &[Change]) {
     for (pair, change) in words.chunks_exact(2).zip(changes) {
-        let new = change.new | if change.identical { IDENTICAL } else { 0 };
-        pair[0].store(pack(change.entry, new), Ordering::Relaxed);
+        pair[0].store(pack(change.entry, flagged(change)), Ordering::Relaxed);
         pair[1].store(u64::from(change.old), Ordering::Relaxed);
     }
 }

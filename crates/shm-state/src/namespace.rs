@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
 use crate::layout::Seat;
 use crate::log::{self, Found, Record};
+use crate::overwrite::{self, Put};
 use crate::pin;
 use crate::pinned::Pinned;
 use crate::read::{ATTEMPTS, OPTIMISTIC_MAX, Stop, Torn, View};
@@ -38,8 +39,8 @@ unsafe impl Sync for SeatRef {}
 /// Where a key's value lives: saves the lookup. Made by [`Namespace::locate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRef {
-    entry: u32,
-    generation: u64,
+    pub(crate) entry: u32,
+    pub(crate) generation: u64,
 }
 
 /// Which commits a watcher is interested in.
@@ -112,6 +113,29 @@ impl Namespace {
     /// [`Error::Corrupt`] if the arena is damaged.
     #[inline]
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        self.get_with(key, Payload::copy_of)
+    }
+
+    /// As [`Namespace::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. For values of
+    /// up to 16 bytes nothing is allocated.
+    #[inline(always)]
+    pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
+        let view = View::newest(&self.space);
+        let small = match view.find(key) {
+            Ok(Some(entry)) => view.small(entry),
+            Ok(None) => Ok(None),
+            Err(_) => Err(()),
+        };
+        // What the words say is not looked at before the snapshot is known to have been intact.
+        match small {
+            Ok(small) if view.is_valid() => Ok(small.map(|small| small.with(f))),
+            _ => Ok(self.get_slowly(key)?.map(|payload| f(payload.tag(), payload.bytes()))),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_slowly(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         self.read(|view, limit| match view.find(key)? {
             Some(entry) => view.live_version(entry)?.map(|v| view.payload(v, limit)).transpose(),
             None => Ok(None),
@@ -150,11 +174,25 @@ impl Namespace {
         })
     }
 
-    /// The newest value at a place. `Err(())` inside when the place is no longer that of the key: locate it again.
-    #[inline]
-    pub fn get_at(&self, place: EntryRef) -> Result<Result<Option<Payload>, Stale>> {
+    /// The newest value at a place, handed to `f` as by [`Namespace::get_with`]. `Err(Stale)` inside when the place is
+    /// no longer that of the key: locate it again.
+    #[inline(always)]
+    pub fn get_at<R>(&self, place: EntryRef, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Result<Option<R>, Stale>> {
+        let view = View::newest(&self.space);
+        // Acquire: pairs with the Release of the commit that dropped entries, which precedes its `seq`.
+        if self.space.control().reader.generation.load(Ordering::Acquire) != place.generation {
+            return Ok(Err(Stale));
+        }
+        match view.small(place.entry) {
+            Ok(small) if view.is_valid() => Ok(Ok(small.map(|small| small.with(f)))),
+            _ => Ok(self.get_at_slowly(place)?.map(|found| found.map(|payload| f(payload.tag(), payload.bytes())))),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_at_slowly(&self, place: EntryRef) -> Result<Result<Option<Payload>, Stale>> {
         self.read(|view, limit| {
-            // Acquire: pairs with the Release of the commit that dropped entries, which precedes its `seq`.
             if self.space.control().reader.generation.load(Ordering::Acquire) != place.generation {
                 return Ok(Err(Stale));
             }
@@ -166,7 +204,7 @@ impl Namespace {
     /// Runs an optimistic read until it was not disturbed; after a few attempts, or for a large payload, under a pin.
     #[inline(always)]
     fn read<T>(&self, read: impl Fn(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
-        let view = View { space: &self.space, seq: self.space.seq() };
+        let view = View::newest(&self.space);
         let result = read(&view, OPTIMISTIC_MAX);
         if let Ok(value) = result
             && view.is_valid()
@@ -179,7 +217,7 @@ impl Namespace {
     #[cold]
     fn read_again<T>(&self, read: impl Fn(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
         for _ in 1..ATTEMPTS {
-            let view = View { space: &self.space, seq: self.space.seq() };
+            let view = View::new(&self.space, self.space.seq());
             match (read(&view, OPTIMISTIC_MAX), view.is_valid()) {
                 (Ok(value), true) => return Ok(value),
                 (Err(Stop::Torn(torn)), true) => return Err(torn.damage(&self.space)),
@@ -188,7 +226,7 @@ impl Namespace {
             }
         }
         let pinned = self.pin()?;
-        let view = View { space: &self.space, seq: pinned.seq() };
+        let view = View::new(&self.space, pinned.seq());
         read(&view, usize::MAX).map_err(|stop| match stop {
             Stop::Torn(torn) => torn.damage(&self.space),
             Stop::Large => Error::corrupt("a payload is longer than the address space"),
@@ -268,6 +306,22 @@ impl Namespace {
         Transaction::begin(&self.space, self.identity, deadline)
     }
 
+    /// Sets one key, as one commit. Returns whether it was present. `place` saves the lookup if it is still valid.
+    ///
+    /// # Errors
+    /// As for [`Namespace::begin`] and [`Transaction::put`]; the state is then as before.
+    #[inline]
+    pub fn put(
+        &self,
+        key: &KeyRef<'_>,
+        place: Option<EntryRef>,
+        tag: u16,
+        bytes: &[u8],
+        deadline: Deadline,
+    ) -> Result<bool> {
+        overwrite::put(&self.space, self.identity, &Put { key: *key, place, tag, bytes }, deadline)
+    }
+
     /// Shows others how far this identity has read, for their statistics.
     pub fn publish_cursor(&self, cursor: u64) {
         if let Some(seat) = self.own_seat() {
@@ -293,7 +347,7 @@ impl Namespace {
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
     /// history.
     pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {
-        let view = View { space: &self.space, seq: record.seq - 1 };
+        let view = View::new(&self.space, record.seq - 1);
         let keys: Result<Vec<_>, Torn> = record
             .changes
             .iter()
@@ -329,7 +383,7 @@ impl Namespace {
                 Found::Damaged => return Err(self.damaged_log(seq)),
             }
             if skip != Some(record.identity) {
-                let view = View { space: &self.space, seq: *cursor };
+                let view = View::new(&self.space, *cursor);
                 let matches = self.matches(&view, &record, filter, duplicates);
                 // The entries may have been recycled while their keys were compared.
                 if !view.is_valid() {

@@ -32,7 +32,7 @@ impl<'n> Pinned<'n> {
     }
 
     fn view(&self) -> View<'n> {
-        View { space: self.space, seq: self.seq }
+        View::new(self.space, self.seq)
     }
 
     fn damage(&self) -> impl Fn(Torn) -> Error + use<'n> {

@@ -13,9 +13,10 @@
 //! Acquire; each pairs with the Release store by which a commit published what they lead to. All else is relaxed: it
 //! was written before those stores.
 
+use crate::arena::Memory;
 use crate::error::{Error, Result};
 use crate::key::{INLINE, KeyRef, Payload};
-use crate::layout::{Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, TOMBSTONE, Table, Version, high, low};
+use crate::layout::{Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, TOMBSTONE, Table, Version, high, low, pack};
 use crate::pin::still_valid;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
@@ -60,9 +61,59 @@ pub struct View<'a> {
     pub space: &'a Space,
     /// When.
     pub seq: u64,
+    memory: Memory<'a>,
+}
+
+/// A value of at most [`INLINE`] bytes, as read: not to be trusted before the snapshot is known to be intact.
+#[derive(Clone, Copy)]
+pub struct Small {
+    tag: u16,
+    len: usize,
+    words: [u64; 2],
+}
+
+impl Small {
+    /// Calls `f` with tag and bytes.
+    #[inline(always)]
+    pub fn with<R>(self, f: impl FnOnce(u16, &[u8]) -> R) -> R {
+        let mut bytes = [0; INLINE];
+        bytes[..8].copy_from_slice(&self.words[0].to_le_bytes());
+        bytes[8..].copy_from_slice(&self.words[1].to_le_bytes());
+        f(self.tag, &bytes[..self.len.min(INLINE)])
+    }
 }
 
 impl<'a> View<'a> {
+    /// The snapshot of commit `seq`, which was read before.
+    #[inline(always)]
+    pub fn new(space: &'a Space, seq: u64) -> Self {
+        Self { space, seq, memory: space.mapping.memory() }
+    }
+
+    /// The newest snapshot for an optimistic reader. It may miss memory that was backed just now, and then finds
+    /// [`Torn`], after which the reader looks again with [`View::new`].
+    #[inline(always)]
+    pub fn newest(space: &'a Space) -> Self {
+        Self { space, seq: space.seq(), memory: space.mapping.recent() }
+    }
+
+    /// The value of an entry, if it is small. `Err` when it is not, or when something was read that cannot be.
+    #[inline(always)]
+    pub fn small(&self, entry: u32) -> Result<Option<Small>, ()> {
+        let Ok(version) = self.version(entry) else { return Err(()) };
+        let Some(version) = version else { return Ok(None) };
+        let shape = high(version.older.load(Ordering::Relaxed));
+        if shape & TOMBSTONE != 0 {
+            return Ok(None);
+        }
+        let len = version.len.load(Ordering::Relaxed) as usize;
+        if len > INLINE {
+            return Err(());
+        }
+        let words = [version.payload[0].load(Ordering::Relaxed), version.payload[1].load(Ordering::Relaxed)];
+        Ok(Some(Small { tag: shape as u16, len, words }))
+    }
+
     /// The slots of the index. An empty slice when there is no index yet.
     #[inline(always)]
     pub fn table(&self) -> Result<&'a [Word64], Torn> {
@@ -72,11 +123,7 @@ impl<'a> View<'a> {
         }
         // Granule and size come in one word, so they belong together whenever it was read.
         let (granule, bits) = ((root >> 8) as u32, root as u8);
-        let offset = granule as usize * GRANULE + size_of::<Table>();
-        if bits > 40 {
-            return Err(Torn(granule));
-        }
-        self.space.mapping.slice(offset, 1 << bits).ok_or(Torn(granule))
+        self.memory.words(granule, size_of::<Table>(), 1 << (bits & 63)).ok_or(Torn(granule))
     }
 
     /// The entry of a key, if the index knows it.
@@ -85,16 +132,20 @@ impl<'a> View<'a> {
         let table = self.table()?;
         let mask = table.len().wrapping_sub(1);
         let mut at = key.hash() as usize & mask;
-        for _ in 0..table.len() {
-            // In bounds by the mask: the length is a power of two.
-            let slot = table[at & mask].load(Ordering::Acquire);
+        let first = at;
+        // In bounds by the mask: the length is a power of two, or 0.
+        while let Some(slot) = table.get(at) {
+            let slot = slot.load(Ordering::Acquire);
             if slot == 0 {
                 return Ok(None);
             }
             if high(slot) == high(key.hash()) && self.entry_has_key(low(slot), key)? {
                 return Ok(Some(low(slot)));
             }
-            at += 1;
+            at = (at + 1) & mask;
+            if at == first {
+                break;
+            }
         }
         Ok(None)
     }
@@ -102,28 +153,31 @@ impl<'a> View<'a> {
     /// Whether the entry at `granule` is that of `key`.
     #[inline(always)]
     pub fn entry_has_key(&self, granule: u32, key: &KeyRef<'_>) -> Result<bool, Torn> {
-        let entry: &Entry = self.space.mapping.at(granule).ok_or(Torn(granule))?;
+        let entry: &Entry = self.memory.at(granule).ok_or(Torn(granule))?;
         let shape = high(entry.newest.load(Ordering::Relaxed));
         let bytes = key.bytes();
         if shape != key_shape(key.tag(), bytes.len()) {
             return Ok(false);
         }
-        if bytes.len() <= 24 {
-            return Ok(same_bytes(&entry.key, bytes));
+        if bytes.len() <= SHORT_KEY {
+            // Short keys are padded with zeros, so that they compare in three words.
+            let words = short_words(bytes);
+            let differ = words.iter().zip(&entry.key).map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
+            return Ok(differ.fold(0, |all, word| all | word) == 0);
         }
-        let words = self.space.mapping.slice(granule as usize * GRANULE + KEY_AT, bytes.len().div_ceil(8));
+        let words = self.memory.words(granule, KEY_AT, bytes.len().div_ceil(8));
         Ok(same_bytes(words.ok_or(Torn(granule))?, bytes))
     }
 
     /// The version of an entry that this snapshot sees, tombstones included.
     #[inline(always)]
     pub fn version(&self, entry: u32) -> Result<Option<&'a Version>, Torn> {
-        let head: &Entry = self.space.mapping.at(entry).ok_or(Torn(entry))?;
+        let head: &Entry = self.memory.at(entry).ok_or(Torn(entry))?;
         // Acquire pairs with the Release by which a commit made the version the newest.
         let mut granule = low(head.newest.load(Ordering::Acquire));
         let mut newer = u64::MAX;
         while granule != 0 {
-            let version: &Version = self.space.mapping.at(granule).ok_or(Torn(granule))?;
+            let version: &Version = self.memory.at(granule).ok_or(Torn(granule))?;
             let birth = version.head.birth.load(Ordering::Relaxed);
             if birth <= self.seq {
                 return Ok(Some(version));
@@ -162,14 +216,13 @@ impl<'a> View<'a> {
 
     /// The words of a payload, after its length was checked against the block and the arena.
     pub fn payload_words(&self, version: &Version, len: usize) -> Result<&'a [Word64], Torn> {
-        let mapping = &self.space.mapping;
-        let offset = mapping.offset_of(version) as usize;
-        let torn = Torn((offset / GRANULE) as u32);
+        let granule = (self.space.mapping.offset_of(version) / GRANULE as u64) as u32;
+        let torn = Torn(granule);
         let block = high(version.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
         if len > block.saturating_sub(PAYLOAD_AT) {
             return Err(torn);
         }
-        mapping.slice(offset + PAYLOAD_AT, len.div_ceil(8)).ok_or(torn)
+        self.memory.words(granule, PAYLOAD_AT, len.div_ceil(8)).ok_or(torn)
     }
 
     /// Whether the snapshot was intact until now.
@@ -181,14 +234,14 @@ impl<'a> View<'a> {
     /// The key of an entry.
     pub fn key_of(&self, granule: u32) -> Result<(u8, Vec<u8>), Torn> {
         let torn = Torn(granule);
-        let entry: &Entry = self.space.mapping.at(granule).ok_or(torn)?;
+        let entry: &Entry = self.memory.at(granule).ok_or(torn)?;
         let shape = high(entry.newest.load(Ordering::Relaxed));
         let len = (shape & 0xff_ffff) as usize;
         let block = high(entry.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
         if len > block.saturating_sub(KEY_AT) {
             return Err(torn);
         }
-        let words = self.space.mapping.slice(granule as usize * GRANULE + KEY_AT, len.div_ceil(8)).ok_or(torn)?;
+        let words = self.memory.words(granule, KEY_AT, len.div_ceil(8)).ok_or(torn)?;
         Ok(((shape >> 24) as u8, load_bytes(words, len)))
     }
 
@@ -199,7 +252,7 @@ impl<'a> View<'a> {
             return Ok((&[], 0));
         }
         let torn = Torn(granule);
-        let dense: &Dense = self.space.mapping.at(granule).ok_or(torn)?;
+        let dense: &Dense = self.memory.at(granule).ok_or(torn)?;
         // Acquire pairs with the Release of the commit that appended: the slots below are written.
         let len = dense.len.load(Ordering::Acquire) as usize;
         let live_end = dense.live_end.load(Ordering::Relaxed) as usize;
@@ -216,6 +269,43 @@ impl<'a> View<'a> {
         let inserted = slot.inserted.load(Ordering::Relaxed);
         Ok(version.filter(|v| v.inserted.load(Ordering::Relaxed) == inserted).map(|v| (entry, v)))
     }
+}
+
+/// Where a new version stands among the versions of its key.
+pub struct NewVersion {
+    /// The commit that makes it.
+    pub seq: u64,
+    /// The version before, or 0.
+    pub old: u32,
+    /// The commit that inserted the key.
+    pub inserted: u64,
+}
+
+/// Writes a version into a block that means nothing yet and is large enough.
+#[inline(always)]
+pub fn store_version(
+    space: &Space,
+    granule: u32,
+    version: &Version,
+    new: &NewVersion,
+    tag: u16,
+    bytes: &[u8],
+) -> Result<()> {
+    version.head.birth.store(new.seq, Ordering::Relaxed);
+    version.older.store(pack(new.old, u32::from(tag)), Ordering::Relaxed);
+    version.inserted.store(new.inserted, Ordering::Relaxed);
+    version.len.store(bytes.len() as u64, Ordering::Relaxed);
+    if let Some(word) = bytes.as_array::<8>() {
+        version.payload[0].store(u64::from_le_bytes(*word), Ordering::Relaxed);
+        return Ok(());
+    }
+    if bytes.len() <= INLINE {
+        store_bytes(&version.payload, bytes);
+        return Ok(());
+    }
+    let words = space.mapping.slice(granule as usize * GRANULE + PAYLOAD_AT, bytes.len().div_ceil(8));
+    store_bytes(words.ok_or_else(|| Torn(granule).damage(space))?, bytes);
+    Ok(())
 }
 
 /// Key tag and length as they stand in an entry.
@@ -238,7 +328,35 @@ pub fn same_bytes(words: &[Word64], bytes: &[u8]) -> bool {
 /// The last, incomplete word of a byte string, padded with zeros.
 #[inline(always)]
 pub fn tail_word(rest: &[u8]) -> u64 {
+    // Two overlapping loads where there are four bytes, instead of one load a byte.
+    if let (Some(first), Some(last)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        let last = u64::from(u32::from_le_bytes(*last));
+        return u64::from(u32::from_le_bytes(*first)) | last << ((rest.len() - 4) * 8);
+    }
     rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+/// Longest key that lies in the first line of its entry.
+pub const SHORT_KEY: usize = 24;
+
+/// A key of at most [`SHORT_KEY`] bytes as words, padded with zeros.
+#[inline(always)]
+pub fn short_words(bytes: &[u8]) -> [u64; 3] {
+    let mut words = [0; 3];
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for (word, chunk) in words.iter_mut().zip(chunks) {
+        *word = u64::from_le_bytes(*chunk);
+    }
+    if let Some(word) = words.get_mut(chunks.len())
+        && !rest.is_empty()
+    {
+        // The last eight bytes hold the tail in their upper part.
+        *word = match bytes.last_chunk::<8>() {
+            Some(last) => u64::from_le_bytes(*last) >> ((8 - rest.len()) * 8),
+            None => tail_word(rest),
+        };
+    }
+    words
 }
 
 /// Copies bytes out of the arena.

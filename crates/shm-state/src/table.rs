@@ -50,7 +50,7 @@ pub fn insert(
     pending: impl Fn(u32) -> bool,
     record: &mut Assignments,
 ) -> Result<Result<(), NoRoom>> {
-    let table = View { space, seq: seq - 1 }.table().map_err(|t| t.damage(space))?;
+    let table = View::new(space, seq - 1).table().map_err(|t| t.damage(space))?;
     let reader = &space.control().reader;
     if table.is_empty() {
         return rebuild(space, heap, seq, insertions, pending, record);
@@ -145,7 +145,7 @@ struct Kept {
 }
 
 fn walk(space: &Space, seq: u64, recyclable: u64, pending: impl Fn(u32) -> bool) -> Result<Kept> {
-    let (slots, _) = View { space, seq: seq - 1 }.dense().map_err(|t| t.damage(space))?;
+    let (slots, _) = View::new(space, seq - 1).dense().map_err(|t| t.damage(space))?;
     let mut kept = Kept::default();
     for slot in slots {
         let granule = slot.entry.load(Ordering::Relaxed) as u32;

@@ -129,7 +129,7 @@ fn check_keys(
     listed: &HashMap<u32, u64>,
     problems: &mut Vec<String>,
 ) -> Result<u64> {
-    let view = View { space, seq: space.seq() };
+    let view = View::new(space, space.seq());
     let table = view.table().map_err(|t| t.damage(space))?;
     let (slots, live_end) = view.dense().map_err(|t| t.damage(space))?;
     for slot in table.iter().map(|s| s.load(Ordering::Relaxed)).filter(|s| *s != 0) {

@@ -84,7 +84,7 @@ impl Marks {
 pub fn mark_live(space: &Space) -> Result<Marks> {
     let mut live = Marks::none(space);
     let reader = &space.control().reader;
-    let view = View { space, seq: reader.seq.load(Ordering::Acquire) };
+    let view = View::new(space, reader.seq.load(Ordering::Acquire));
     for root in [reader.root.load(Ordering::Relaxed) >> 8, reader.dense.load(Ordering::Relaxed)] {
         if root != 0 {
             live.add(root as u32)?;

@@ -7,7 +7,7 @@
 //! A transaction remembers, for each key it changed, the version before and the private version after
 //! ([`Pending`]): a short list, with a hash map beside it when it grows. Its own reads look there first.
 
-use std::collections::HashMap;
+use hashbrown::HashTable;
 
 use crate::commit;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::key::{Key, KeyRef, Payload};
 use crate::layout::{Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
 use crate::lock::LockGuard;
 use crate::log::Change;
-use crate::read::{Stop, Torn, View, key_shape, store_bytes};
+use crate::read::{NewVersion, SHORT_KEY, Stop, Torn, View, key_shape, short_words, store_bytes, store_version};
 use crate::reclaim;
 use crate::record;
 use crate::space::Space;
@@ -53,24 +53,40 @@ const FEW: usize = 8;
 pub struct Scratch {
     pub(crate) heap: Heap,
     pub(crate) pending: Vec<Pending>,
-    pub(crate) by_hash: HashMap<u64, Vec<u32>>,
+    /// Places in `pending`, by hash of the key; used when there are more than a few.
+    pub(crate) places: HashTable<u32>,
     pub(crate) record: Assignments,
     pub(crate) changes: Vec<Change>,
     pub(crate) insertions: Vec<Insertion>,
     /// A floor, and what had been retired up to it: saves a look at a cold log slot.
     pub(crate) floor_total: (u64, u64),
+    /// The number that the commit will have.
+    pub(crate) seq: u64,
+    pub(crate) identity: u32,
+    /// Keys alive in the transaction.
+    pub(crate) live: u32,
+    /// Keys that it inserted so far.
+    inserted: u32,
+    /// No slot of the array from here on is alive after this transaction, as far as it changed the end.
+    pub(crate) live_end: Option<usize>,
+    /// The commit is decided, or was tried: nothing more can be done with the transaction.
+    committed: bool,
+    poisoned: bool,
 }
 
 impl Scratch {
     #[inline]
-    fn clear(&mut self) {
+    fn begin(&mut self, seq: u64, live: u32, identity: u32) {
         self.pending.clear();
         self.record.clear();
         self.changes.clear();
         self.insertions.clear();
-        if !self.by_hash.is_empty() {
-            self.by_hash.clear();
+        if !self.places.is_empty() {
+            self.places.clear();
         }
+        (self.seq, self.live, self.identity) = (seq, live, identity);
+        (self.inserted, self.live_end) = (0, None);
+        (self.committed, self.poisoned) = (false, false);
     }
 }
 
@@ -90,51 +106,43 @@ pub struct Transaction<'n> {
     pub(crate) space: &'n Space,
     pub(crate) scratch: &'n mut Scratch,
     pub(crate) guard: Option<LockGuard<'n>>,
-    /// The number that the commit will have.
-    pub(crate) seq: u64,
-    pub(crate) identity: u32,
-    pub(crate) live: u32,
-    pub(crate) inserted: u32,
-    /// No slot of the array from here on is alive after this transaction, as far as it changed the end.
-    pub(crate) live_end: Option<usize>,
-    committed: bool,
-    poisoned: bool,
+}
+
+/// Takes the writer lock and finishes what a dead owner left. Returns the newest commit.
+#[inline]
+pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<(LockGuard<'_>, u64)> {
+    space.check_fork()?;
+    let guard = space.lock(deadline)?;
+    if guard.took_over || record::is_unfinished(space) {
+        record::recover(space, guard.took_over)?;
+    }
+    let seq = space.control().reader.seq.load(Ordering::Relaxed);
+    Ok((guard, seq))
 }
 
 impl<'n> Transaction<'n> {
     /// Takes the lock, finishes what a dead owner left, and makes room in the history.
     #[inline]
     pub(crate) fn begin(space: &'n Space, identity: u32, deadline: Deadline) -> Result<Self> {
-        space.check_fork()?;
-        let guard = space.lock(deadline)?;
-        if guard.took_over || record::is_unfinished(space) {
-            record::recover(space, guard.took_over)?;
-        }
+        let (guard, seq) = enter(space, deadline)?;
+        Ok(Self::entered(space, guard, seq, identity))
+    }
+
+    /// Goes on from [`enter`].
+    #[inline]
+    pub(crate) fn entered(space: &'n Space, guard: LockGuard<'n>, seq: u64, identity: u32) -> Self {
         // SAFETY: we hold the writer lock until the transaction is dropped, and ask once.
         let scratch = unsafe { space.scratch() };
-        scratch.clear();
-        let seq = space.control().reader.seq.load(Ordering::Relaxed);
         reclaim::trim_history(space, seq, &mut scratch.floor_total);
+        scratch.begin(seq + 1, crate::log::totals(space, seq).0, identity);
         scratch.heap.begin(space.control());
-        let (live, _) = crate::log::totals(space, seq);
-        Ok(Self {
-            space,
-            scratch,
-            guard: Some(guard),
-            seq: seq + 1,
-            identity,
-            live,
-            inserted: 0,
-            live_end: None,
-            committed: false,
-            poisoned: false,
-        })
+        Self { space, scratch, guard: Some(guard) }
     }
 
     /// The state before the transaction.
     #[inline(always)]
     pub(crate) fn before(&self) -> View<'n> {
-        View { space: self.space, seq: self.seq - 1 }
+        View::new(self.space, self.scratch.seq - 1)
     }
 
     fn damage(&self) -> impl Fn(Torn) -> Error + use<'n> {
@@ -153,50 +161,46 @@ impl<'n> Transaction<'n> {
 
     /// Keys alive in the transaction.
     pub fn len(&self) -> usize {
-        self.live as usize
+        self.scratch.live as usize
     }
 
     /// Whether no key is alive.
     pub fn is_empty(&self) -> bool {
-        self.live == 0
+        self.scratch.live == 0
     }
 
     /// The number of the newest commit before the transaction.
     pub fn base_seq(&self) -> u64 {
-        self.seq - 1
+        self.scratch.seq - 1
     }
 
+    /// The place of a key among the pending ones.
     #[inline]
     fn find_pending(&self, key: &KeyRef<'_>) -> Result<Option<usize>> {
         let pending = &self.scratch.pending;
-        let matches = |at: usize| -> Result<bool, Torn> {
-            Ok(pending[at].hash == key.hash() && self.before().entry_has_key(pending[at].entry, key)?)
+        let is_key = |at: usize| {
+            // A pending entry is alive or private, so it can be read like any other.
+            pending[at].hash == key.hash() && self.before().entry_has_key(pending[at].entry, key) == Ok(true)
         };
         if pending.len() <= FEW {
-            for at in 0..pending.len() {
-                if matches(at).map_err(self.damage())? {
-                    return Ok(Some(at));
-                }
-            }
-            return Ok(None);
+            return Ok((0..pending.len()).find(|at| is_key(*at)));
         }
-        for at in self.scratch.by_hash.get(&key.hash()).into_iter().flatten() {
-            if matches(*at as usize).map_err(self.damage())? {
-                return Ok(Some(*at as usize));
-            }
-        }
-        Ok(None)
+        Ok(self.scratch.places.find(key.hash(), |at| is_key(*at as usize)).map(|at| *at as usize))
     }
 
+    #[inline(always)]
     fn add_pending(&mut self, pending: Pending) {
-        let at = self.scratch.pending.len();
         self.scratch.pending.push(pending);
-        if at == FEW {
-            for (i, p) in self.scratch.pending.iter().enumerate() {
-                self.scratch.by_hash.entry(p.hash).or_default().push(i as u32);
-            }
-        } else if at > FEW {
-            self.scratch.by_hash.entry(pending.hash).or_default().push(at as u32);
+        if self.scratch.pending.len() > FEW {
+            self.add_place();
+        }
+    }
+
+    fn add_place(&mut self) {
+        let Scratch { pending, places, .. } = &mut *self.scratch;
+        let first = if pending.len() == FEW + 1 { 0 } else { pending.len() - 1 };
+        for at in first..pending.len() {
+            places.insert_unique(pending[at].hash, at as u32, |at| pending[*at as usize].hash);
         }
     }
 
@@ -252,12 +256,12 @@ impl<'n> Transaction<'n> {
         };
         let (old, was_live, inserted) = self.newest(entry)?;
         let new = self.take(version_granules(bytes.len()))?;
-        let inserted = if was_live { inserted } else { self.seq };
+        let inserted = if was_live { inserted } else { self.scratch.seq };
         self.fill(new, old, tag, inserted, bytes)?;
         let order = if was_live { 0 } else { self.next_order() };
         let hash = key.hash();
         self.add_pending(Pending { hash, entry, new, old, was_live, live: true, new_entry: false, order });
-        self.live += u32::from(!was_live);
+        self.scratch.live += u32::from(!was_live);
         Ok(was_live)
     }
 
@@ -272,8 +276,8 @@ impl<'n> Transaction<'n> {
     }
 
     fn next_order(&mut self) -> u32 {
-        self.inserted += 1;
-        self.inserted
+        self.scratch.inserted += 1;
+        self.scratch.inserted
     }
 
     /// A key that this transaction touched before.
@@ -285,14 +289,14 @@ impl<'n> Transaction<'n> {
         let inserted = if pending.live && pending.order == 0 {
             self.version(pending.new)?.inserted.load(Ordering::Relaxed)
         } else {
-            self.seq
+            self.scratch.seq
         };
         self.fill(new, pending.old, tag, inserted, bytes)?;
         if !fits && pending.new != 0 {
             self.scratch.heap.put_back(self.space, pending.new)?;
         }
         let order = if pending.live { pending.order } else { self.next_order() };
-        self.live += u32::from(!pending.live);
+        self.scratch.live += u32::from(!pending.live);
         let target = &mut self.scratch.pending[at];
         (target.new, target.live, target.order) = (new, true, order);
         Ok(pending.live)
@@ -311,16 +315,21 @@ impl<'n> Transaction<'n> {
                 return Err(error);
             }
         };
-        self.fill(new, 0, tag, self.seq, bytes)?;
+        self.fill(new, 0, tag, self.scratch.seq, bytes)?;
         let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
-        head.head.birth.store(self.seq, Ordering::Relaxed);
+        head.head.birth.store(self.scratch.seq, Ordering::Relaxed);
         head.hash.store(key.hash(), Ordering::Relaxed);
         // The commit record assigns the newest version; until then the entry has none, and nobody knows it.
         head.newest.store(pack(0, key_shape(key.tag(), len)), Ordering::Relaxed);
-        let words = self.space.mapping.slice(entry as usize * GRANULE + KEY_AT, len.div_ceil(8));
-        store_bytes(words.ok_or_else(|| Torn(entry).damage(self.space))?, key.bytes());
+        if len <= SHORT_KEY {
+            let words = short_words(key.bytes());
+            head.key.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        } else {
+            let words = self.space.mapping.slice(entry as usize * GRANULE + KEY_AT, len.div_ceil(8));
+            store_bytes(words.ok_or_else(|| Torn(entry).damage(self.space))?, key.bytes());
+        }
         let order = self.next_order();
-        self.live += 1;
+        self.scratch.live += 1;
         let hash = key.hash();
         self.add_pending(Pending { hash, entry, new, old: 0, was_live: false, live: true, new_entry: true, order });
         Ok(())
@@ -329,18 +338,8 @@ impl<'n> Transaction<'n> {
     /// Writes a version into a taken block.
     #[inline]
     fn fill(&self, granule: u32, old: u32, tag: u16, inserted: u64, bytes: &[u8]) -> Result<()> {
-        let version = self.version(granule)?;
-        version.head.birth.store(self.seq, Ordering::Relaxed);
-        version.older.store(pack(old, u32::from(tag)), Ordering::Relaxed);
-        version.inserted.store(inserted, Ordering::Relaxed);
-        version.len.store(bytes.len() as u64, Ordering::Relaxed);
-        if bytes.len() <= 16 {
-            store_bytes(&version.payload, bytes);
-            return Ok(());
-        }
-        let words = self.space.mapping.slice(granule as usize * GRANULE + PAYLOAD_AT, bytes.len().div_ceil(8));
-        store_bytes(words.ok_or_else(|| Torn(granule).damage(self.space))?, bytes);
-        Ok(())
+        let new = NewVersion { seq: self.scratch.seq, old, inserted };
+        store_version(self.space, granule, self.version(granule)?, &new, tag, bytes)
     }
 
     /// Removes a key. Returns whether it was present.
@@ -365,7 +364,7 @@ impl<'n> Transaction<'n> {
         }
         let new = self.tombstone(old, inserted)?;
         self.add_pending(Pending { hash, entry, new, old, was_live, live: false, new_entry: false, order: 0 });
-        self.live -= 1;
+        self.scratch.live -= 1;
         Ok(true)
     }
 
@@ -383,7 +382,7 @@ impl<'n> Transaction<'n> {
         self.scratch.heap.put_back(self.space, pending.new)?;
         let target = &mut self.scratch.pending[at];
         (target.new, target.live, target.order) = (new, false, 0);
-        self.live -= 1;
+        self.scratch.live -= 1;
         Ok(true)
     }
 
@@ -417,7 +416,7 @@ impl<'n> Transaction<'n> {
                 }
             }
         }
-        self.live_end = Some(0);
+        self.scratch.live_end = Some(0);
         Ok(())
     }
 
@@ -426,8 +425,8 @@ impl<'n> Transaction<'n> {
         if pending.len() <= FEW {
             return pending.iter().find(|p| p.entry == entry);
         }
-        let candidates = self.scratch.by_hash.get(&hash)?;
-        candidates.iter().map(|at| &pending[*at as usize]).find(|p| p.entry == entry)
+        let place = self.scratch.places.find(hash, |at| pending[*at as usize].entry == entry)?;
+        Some(&pending[*place as usize])
     }
 
     /// Visits the committed keys that keep their place, from `from` on, in insertion order or against it.
@@ -487,13 +486,13 @@ impl<'n> Transaction<'n> {
         let Some((at, entry, version)) = last else { return Ok(None) };
         let popped = (self.key(entry)?, self.copy_out(version)?);
         self.remove(&popped.0.as_ref())?;
-        self.live_end = Some(at);
+        self.scratch.live_end = Some(at);
         Ok(Some(popped))
     }
 
     #[inline]
     fn check(&self) -> Result<()> {
-        if self.poisoned { Err(Error::Poisoned) } else { Ok(()) }
+        if self.scratch.poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
     /// Takes a block, reclaiming as far as needed.
@@ -525,7 +524,7 @@ impl<'n> Transaction<'n> {
 
     /// Makes room: history and dead pins go; if `thorough`, free neighbours are merged.
     pub(crate) fn reclaim(&mut self, thorough: bool) -> Result<()> {
-        let recyclable = reclaim::drop_history(self.space, self.seq - 1)?;
+        let recyclable = reclaim::drop_history(self.space, self.scratch.seq - 1)?;
         self.scratch.heap.set_recyclable(recyclable);
         if thorough {
             reclaim::rebuild_free_lists(self.space, Some(&mut self.scratch.heap))?;
@@ -534,9 +533,9 @@ impl<'n> Transaction<'n> {
     }
 
     /// Applies a record, already written, that changes no key.
-    pub(crate) fn maintain(mut self) -> Result<()> {
-        self.committed = true;
-        record::maintain(self.space, self.seq - 1)
+    pub(crate) fn maintain(self) -> Result<()> {
+        self.scratch.committed = true;
+        record::maintain(self.space, self.scratch.seq - 1)
     }
 
     /// Makes all changes visible at once. Returns the number of the commit, or of the newest one if nothing was
@@ -547,18 +546,18 @@ impl<'n> Transaction<'n> {
     #[inline]
     pub fn commit(mut self) -> Result<u64> {
         self.check()?;
-        self.poisoned = true;
+        self.scratch.poisoned = true;
         if self.scratch.pending.is_empty() {
-            return Ok(self.seq - 1);
+            return Ok(self.scratch.seq - 1);
         }
         let decided = commit::prepare(&mut self)?;
         if !decided {
-            return Ok(self.seq - 1);
+            return Ok(self.scratch.seq - 1);
         }
         // From here on the commit is decided: if publishing fails, which only damage can cause, the next owner of the
         // lock meets the same damage; the chunks must not be freed under it.
-        self.committed = true;
-        record::publish(self.space, self.seq)?;
+        self.scratch.committed = true;
+        record::publish(self.space, self.scratch.seq)?;
         // The buffers belong to the next owner of the lock, so the hashes are copied before the unlock.
         let changed = self.scratch.pending.iter().filter(|p| p.new != 0).map(|p| p.hash);
         if self.scratch.pending.len() <= FEW {
@@ -571,7 +570,7 @@ impl<'n> Transaction<'n> {
             drop(self.guard.take());
             commit::wake(self.space, hashes.into_iter());
         }
-        Ok(self.seq)
+        Ok(self.scratch.seq)
     }
 }
 
@@ -583,7 +582,8 @@ pub fn version_granules(len: usize) -> u64 {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        if !self.committed && self.guard.is_some() {
+        // Without the guard the buffers are somebody else's.
+        if self.guard.is_some() && !self.scratch.committed {
             self.scratch.heap.abort(self.space);
         }
     }

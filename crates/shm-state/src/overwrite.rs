@@ -1,0 +1,156 @@
+//! The most frequent commit on a straight path: one value over an existing one.
+//!
+//! It is the general commit (`commit`) for this case, store for store: the same words, in the same order, through the
+//! same record. It saves the bookkeeping of a transaction, which costs as much again as the commit itself. Whatever is
+//! out of the ordinary (a new key, a value of another size class, an empty free list, a reserve to be filled) goes
+//! the general way, before anything was stored.
+
+use crate::commit::{same_value, wake};
+use crate::error::Result;
+use crate::heap::{block, class_of, class_size};
+use crate::key::KeyRef;
+use crate::layout::{BlockHead, Entry, RESERVE, TOMBSTONE, Version, high, low, pack};
+use crate::lock::LockGuard;
+use crate::log::{self, Change, Header};
+use crate::namespace::EntryRef;
+use crate::read::{View, store_version};
+use crate::reclaim;
+use crate::record;
+use crate::space::Space;
+use crate::sync::{Ordering, Word, Word64};
+use crate::sys;
+use crate::sys::time::Deadline;
+use crate::write::{Transaction, enter, version_granules};
+
+/// What a write puts where.
+pub struct Put<'a> {
+    /// The key.
+    pub key: KeyRef<'a>,
+    /// Where its entry was, if the caller knows.
+    pub place: Option<EntryRef>,
+    /// The type tag.
+    pub tag: u16,
+    /// The value.
+    pub bytes: &'a [u8],
+}
+
+/// Sets one key, as one commit. Returns whether it was present.
+#[inline]
+pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> Result<bool> {
+    let (guard, seq) = enter(space, deadline)?;
+    // SAFETY: we hold the writer lock, and `Transaction::entered` below is only called after the last use.
+    let floor_total = unsafe { &mut space.scratch().floor_total };
+    reclaim::trim_history(space, seq, floor_total);
+    let Some(plan) = plan(space, seq, put)? else {
+        return put_generally(space, guard, seq, identity, put);
+    };
+    overwrite(space, seq + 1, identity, put, &plan)?;
+    record::publish(space, seq + 1)?;
+    drop(guard);
+    wake(space, std::iter::once(put.key.hash()));
+    Ok(true)
+}
+
+#[cold]
+fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, identity: u32, put: &Put<'_>) -> Result<bool> {
+    let mut transaction = Transaction::entered(space, guard, seq, identity);
+    let was = transaction.put(&put.key, put.tag, put.bytes)?;
+    transaction.commit()?;
+    Ok(was)
+}
+
+/// The blocks and words that an overwriting commit involves.
+struct Plan<'n> {
+    entry: u32,
+    entry_head: &'n Entry,
+    old: u32,
+    old_version: &'n Version,
+    /// Block for the new version: the front of the free list.
+    new: u32,
+    new_version: &'n Version,
+    list: &'n Word64,
+    /// The list after its front is taken.
+    rest: u32,
+    tail: &'n BlockHead,
+    live: u32,
+    retired_total: u64,
+}
+
+/// Looks everything up, storing nothing. `None` when the case is not the ordinary one.
+#[inline(always)]
+fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>>> {
+    let control = space.control();
+    let mapping = &*space.mapping;
+    let view = View::new(space, seq);
+    let generation = control.reader.generation.load(Ordering::Relaxed);
+    let entry = match put.place {
+        Some(place) if place.generation == generation => place.entry,
+        _ => match view.find(&put.key).map_err(|torn| torn.damage(space))? {
+            Some(entry) => entry,
+            None => return Ok(None),
+        },
+    };
+    let granules = version_granules(put.bytes.len());
+    if granules >= u64::from(crate::layout::CHUNK_GRANULES) {
+        return Ok(None);
+    }
+    let mut class = class_of(granules as u32);
+    class += usize::from(u64::from(class_size(class)) < granules);
+    let list = &control.classes[class];
+    let word = list.load(Ordering::Relaxed);
+    let (new, last) = (low(word), high(word));
+    if new == last || high(control.writer.reserve.load(Ordering::Relaxed)) < RESERVE {
+        return Ok(None);
+    }
+    let (Some(entry_head), Some(new_version)) = (mapping.at::<Entry>(entry), mapping.at::<Version>(new)) else {
+        return Ok(None); // damage: the general way says where
+    };
+    let link = new_version.head.link.load(Ordering::Relaxed);
+    if new_version.head.retired.load(Ordering::Relaxed) > control.writer.recyclable.load(Ordering::Relaxed)
+        || high(link) != class_size(class)
+        || low(link) == 0
+    {
+        return Ok(None);
+    }
+    let old = low(entry_head.newest.load(Ordering::Relaxed));
+    let Some(old_version) = mapping.at::<Version>(old) else { return Ok(None) };
+    let old_granules = high(old_version.head.link.load(Ordering::Relaxed));
+    if high(old_version.older.load(Ordering::Relaxed)) & TOMBSTONE != 0
+        || old_granules == 0
+        || class_of(old_granules) != class
+    {
+        return Ok(None);
+    }
+    let tail = block(mapping, last)?;
+    let (live, retired_total) = log::totals(space, seq);
+    let retired_total = retired_total + u64::from(old_granules);
+    let rest = low(link);
+    Ok(Some(Plan { entry, entry_head, old, old_version, new, new_version, list, rest, tail, live, retired_total }))
+}
+
+/// Everything up to the marker; see `commit` for the order.
+#[inline(always)]
+fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
+    let Plan { entry, old, new, .. } = *plan;
+    let inserted = plan.old_version.inserted.load(Ordering::Relaxed);
+    store_version(space, new, plan.new_version, &crate::read::NewVersion { seq, old, inserted }, put.tag, put.bytes)?;
+    let identical = same_value(space, plan.old_version, plan.new_version)?;
+    // The old version is alive until the commit: its `retired` means nothing; and nothing counts beyond a tail.
+    plan.old_version.head.retired.store(seq, Ordering::Relaxed);
+    plan.tail.link.store(pack(old, high(plan.tail.link.load(Ordering::Relaxed))), Ordering::Relaxed);
+    let header = Header {
+        identity,
+        pid: sys::process::pid(),
+        time_ns: sys::time::realtime_coarse_ns(),
+        live: plan.live,
+        identical,
+        retired_total: plan.retired_total,
+    };
+    log::write_one(space.log_slot(seq), seq, &header, Change { entry, new, old, identical });
+    let newest = pack(new, high(plan.entry_head.newest.load(Ordering::Relaxed)));
+    let record = [
+        (space.mapping.offset_of(&plan.entry_head.newest), newest),
+        (space.mapping.offset_of(plan.list), pack(plan.rest, old)),
+    ];
+    record::write(space, &record, 0)
+}
