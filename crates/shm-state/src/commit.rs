@@ -19,7 +19,7 @@ use crate::log::{self, Change, Header};
 use crate::read::{Torn, View};
 use crate::record;
 use crate::space::Space;
-use crate::sync::{ANY, Ordering, Word};
+use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys;
 use crate::table::{self, Insertion};
 use crate::write::{Pending, Transaction};
@@ -215,6 +215,8 @@ pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.
 #[inline]
 pub fn wake(space: &Space, hashes: impl Iterator<Item = u64>) {
+    // The writer's fence of `event`; the lock has just been released.
+    Word64::fence_after_unlock();
     let any = &space.control().any;
     let mut woken = crate::event::signal(&any.futex, &any.sleepers, ANY);
     for hash in hashes {

@@ -8,9 +8,10 @@
 //! futex, wake.
 //!
 //! **Ordering.** It is Dekker's handshake: the writer stores `seq` and then reads the bits, the sleeper sets a bit
-//! and then reads `seq`; all four are SeqCst. If the writer's read comes first in the single order, the sleeper's
-//! read of `seq` sees the commit and it does not sleep. If the sleeper's bit comes first, the writer sees it and
-//! bumps the futex, whose old value the sleeper read *before* it set the bit: it is woken, or does not fall asleep.
+//! and then reads `seq`, each with a full fence in between. (The writer's fence is its unlock where that is one.) If
+//! the writer's fence comes first, the sleeper's read of `seq` sees the commit and it does not sleep. If the sleeper's
+//! comes first, the writer sees the bit and bumps the futex, whose old value the sleeper read *before* it set the bit:
+//! it is woken, or does not fall asleep.
 //!
 //! **Death.** A killed sleeper leaves a bit, which the next commit to that group clears with one useless wake-up. A
 //! writer killed between `seq` and the wake-up leaves sleepers that nobody calls; they sleep in slices of at most
@@ -28,14 +29,15 @@ pub fn arm<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
     // Cannot sink below the SeqCst operation that follows, which is also a release.
     let seen = futex.load(Ordering::Relaxed);
     sleepers.fetch_or(bits, Ordering::SeqCst);
+    W::fence(Ordering::SeqCst);
     seen
 }
 
-/// Wakes those who sleep on `bits`, if any. The caller has stored `seq` with SeqCst before. Returns how many.
+/// Wakes those who sleep on `bits`, if any. The caller has stored `seq` and then made a full fence. Returns how many.
 #[inline(always)]
 pub fn signal<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
-    // SeqCst: pairs with `arm`, see the module header.
-    if sleepers.load(Ordering::SeqCst) & bits == 0 {
+    // Relaxed: the fences of both sides order it, see the module header.
+    if sleepers.load(Ordering::Relaxed) & bits == 0 {
         return 0;
     }
     signal_sleepers(futex, sleepers, bits)

@@ -130,17 +130,29 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn find(&self, key: &KeyRef<'_>) -> Result<Option<u32>, Torn> {
         let table = self.table()?;
-        let mask = table.len().wrapping_sub(1);
-        let mut at = key.hash() as usize & mask;
-        let first = at;
-        // In bounds by the mask: the length is a power of two, or 0.
-        while let Some(slot) = table.get(at) {
-            let slot = slot.load(Ordering::Acquire);
-            if slot == 0 {
-                return Ok(None);
+        let (groups, _) = table.as_chunks::<GROUP>();
+        let mask = groups.len().wrapping_sub(1);
+        let first = group_of(key.hash(), table.len());
+        let mut at = first;
+        // In bounds by the mask: the number of groups is a power of two, or 0.
+        while let Some(group) = groups.get(at) {
+            let slots = group.each_ref().map(|slot| slot.load(Ordering::Relaxed));
+            // All slots of a group at once: which of them matches cannot be predicted, and a branch for each would be.
+            let bits = |test: &dyn Fn(u64) -> bool| -> u32 {
+                slots.iter().enumerate().fold(0, |bits, (i, slot)| bits | u32::from(test(*slot)) << i)
+            };
+            let mut candidates = bits(&|slot| high(slot) == high(key.hash()));
+            while candidates != 0 {
+                let entry = low(slots[candidates.trailing_zeros() as usize % GROUP]);
+                // Pairs with the Release by which a commit stored the slot: its entry is there.
+                Word64::fence(Ordering::Acquire);
+                if entry != 0 && self.entry_has_key(entry, key)? {
+                    return Ok(Some(entry));
+                }
+                candidates &= candidates - 1;
             }
-            if high(slot) == high(key.hash()) && self.entry_has_key(low(slot), key)? {
-                return Ok(Some(low(slot)));
+            if bits(&|slot| slot == 0) != 0 {
+                return Ok(None);
             }
             at = (at + 1) & mask;
             if at == first {
@@ -271,6 +283,15 @@ impl<'a> View<'a> {
     }
 }
 
+/// Slots of the index that are looked at together; half a cache line.
+pub const GROUP: usize = 4;
+
+/// The group where the search for a key begins, in a table of so many slots.
+#[inline(always)]
+pub fn group_of(hash: u64, slots: usize) -> usize {
+    hash as usize & (slots / GROUP).wrapping_sub(1)
+}
+
 /// Where a new version stands among the versions of its key.
 pub struct NewVersion {
     /// The commit that makes it.
@@ -342,21 +363,15 @@ pub const SHORT_KEY: usize = 24;
 /// A key of at most [`SHORT_KEY`] bytes as words, padded with zeros.
 #[inline(always)]
 pub fn short_words(bytes: &[u8]) -> [u64; 3] {
-    let mut words = [0; 3];
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    for (word, chunk) in words.iter_mut().zip(chunks) {
-        *word = u64::from_le_bytes(*chunk);
+    let at = |from: usize| bytes[from..].first_chunk::<8>().map_or(0, |chunk| u64::from_le_bytes(*chunk));
+    // The last eight bytes hold the tail in their upper part.
+    let tail = |len: usize| at(bytes.len() - 8) >> ((len - bytes.len()) * 8 % 64);
+    match bytes.len() {
+        0..8 => [tail_word(bytes), 0, 0],
+        8 => [at(0), 0, 0],
+        9..=16 => [at(0), tail(16), 0],
+        _ => [at(0), at(8), if bytes.len() > 16 { tail(24) } else { 0 }],
     }
-    if let Some(word) = words.get_mut(chunks.len())
-        && !rest.is_empty()
-    {
-        // The last eight bytes hold the tail in their upper part.
-        *word = match bytes.last_chunk::<8>() {
-            Some(last) => u64::from_le_bytes(*last) >> ((8 - rest.len()) * 8),
-            None => tail_word(rest),
-        };
-    }
-    words
 }
 
 /// Copies bytes out of the arena.

@@ -49,8 +49,8 @@ pub fn publish(space: &Space, seq: u64) -> Result<()> {
     // Release: the record, the log slot and all new blocks are there when the marker is.
     control.writer.marker.store(seq, Ordering::Release);
     apply(space)?;
-    // SeqCst, stronger than the Release that readers need: the writer looks at the sleepers next, see `event`.
-    control.reader.seq.store(seq, Ordering::SeqCst);
+    // Release pairs with the Acquire of every reader. Who wakes sleepers next needs a fence first, see `event`.
+    control.reader.seq.store(seq, Ordering::Release);
     Ok(())
 }
 
@@ -118,7 +118,8 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
         chunks::sweep(&space.mapping, space.index)?;
     }
     control.writer.recoveries.fetch_add(1, Ordering::Relaxed);
-    // The dead writer may have published without waking anybody.
+    // The dead writer may have published without waking anybody. The fence is the writer's of `event`.
+    Word64::fence(Ordering::SeqCst);
     space.wake_all();
     Ok(())
 }

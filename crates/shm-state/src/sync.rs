@@ -41,6 +41,8 @@ pub trait Word {
     fn fetch_and(&self, value: Self::Int, order: Ordering) -> Self::Int;
     /// A memory fence of the same memory model as the word.
     fn fence(order: Ordering);
+    /// Orders the stores before an unlock before the loads after it, once the unlock, a read-modify-write, is done.
+    fn fence_after_unlock();
     /// Sleeps while the low 32 bits of the word equal `expected`, until a wake-up that shares a bit with `bits`,
     /// or the deadline.
     fn wait(&self, expected: u32, bits: u32, deadline: Deadline) -> Wait;
@@ -130,6 +132,16 @@ macro_rules! word {
             #[inline(always)]
             fn fence(order: Ordering) {
                 atomic::fence(order);
+            }
+            #[inline(always)]
+            fn fence_after_unlock() {
+                // On x86-64 every locked instruction is a full barrier already, so only the compiler is to be held.
+                // (Intel SDM vol. 3A, 10.2.3.9: "Loads and stores are not reordered with locked instructions".)
+                if cfg!(target_arch = "x86_64") {
+                    atomic::compiler_fence(Ordering::SeqCst);
+                } else {
+                    atomic::fence(Ordering::SeqCst);
+                }
             }
             fn wait(&self, expected: u32, bits: u32, deadline: Deadline) -> Wait {
                 futex::wait(self.futex(), expected, bits, deadline)

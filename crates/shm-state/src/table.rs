@@ -1,6 +1,7 @@
 //! The index and the array of insertion order, as a commit changes them.
 //!
-//! **Index.** Open addressing with linear probing over 64-bit slots (upper half of the hash, granule of the entry).
+//! **Index.** Open addressing over 64-bit slots (upper half of the hash, granule of the entry), probed linearly from the
+//! start of a group of four, so that a reader looks at whole groups.
 //! Slots are only ever filled, so a reader of any snapshot finds in the newest table whatever its snapshot contains;
 //! an entry that is absent there has no version for it, or a tombstone.
 //!
@@ -17,7 +18,7 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::heap::{Assignments, Heap, NoRoom};
 use crate::layout::{Dense, DenseSlot, Entry, GRANULE, Shared, TOMBSTONE, Table, Version, high, low};
-use crate::read::View;
+use crate::read::{GROUP, View, group_of};
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
 
@@ -83,7 +84,7 @@ fn place<'t>(table: &'t [Word64], insertions: &[Insertion], mut store: impl FnMu
     let (mut few, mut many) = (Vec::new(), HashSet::new());
     let large = insertions.len() > 16;
     for insertion in insertions.iter().filter(|i| i.new_entry) {
-        let mut at = insertion.hash as usize & mask;
+        let mut at = group_of(insertion.hash, table.len()) * GROUP;
         let mut taken = |at: &usize| if large { !many.insert(*at) } else { few.contains(at) };
         // Ends: insert() left three eighths of the table free.
         while table[at].load(Ordering::Relaxed) != 0 || taken(&at) {
@@ -227,7 +228,7 @@ fn fill_table(space: &Space, granule: u32, slots: usize, seq: u64, entries: &[In
     let table = table.ok_or_else(|| Error::corrupt("a new index lies outside of the arena"))?;
     table.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     for entry in entries {
-        let mut at = entry.hash as usize & (slots - 1);
+        let mut at = group_of(entry.hash, slots) * GROUP;
         while table[at].load(Ordering::Relaxed) != 0 {
             at = (at + 1) & (slots - 1);
         }

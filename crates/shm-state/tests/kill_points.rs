@@ -1,0 +1,104 @@
+//! The sweep: an operation is ended by SIGKILL before each of its stores to the arena, one store after the other.
+//!
+//! Each point gets an arena of its own, in the same state, so the stores are the same ones every time. After the
+//! kill, a process that was attached all along commits something else at once; the state must be that before the
+//! operation or that after it, and the verifier content; then other commits, churn, the verifier again. That other
+//! commit matters: it gets the number that the dead one would have had.
+//!
+//! A test starts this binary again as a process with one thread, which forks a child for every point. `kill/` has
+//! the operations ([`kill::scenario`]) and what is done at a point ([`kill::point`]).
+//!
+//! `ZPROC_SWEEP=all` visits every point. Otherwise operations with very many stores are sampled: every k-th point,
+//! beginning somewhere else each time (`ZPROC_SWEEP_OFFSET` repeats a run).
+
+#![cfg(feature = "kill-points")]
+
+mod common;
+mod kill;
+
+use std::process::Command;
+
+use kill::{fault, scenario, sweep};
+
+const SCENARIO: &str = "ZPROC_SWEEP_SCENARIO";
+const FAULT: &str = "ZPROC_SWEEP_FAULT";
+
+/// Not a test by itself: the process that the others start.
+#[test]
+fn driver() {
+    let Ok(name) = std::env::var(SCENARIO) else { return };
+    if let Ok(fault) = std::env::var(FAULT) {
+        fault::plant(&fault);
+    }
+    let scenario = scenario::all().into_iter().find(|s| s.name == name).expect("an unknown scenario");
+    sweep::run(&scenario);
+}
+
+/// Runs the driver. Returns whether it succeeded, and what it wrote.
+fn drive(scenario: &str, fault: Option<&str>) -> (bool, String) {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--exact", "driver", "--nocapture", "--test-threads=1"]).env(SCENARIO, scenario);
+    if let Some(fault) = fault {
+        command.env(FAULT, fault);
+    }
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), format!("{text}\n{}", output.status))
+}
+
+#[track_caller]
+fn survives(scenario: &str) {
+    let (success, text) = drive(scenario, None);
+    assert!(success, "{text}");
+    let summary: Vec<&str> = text.lines().filter(|line| line.starts_with("swept")).collect();
+    assert_eq!(summary.len(), 1, "{text}");
+    println!("{}", summary[0]);
+}
+
+/// One test for each scenario, so that they run side by side and fail by name.
+macro_rules! sweeps {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                survives($name);
+            }
+        )*
+
+        #[test]
+        fn every_scenario_is_swept() {
+            let mut swept = [$($name),*];
+            let mut known: Vec<&str> = scenario::all().iter().map(|s| s.name).collect();
+            swept.sort_unstable();
+            known.sort_unstable();
+            assert_eq!(swept[..], known[..]);
+        }
+    };
+}
+
+sweeps! {
+    a_kill_while_inserting_a_key_leaves_the_state_before_or_after: "insert",
+    a_kill_while_overwriting_leaves_the_state_before_or_after: "overwrite",
+    a_kill_while_removing_leaves_the_state_before_or_after: "remove",
+    a_kill_while_popping_leaves_the_state_before_or_after: "pop",
+    a_kill_in_a_transaction_of_64_keys_leaves_all_or_nothing: "transaction",
+    a_kill_while_clearing_leaves_all_or_nothing: "clear",
+    a_kill_while_the_index_grows_leaves_the_state_before_or_after: "growth",
+    a_kill_while_the_index_drops_absent_keys_leaves_the_state_before_or_after: "dropping",
+    a_kill_while_writing_a_large_value_leaves_the_state_before_or_after: "large",
+    a_kill_while_writing_a_value_of_several_chunks_leaves_the_state_before_or_after: "chunks",
+    a_kill_while_recycling_with_a_history_of_1_leaves_the_state_before_or_after: "recycling",
+    a_kill_beside_a_pinned_snapshot_leaves_that_snapshot_alone: "pinned",
+    a_kill_while_a_full_arena_drops_its_history_leaves_the_state_before_or_after: "history",
+    a_kill_while_a_full_arena_merges_blocks_leaves_the_state_before_or_after: "merging",
+    a_kill_while_a_full_arena_refuses_leaves_the_state_before: "refused",
+    a_kill_while_removing_from_a_full_arena_leaves_the_state_before_or_after: "reserve",
+    a_kill_while_aborting_leaves_the_state_before: "abort",
+    a_kill_while_creating_a_namespace_leaves_none_or_a_whole_one: "namespace",
+    a_kill_while_creating_an_arena_leaves_none_or_a_whole_one: "arena",
+    a_kill_while_joining_leaves_the_state_alone: "join",
+    a_kill_while_leaving_leaves_the_state_alone: "leave",
+    a_kill_while_pinning_leaves_the_state_alone: "pin",
+    a_kill_while_adding_seats_leaves_the_state_alone: "seats",
+    a_kill_while_waiting_leaves_the_state_alone: "wait",
+}

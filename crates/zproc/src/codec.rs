@@ -1,0 +1,61 @@
+//! Between the types of this crate and the bytes of the engine.
+
+use shm_state::{KeyRef, Payload};
+
+use crate::error::{Error, Result};
+use crate::key::{Key, ToKey};
+use crate::value::{DecodeError, FromValue, ToValue, Value};
+
+/// Calls `f` with the key as the engine takes it.
+#[inline(always)]
+pub(crate) fn with_key<R>(key: impl ToKey, f: impl FnOnce(&KeyRef<'_>) -> Result<R>) -> Result<R> {
+    key.with_key(|tag, bytes| f(&KeyRef::new(tag, bytes)))?
+}
+
+/// The key, hashed and owned.
+pub(crate) fn own_key(key: impl ToKey) -> Result<shm_state::Key> {
+    with_key(key, |key| Ok(key.to_owned()))
+}
+
+/// Calls `f` with the tag and the bytes of the value.
+#[inline(always)]
+pub(crate) fn with_value<R>(value: impl ToValue, f: impl FnOnce(u16, &[u8]) -> Result<R>) -> Result<R> {
+    value.with_encoded(|encoded| f(encoded.tag(), encoded.bytes()))?
+}
+
+/// Reads the value of a key.
+#[inline(always)]
+pub(crate) fn decode<T: FromValue>(key: &KeyRef<'_>, payload: &Payload) -> Result<T> {
+    T::decode(payload.tag(), payload.bytes()).map_err(|source| wrong_type(key, source))
+}
+
+/// Reads the value of a key that may be absent.
+#[inline(always)]
+pub(crate) fn decode_found<T: FromValue>(key: &KeyRef<'_>, found: Option<Payload>) -> Result<Option<T>> {
+    match found {
+        Some(payload) => decode(key, &payload).map(Some),
+        None => Ok(None),
+    }
+}
+
+#[cold]
+fn wrong_type(key: &KeyRef<'_>, source: DecodeError) -> Error {
+    Error::WrongType { key: name(key), source }
+}
+
+/// The key as a message names it, even if it is damaged.
+#[cold]
+pub(crate) fn name(key: &KeyRef<'_>) -> Key {
+    Key::decode(key.tag(), key.bytes()).unwrap_or_else(|_| Key::Bytes(key.bytes().to_vec()))
+}
+
+/// A key as it is stored.
+pub(crate) fn decode_key(key: &KeyRef<'_>) -> Result<Key> {
+    Key::decode(key.tag(), key.bytes()).map_err(|source| wrong_type(key, source))
+}
+
+/// An entry as it is stored.
+pub(crate) fn decode_entry((key, payload): (shm_state::Key, Payload)) -> Result<(Key, Value)> {
+    let key = key.as_ref();
+    Ok((decode_key(&key)?, decode(&key, &payload)?))
+}

@@ -1,0 +1,206 @@
+//! What can go wrong, one variant a cause, each message with its numbers and the way out.
+
+use std::error::Error as StdError;
+
+use shm_state::PinInfo;
+use thiserror::Error;
+
+use crate::key::Key;
+use crate::value::{DecodeError, EncodeError};
+
+/// The result of the calls of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed.
+///
+/// ```
+/// use zproc::{Error, State};
+///
+/// let state = State::anonymous()?;
+/// state.insert("door", "open")?;
+/// let error = state.get::<i64>("door").unwrap_err();
+/// assert!(matches!(error, Error::WrongType { .. }));
+/// assert_eq!(error.to_string(), r#"the value of "door": expected i64, found str "open""#);
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no state at that address.
+    #[error("there is no state at {address}: create it first, or use open_or_create")]
+    NotFound {
+        /// The address that was asked for.
+        address: String,
+    },
+    /// There is a state at that address already.
+    #[error("there is a state at {address} already: open it, or remove it first")]
+    AlreadyExists {
+        /// The address that was asked for.
+        address: String,
+    },
+    /// The address is none that this version understands.
+    #[error("{address:?} is no address of a state: {reason}")]
+    InvalidAddress {
+        /// The address that was asked for.
+        address: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// What is at the address is no state, or not one that this process may use.
+    #[error("{address} cannot be used: {reason}")]
+    Incompatible {
+        /// The address.
+        address: String,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+    /// The shared memory holds bytes that no correct process writes.
+    #[error("the state is corrupt: {what}; remove it and create it anew")]
+    Corrupt {
+        /// What was found, and where.
+        what: String,
+    },
+    /// There is no room left.
+    #[error("the state is full: {requested} bytes asked for, {free} bytes free but in no block that large, {committed} \
+             of {capacity} bytes in use{}; remove keys, drop snapshots, or create it with a larger capacity",
+            pinned_by(.pins))]
+    Full {
+        /// Bytes of the block that could not be had.
+        requested: u64,
+        /// Bytes in free blocks of the namespace.
+        free: u64,
+        /// Bytes of memory in use.
+        committed: u64,
+        /// Bytes that may be in use.
+        capacity: u64,
+        /// Snapshots that keep old values alive.
+        pins: Vec<PinInfo>,
+    },
+    /// The value is not of the type that was asked for.
+    #[error("the value of {key}: {source}")]
+    WrongType {
+        /// The key.
+        key: Key,
+        /// Both types.
+        source: DecodeError,
+    },
+    /// There is nothing to modify.
+    #[error("there is no key {key} to modify: insert it first, or use modify_or")]
+    MissingKey {
+        /// The key.
+        key: Key,
+    },
+    /// A key or a value has no form as bytes.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
+    #[error("{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \
+             oldest there is; to miss none, watch more often or create the state with a longer history")]
+    Lagged {
+        /// How many updates it missed.
+        missed: u64,
+    },
+    /// Nothing that matches happened in time.
+    #[error("no update matched before the timeout")]
+    Timeout,
+    /// The writer lock was not had in time.
+    #[error("the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
+             it or end it: its lock is then taken over")]
+    LockTimeout {
+        /// The process that holds the lock, 0 when unknown.
+        pid: u32,
+        /// The thread that holds the lock.
+        tid: u32,
+    },
+    /// A state was written to inside of `atomic`, past its transaction.
+    #[error("this thread is inside of atomic: make the change through the transaction that its closure was given, or \
+             after it")]
+    NestedAtomic,
+    /// The process was forked after the state was opened.
+    #[error("the state was opened before this process was forked: open it again in the child")]
+    Forked,
+    /// The state was closed.
+    #[error("the state was closed: open it again, or use a clone of it")]
+    Closed,
+    /// Some other failure of the store or the system.
+    #[error(transparent)]
+    Engine(shm_state::Error),
+    /// A failure of the caller's own, from a closure that it passed; made by [`Error::other`].
+    #[error(transparent)]
+    Custom(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// An error of one's own, to fail with in a closure that is passed to this crate.
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let result = state.atomic(|dict| {
+    ///     dict.insert("order", 12)?;
+    ///     Err::<(), _>(Error::other("out of flour"))
+    /// });
+    /// assert_eq!(result.unwrap_err().to_string(), "out of flour");
+    /// assert!(!state.contains_key("order")?);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Custom(error.into())
+    }
+
+    /// Puts the address in place of what the engine knows the state by.
+    pub(crate) fn at(address: &str) -> impl Fn(shm_state::Error) -> Self {
+        move |error| {
+            let address = address.to_owned();
+            match error {
+                shm_state::Error::NotFound { .. } => Self::NotFound { address },
+                shm_state::Error::AlreadyExists { .. } => Self::AlreadyExists { address },
+                shm_state::Error::InvalidName { reason, .. } => {
+                    Self::InvalidAddress { address, reason: format!("{reason}; write shm://NAME") }
+                }
+                shm_state::Error::Incompatible { reason, .. } => Self::Incompatible { address, reason },
+                other => other.into(),
+            }
+        }
+    }
+}
+
+impl From<Box<dyn StdError + Send + Sync>> for Error {
+    fn from(error: Box<dyn StdError + Send + Sync>) -> Self {
+        Self::Custom(error)
+    }
+}
+
+impl From<shm_state::Error> for Error {
+    #[cold]
+    fn from(error: shm_state::Error) -> Self {
+        use shm_state::Error as Engine;
+        match error {
+            Engine::NotFound { name } => Self::NotFound { address: name },
+            Engine::AlreadyExists { name } => Self::AlreadyExists { address: name },
+            Engine::Incompatible { name, reason } => Self::Incompatible { address: name, reason },
+            Engine::Corrupt { what } => Self::Corrupt { what },
+            Engine::Full { requested, free, committed, capacity, pins } => {
+                Self::Full { requested, free, committed, capacity, pins }
+            }
+            Engine::LockTimeout { pid, tid } => Self::LockTimeout { pid, tid },
+            Engine::Deadlock => Self::NestedAtomic,
+            Engine::Forked => Self::Forked,
+            other => Self::Engine(other),
+        }
+    }
+}
+
+fn pinned_by(pins: &[PinInfo]) -> String {
+    let list: Vec<String> = pins
+        .iter()
+        .take(4)
+        .map(|pin| format!("process {} holds a snapshot that is {} updates old", pin.pid, pin.lag))
+        .collect();
+    match pins.len() {
+        0 => String::new(),
+        1..=4 => format!(" ({})", list.join("; ")),
+        all => format!(" ({}; and {} more)", list.join("; "), all - list.len()),
+    }
+}

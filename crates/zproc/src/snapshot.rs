@@ -1,0 +1,195 @@
+//! Snapshots: the state as it was after one update.
+
+use std::fmt;
+
+use shm_state::{KeyRef, Payload, Pinned};
+
+use crate::codec::{decode_entry, decode_found, with_key};
+use crate::error::Result;
+use crate::key::{Key, ToKey};
+use crate::value::{Encoded, FromValue, Map, Value};
+
+/// The state as it was after one update, to be read like a dict.
+///
+/// Taking one costs nanoseconds whatever the size of the state, because nothing is copied: the values that it shows are
+/// kept from being recycled for as long as it lives. So drop it when it is no longer needed; [`Snapshot::to_map`] makes
+/// a copy that keeps nothing.
+///
+/// Snapshots are equal to each other, and to a [`Map`], if they have the same keys with the same values, in whatever
+/// order.
+///
+/// ```
+/// use zproc::{Map, State};
+///
+/// let state = State::anonymous()?;
+/// state.insert("cookies", 5)?;
+/// let before = state.snapshot()?;
+/// state.insert("cookies", 4)?;
+/// assert_eq!(before.get::<i64>("cookies")?, Some(5));
+/// assert_eq!(before, Map::from([("cookies", 5)]));
+/// assert_ne!(before, state.snapshot()?);
+/// # Ok::<(), zproc::Error>(())
+/// ```
+pub struct Snapshot<'s> {
+    pinned: Pinned<'s>,
+}
+
+impl<'s> Snapshot<'s> {
+    #[inline(always)]
+    pub(crate) fn new(pinned: Pinned<'s>) -> Self {
+        Self { pinned }
+    }
+
+    /// The number of the update after which the state was like this; 0 before the first.
+    pub fn seq(&self) -> u64 {
+        self.pinned.seq()
+    }
+
+    /// The value of a key; `None` if the key is absent.
+    ///
+    /// # Errors
+    /// [`Error::WrongType`](crate::Error::WrongType) if the value cannot be read as a `T`.
+    #[inline]
+    pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
+        with_key(key, |key| decode_found(key, self.payload(key)?))
+    }
+
+    /// The value of a key as it is stored.
+    #[inline]
+    pub(crate) fn payload(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        Ok(self.pinned.get(key)?)
+    }
+
+    /// Whether a key is present.
+    pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
+        with_key(key, |key| Ok(self.pinned.contains(key)?))
+    }
+
+    /// How many keys are present.
+    pub fn len(&self) -> Result<usize> {
+        Ok(self.pinned.len()?)
+    }
+
+    /// Whether no key is present.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.pinned.is_empty()?)
+    }
+
+    /// The keys and values in the order of insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("b", 1), ("a", 2)])?;
+    /// for entry in state.snapshot()?.iter() {
+    ///     let (key, value) = entry?;
+    ///     println!("{key} is {value}");
+    /// }
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Result<(Key, Value)>> + '_ {
+        self.stored().map(|entry| decode_entry(entry?))
+    }
+
+    /// The keys in the order of insertion.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = Result<Key>> + '_ {
+        self.stored().map(|entry| crate::codec::decode_key(&entry?.0.as_ref()))
+    }
+
+    /// The values in the order of their keys' insertion.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = Result<Value>> + '_ {
+        self.stored().map(|entry| {
+            let (key, payload) = entry?;
+            crate::codec::decode(&key.as_ref(), &payload)
+        })
+    }
+
+    /// What is stored, in the order of insertion. If that cannot be told, the only item says why.
+    fn stored(&self) -> impl DoubleEndedIterator<Item = Result<(shm_state::Key, Payload)>> + '_ {
+        let (entries, failed) = match self.pinned.iter() {
+            Ok(entries) => (Some(entries), None),
+            Err(error) => (None, Some(Err(error.into()))),
+        };
+        failed.into_iter().chain(entries.into_iter().flatten().map(|entry| Ok(entry?)))
+    }
+
+    /// A copy that keeps nothing from being recycled.
+    ///
+    /// ```
+    /// use zproc::{Map, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// let map: Map = state.snapshot()?.to_map()?;
+    /// assert_eq!(map, Map::from([("cookies", 5)]));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn to_map(&self) -> Result<Map> {
+        self.iter().collect()
+    }
+
+    /// Whether the other has the same keys with the same values.
+    fn same_as(&self, other: &Snapshot<'_>) -> Result<bool> {
+        if self.len()? != other.len()? {
+            return Ok(false);
+        }
+        for entry in self.stored() {
+            let (key, mine) = entry?;
+            match other.payload(&key.as_ref())? {
+                Some(theirs) if same_value(&mine, &theirs) => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn same_as_map(&self, map: &Map) -> Result<bool> {
+        if self.len()? != map.len() {
+            return Ok(false);
+        }
+        for (key, value) in map {
+            let same = with_key(key, |key| match self.payload(key)? {
+                Some(mine) => Ok(holds(&mine, value)?),
+                None => Ok(false),
+            })?;
+            if !same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn same_value(a: &Payload, b: &Payload) -> bool {
+    Encoded::new(a.tag(), a.bytes()).same_value(Encoded::new(b.tag(), b.bytes()))
+}
+
+fn holds(payload: &Payload, value: &Value) -> Result<bool> {
+    use crate::value::ToValue;
+    Ok(value.with_encoded(|value| value.same_value(Encoded::new(payload.tag(), payload.bytes())))?)
+}
+
+/// What cannot be read is equal to nothing.
+impl PartialEq<Snapshot<'_>> for Snapshot<'_> {
+    fn eq(&self, other: &Snapshot<'_>) -> bool {
+        self.same_as(other).unwrap_or(false)
+    }
+}
+
+impl PartialEq<Map> for Snapshot<'_> {
+    fn eq(&self, map: &Map) -> bool {
+        self.same_as_map(map).unwrap_or(false)
+    }
+}
+
+impl PartialEq<Snapshot<'_>> for Map {
+    fn eq(&self, snapshot: &Snapshot<'_>) -> bool {
+        snapshot == self
+    }
+}
+
+/// Gives the number of the update; [`Snapshot::to_map`] gives the contents.
+impl fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("seq", &self.seq()).finish_non_exhaustive()
+    }
+}
