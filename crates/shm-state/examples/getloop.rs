@@ -8,7 +8,7 @@ fn main() {
     let mut rnd = || { r ^= r << 13; r ^= r >> 7; r ^= r << 17; r };
     let keys: Vec<String> = (0..n).map(|_| format!("{:020}", rnd())).collect();
     for k in &keys { s.put(&KeyRef::new(1, k.as_bytes()), None, 1, &[7; 8], Deadline::never()).unwrap(); }
-    let order: Vec<&String> = (0..1_000_000).map(|_| &keys[rnd() as usize % n]).collect();
+    let order: Vec<&String> = (0..100_000).map(|_| &keys[rnd() as usize % n]).collect();
     let c: u64 = std::env::args().nth(1).unwrap().parse().unwrap();
     let t0 = std::time::Instant::now();
     let mut sum = 0u64;

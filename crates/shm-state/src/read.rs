@@ -131,32 +131,39 @@ impl<'a> View<'a> {
     pub fn find(&self, key: &KeyRef<'_>) -> Result<Option<u32>, Torn> {
         let table = self.table()?;
         let (groups, _) = table.as_chunks::<GROUP>();
+        // Nearly always the first group decides, and the first slot in it that matches.
+        if let Some(group) = groups.get(group_of(key.hash(), table.len())) {
+            let (candidates, free) = look_at(group, key.hash());
+            if candidates != 0 {
+                let entry = low(group[candidates.trailing_zeros() as usize % GROUP].load(Ordering::Acquire));
+                if self.entry_has_key(entry, key)? {
+                    return Ok(Some(entry));
+                }
+            } else if free != 0 {
+                return Ok(None);
+            }
+        }
+        self.find_further(groups, key)
+    }
+
+    /// The whole search, for those whom the first group did not serve.
+    #[cold]
+    #[inline(never)]
+    fn find_further(&self, groups: &[[Word64; GROUP]], key: &KeyRef<'_>) -> Result<Option<u32>, Torn> {
         let mask = groups.len().wrapping_sub(1);
-        let first = group_of(key.hash(), table.len());
-        let mut at = first;
-        // In bounds by the mask: the number of groups is a power of two, or 0.
-        while let Some(group) = groups.get(at) {
-            let slots = group.each_ref().map(|slot| slot.load(Ordering::Relaxed));
-            // All slots of a group at once: which of them matches cannot be predicted, and a branch for each would be.
-            let bits = |test: &dyn Fn(u64) -> bool| -> u32 {
-                slots.iter().enumerate().fold(0, |bits, (i, slot)| bits | u32::from(test(*slot)) << i)
-            };
-            let mut candidates = bits(&|slot| high(slot) == high(key.hash()));
+        let first = group_of(key.hash(), groups.len() * GROUP);
+        // Each group once at most: a table without a free slot, which only damage can make, ends the search too.
+        for group in (0..groups.len()).map(|i| &groups[(first + i) & mask]) {
+            let (mut candidates, free) = look_at(group, key.hash());
             while candidates != 0 {
-                let entry = low(slots[candidates.trailing_zeros() as usize % GROUP]);
-                // Pairs with the Release by which a commit stored the slot: its entry is there.
-                Word64::fence(Ordering::Acquire);
+                let entry = low(group[candidates.trailing_zeros() as usize].load(Ordering::Acquire));
                 if entry != 0 && self.entry_has_key(entry, key)? {
                     return Ok(Some(entry));
                 }
                 candidates &= candidates - 1;
             }
-            if bits(&|slot| slot == 0) != 0 {
+            if free != 0 {
                 return Ok(None);
-            }
-            at = (at + 1) & mask;
-            if at == first {
-                break;
             }
         }
         Ok(None)
@@ -177,6 +184,11 @@ impl<'a> View<'a> {
             let differ = words.iter().zip(&entry.key).map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
             return Ok(differ.fold(0, |all, word| all | word) == 0);
         }
+        self.entry_has_long_key(granule, bytes)
+    }
+
+    #[inline(never)]
+    fn entry_has_long_key(&self, granule: u32, bytes: &[u8]) -> Result<bool, Torn> {
         let words = self.memory.words(granule, KEY_AT, bytes.len().div_ceil(8));
         Ok(same_bytes(words.ok_or(Torn(granule))?, bytes))
     }
@@ -285,6 +297,21 @@ impl<'a> View<'a> {
 
 /// Slots of the index that are looked at together; half a cache line.
 pub const GROUP: usize = 4;
+
+/// Which slots of a group carry the upper half of a hash, and which are free, as bits.
+///
+/// All slots at once: which of them matches cannot be predicted, and a branch for each would be.
+#[inline(always)]
+fn look_at(group: &[Word64; GROUP], hash: u64) -> (u32, u32) {
+    let (mut candidates, mut free) = (0, 0);
+    for (i, slot) in group.iter().enumerate() {
+        // Relaxed: whoever goes on to the entry loads the slot again.
+        let slot = slot.load(Ordering::Relaxed);
+        candidates |= u32::from(high(slot) == high(hash)) << i;
+        free |= u32::from(slot == 0) << i;
+    }
+    (candidates, free)
+}
 
 /// The group where the search for a key begins, in a table of so many slots.
 #[inline(always)]

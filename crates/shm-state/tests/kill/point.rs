@@ -113,13 +113,17 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
             namespace.wait(On::Any, Strategy::Block, deadline, &cancel, nothing).unwrap().unwrap_err();
             namespace.wait(On::Keys(&[1 << 40, 7]), Strategy::Block, deadline, &cancel, nothing).unwrap().unwrap_err();
         }
-        Act::Leave => {
-            drop(namespace);
-            drop(arena);
-        }
+        Act::Leave => drop((namespace, arena)),
         Act::Join | Act::CreateArena => {}
     }
+    end(board);
+}
+
+/// Ends the child before it closes anything, which would be further stores.
+fn end(board: &Board) -> ! {
     board.set(0, kill_points_passed());
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(0) }
 }
 
 /// Another process commits, and is killed as well. What it may have left behind is added to what is expected.
@@ -209,8 +213,8 @@ fn visit_creation(scenario: &Scenario, at: u64) -> Outcome {
     let (name, board) = (Name::new("swept"), Board::new());
     let signal = fork(|| {
         kill_at(at);
-        drop(Arena::create(&name, &scenario.options).unwrap());
-        board.set(0, kill_points_passed());
+        let _arena = Arena::create(&name, &scenario.options).unwrap();
+        end(&board);
     });
     let found = Arena::open(&name);
     let is_after = match &found {

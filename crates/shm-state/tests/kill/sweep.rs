@@ -37,7 +37,7 @@ pub fn run(scenario: &Scenario) {
     }
     let nested = if scenario.act == Act::CreateArena { 0 } else { nested(scenario, whole.stores, all, seed) };
     let note = if step == 1 { String::new() } else { format!(" (every {step}th, ZPROC_SWEEP_OFFSET={seed})") };
-    println!("swept {}: {points} of {} points{note}, {nested} with a second death", scenario.name, whole.stores);
+    println!("\nswept {}: {points} of {} points{note}, {nested} with a second death", scenario.name, whole.stores);
 }
 
 /// The recoverer is killed as well: at random pairs of points, most of them where there is something to recover.
