@@ -105,7 +105,7 @@ fn sort_insertions(tx: &mut Transaction<'_>) {
 }
 
 /// Whether two versions hold the same type and bytes.
-#[inline]
+#[inline(always)]
 pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {
     let shape = |v: &Version| (high(v.older.load(Ordering::Relaxed)), v.len.load(Ordering::Relaxed));
     if shape(old) != shape(new) {
@@ -121,6 +121,12 @@ pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {
         let pairs = old.payload.iter().zip(&new.payload).take(words);
         return Ok(pairs.fold(true, |same, (a, b)| same & (a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed))));
     }
+    same_long_value(space, old, new, len)
+}
+
+#[cold]
+#[inline(never)]
+fn same_long_value(space: &Space, old: &Version, new: &Version, len: usize) -> Result<bool> {
     let view = View::new(space, u64::MAX);
     let words = |v| view.payload_words(v, len).map_err(|torn: Torn| torn.damage(space));
     Ok(words(old)?.iter().zip(words(new)?).all(|(a, b)| a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed)))
@@ -214,13 +220,13 @@ pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
 
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.
 #[inline]
-pub fn wake(space: &Space, hashes: impl Iterator<Item = u64>) {
+pub fn wake(space: &Space, hashes: &[u64]) {
     // The writer's fence of `event`; the lock has just been released.
     Word64::fence_after_unlock();
     let any = &space.control().any;
     let mut woken = crate::event::signal(&any.futex, &any.sleepers, ANY);
     for hash in hashes {
-        let (event, bit) = event_of(space, hash);
+        let (event, bit) = event_of(space, *hash);
         woken += crate::event::signal(&event.futex, &event.sleepers, bit);
     }
     if woken > 0 {

@@ -124,7 +124,7 @@ impl Heap {
         self.recyclable
     }
 
-    #[inline]
+    #[inline(always)]
     fn list(&mut self, control: &Control, class: usize) -> &mut List {
         let found = self.lists.iter().position(|l| l.class == class);
         let at = found.unwrap_or_else(|| {
@@ -145,7 +145,7 @@ impl Heap {
     }
 
     /// Takes the front of a list if it may be used again and is large enough.
-    #[inline]
+    #[inline(always)]
     fn pop(&mut self, space: &Space, class: usize, granules: u32) -> Result<Option<Spare>> {
         let recyclable = self.recyclable;
         let list = self.list(space.control(), class);

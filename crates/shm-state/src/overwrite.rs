@@ -47,7 +47,7 @@ pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> R
     overwrite(space, seq + 1, identity, put, &plan)?;
     record::publish(space, seq + 1)?;
     drop(guard);
-    wake(space, std::iter::once(put.key.hash()));
+    wake(space, &[put.key.hash()]);
     Ok(true)
 }
 

@@ -35,9 +35,9 @@ pub struct Insertion {
 
 const MIN_BITS: u32 = 4;
 
-/// How many keys a table of this size takes: five eighths.
+/// How many keys a table of this size takes: three eighths, so that groups seldom overflow.
 const fn fill(slots: usize) -> usize {
-    slots / 8 * 5
+    slots / 8 * 3
 }
 
 /// Adds insertions to index and array through the record, or makes both anew if there is no room.
@@ -86,7 +86,7 @@ fn place<'t>(table: &'t [Word64], insertions: &[Insertion], mut store: impl FnMu
     for insertion in insertions.iter().filter(|i| i.new_entry) {
         let mut at = group_of(insertion.hash, table.len()) * GROUP;
         let mut taken = |at: &usize| if large { !many.insert(*at) } else { few.contains(at) };
-        // Ends: insert() left three eighths of the table free.
+        // Ends: insert() left five eighths of the table free.
         while table[at].load(Ordering::Relaxed) != 0 || taken(&at) {
             at = (at + 1) & mask;
         }
@@ -195,8 +195,8 @@ fn rebuild(
     let mut kept = walk(space, seq, heap.recyclable(), pending)?;
     kept.entries.extend(insertions.iter().filter(|i| i.new_entry));
     let needed = (kept.slots.len() + insertions.len()).max(kept.entries.len());
-    // At most half full, so that the next rebuild is at least an eighth of the table away.
-    let bits = (needed * 2).next_power_of_two().ilog2().max(MIN_BITS);
+    // At most a quarter full, so that the next rebuild is at least an eighth of the table away.
+    let bits = (needed * 4).next_power_of_two().ilog2().max(MIN_BITS);
     let (table_at, dense_at) = match take(space, heap, 1 << bits)? {
         Ok(blocks) => blocks,
         Err(no_room) => return Ok(Err(no_room)),

@@ -45,14 +45,16 @@ pub struct Pending {
     pub order: u32,
 }
 
-/// Beyond this many pending keys they are found through a map.
-const FEW: usize = 8;
+/// Beyond this many pending keys they are found through a map, and their hashes do not fit on the stack.
+const FEW: usize = 32;
 
 /// Buffers of a transaction, kept from one to the next so that small ones allocate nothing.
 #[derive(Default)]
 pub struct Scratch {
     pub(crate) heap: Heap,
     pub(crate) pending: Vec<Pending>,
+    /// The hashes of the pending keys, beside them, for a quick search.
+    hashes: Vec<u64>,
     /// Places in `pending`, by hash of the key; used when there are more than a few.
     pub(crate) places: HashTable<u32>,
     pub(crate) record: Assignments,
@@ -78,6 +80,7 @@ impl Scratch {
     #[inline]
     fn begin(&mut self, seq: u64, live: u32, identity: u32) {
         self.pending.clear();
+        self.hashes.clear();
         self.record.clear();
         self.changes.clear();
         self.insertions.clear();
@@ -177,19 +180,20 @@ impl<'n> Transaction<'n> {
     /// The place of a key among the pending ones.
     #[inline]
     fn find_pending(&self, key: &KeyRef<'_>) -> Result<Option<usize>> {
-        let pending = &self.scratch.pending;
-        let is_key = |at: usize| {
-            // A pending entry is alive or private, so it can be read like any other.
-            pending[at].hash == key.hash() && self.before().entry_has_key(pending[at].entry, key) == Ok(true)
-        };
+        let Scratch { pending, hashes, places, .. } = &*self.scratch;
+        // A pending entry is alive or private, so it can be read like any other.
+        let is_key = |at: usize| self.before().entry_has_key(pending[at].entry, key) == Ok(true);
         if pending.len() <= FEW {
-            return Ok((0..pending.len()).find(|at| is_key(*at)));
+            let same_hash = hashes.iter().enumerate().filter(|(_, hash)| **hash == key.hash());
+            return Ok(same_hash.map(|(at, _)| at).find(|at| is_key(*at)));
         }
-        Ok(self.scratch.places.find(key.hash(), |at| is_key(*at as usize)).map(|at| *at as usize))
+        let place = places.find(key.hash(), |at| hashes[*at as usize] == key.hash() && is_key(*at as usize));
+        Ok(place.map(|at| *at as usize))
     }
 
     #[inline(always)]
     fn add_pending(&mut self, pending: Pending) {
+        self.scratch.hashes.push(pending.hash);
         self.scratch.pending.push(pending);
         if self.scratch.pending.len() > FEW {
             self.add_place();
@@ -266,7 +270,7 @@ impl<'n> Transaction<'n> {
     }
 
     /// The newest committed version of an entry: where, whether it is alive, when it was inserted.
-    #[inline]
+    #[inline(always)]
     fn newest(&self, entry: u32) -> Result<(u32, bool, u64)> {
         let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
         let newest = low(head.newest.load(Ordering::Relaxed));
@@ -558,19 +562,20 @@ impl<'n> Transaction<'n> {
         // lock meets the same damage; the chunks must not be freed under it.
         self.scratch.committed = true;
         record::publish(self.space, self.scratch.seq)?;
-        // The buffers belong to the next owner of the lock, so the hashes are copied before the unlock.
-        let changed = self.scratch.pending.iter().filter(|p| p.new != 0).map(|p| p.hash);
-        if self.scratch.pending.len() <= FEW {
+        // The buffers belong to the next owner of the lock, so what is needed of them is copied before the unlock.
+        let seq = self.scratch.seq;
+        if self.scratch.hashes.len() <= FEW {
             let mut hashes = [0; FEW];
-            let count = hashes.iter_mut().zip(changed).map(|(to, from)| *to = from).count();
+            let hashes = &mut hashes[..self.scratch.hashes.len()];
+            hashes.copy_from_slice(&self.scratch.hashes);
             drop(self.guard.take());
-            commit::wake(self.space, hashes[..count].iter().copied());
+            commit::wake(self.space, hashes);
         } else {
-            let hashes: Vec<u64> = changed.collect();
+            let hashes = self.scratch.hashes.clone();
             drop(self.guard.take());
-            commit::wake(self.space, hashes.into_iter());
+            commit::wake(self.space, &hashes);
         }
-        Ok(self.scratch.seq)
+        Ok(seq)
     }
 }
 

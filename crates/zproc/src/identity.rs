@@ -5,10 +5,11 @@
 //! identity share its cursor, which only moves forward: `watch` says how they divide the updates between them.
 
 use std::cell::Cell;
-use std::sync::Mutex;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use shm_state::{Deadline, Namespace, Strategy};
 
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shm_state::{Arena, Deadline, Filter, Namespace, Next, On, Pinned, Strategy, kill_at, kill_points_passed};
 
-use super::scenario::{Act, Scenario, World};
+use super::scenario::{Act, Scenario, Template, World};
 use crate::common::model::{self, Model, assert_same, put, remove};
 use crate::common::process::{Board, fork};
 use crate::common::{Name, is_full};
@@ -28,14 +28,13 @@ pub struct Outcome {
 
 /// Kills the operation before its store number `at`. With `recoverer`, kills a process that comes along and commits,
 /// too, before its store of that number.
-pub fn visit(scenario: &Scenario, at: u64, recoverer: Option<u64>) -> Outcome {
+pub fn visit(scenario: &Scenario, template: &Template, at: u64, recoverer: Option<u64>) -> Outcome {
     // SAFETY: a plain request to the kernel: SIGALRM, which nobody handles, ends this process if it hangs.
     unsafe { libc::alarm(HANG) };
     if scenario.act == Act::CreateArena {
         return visit_creation(scenario, at);
     }
-    let mut world = new_world(scenario);
-    (scenario.setup)(&mut world);
+    let mut world = template.copy();
     let pinners: Vec<Namespace> = (0..scenario.pins).map(|_| world.namespace.fork().unwrap()).collect();
     let pinned = world.model.clone();
     let held: Vec<Pinned<'_>> = pinners.iter().map(|namespace| namespace.pin().unwrap()).collect();
@@ -64,12 +63,6 @@ pub fn visit(scenario: &Scenario, at: u64, recoverer: Option<u64>) -> Outcome {
     }
     check_namespaces(scenario, &world.arena, killed);
     Outcome { killed, is_after, stores: board.get(0) }
-}
-
-fn new_world(scenario: &Scenario) -> World {
-    let arena = Arena::anonymous(&scenario.options).unwrap();
-    let namespace = arena.namespace("swept").unwrap();
-    World { arena, namespace, model: Model::new() }
 }
 
 /// Opens the arena of the parent in a forked child.

@@ -1,5 +1,10 @@
 //! The operations that are swept: the state that each begins with, and what it does.
 
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use shm_state::{Arena, ArenaOptions, Deadline, History, Namespace};
 
 use crate::common::is_full;
@@ -48,6 +53,38 @@ pub struct Scenario {
     pub next: Vec<Change>,
     /// At most so many points are visited unless all are.
     pub most_points: u64,
+}
+
+/// The state that an operation begins with, as bytes: a copy of them is an arena.
+pub struct Template {
+    capacity: u64,
+    bytes: Vec<u8>,
+    model: Model,
+}
+
+impl Template {
+    /// Makes the state of a scenario.
+    pub fn of(scenario: &Scenario) -> Self {
+        let arena = Arena::anonymous(&scenario.options).unwrap();
+        let namespace = arena.namespace("swept").unwrap();
+        let mut world = World { arena, namespace, model: Model::new() };
+        (scenario.setup)(&mut world);
+        let stats = world.arena.stats().unwrap();
+        let mut bytes = vec![0; stats.committed as usize];
+        let file = File::from(world.arena.fd().unwrap().try_clone_to_owned().unwrap());
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        Self { capacity: stats.capacity, bytes, model: world.model }
+    }
+
+    /// A copy that nobody has attached yet but this process.
+    pub fn copy(&self) -> World {
+        let file = File::from(memfd_create("swept", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(self.capacity).unwrap();
+        file.write_all_at(&self.bytes, 0).unwrap();
+        let arena = Arena::from_fd(file.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let namespace = arena.namespace("swept").unwrap();
+        World { arena, namespace, model: self.model.clone() }
+    }
 }
 
 /// An arena, and what must be in it.

@@ -1,7 +1,7 @@
 //! From point to point.
 
 use super::point::{Outcome, visit};
-use super::scenario::{Act, Scenario};
+use super::scenario::{Act, Scenario, Template};
 use crate::common::{Random, number_from_env};
 
 /// Points at which the recoverer is killed too, unless all are visited.
@@ -11,7 +11,8 @@ const MANY_NESTED: u64 = 3000;
 
 /// Sweeps one operation, in this process. Panics at the first point where something is wrong.
 pub fn run(scenario: &Scenario) {
-    let whole = visit(scenario, u64::MAX, None);
+    let template = Template::of(scenario);
+    let whole = visit(scenario, &template, u64::MAX, None);
     assert!(!whole.killed && whole.stores > 0, "{whole:?}");
     let all = std::env::var("ZPROC_SWEEP").is_ok_and(|v| v == "all");
     let step = if all { 1 } else { whole.stores.div_ceil(scenario.most_points) };
@@ -21,7 +22,7 @@ pub fn run(scenario: &Scenario) {
     let mut decided = None;
     for at in (offset..whole.stores).step_by(step as usize) {
         print_if_it_fails(scenario, at, None, seed);
-        let outcome = visit(scenario, at, None);
+        let outcome = visit(scenario, &template, at, None);
         points += 1;
         assert!(outcome.killed, "the operation has {} stores and ended before its store {at}", whole.stores);
         // There is one store by which the operation is decided.
@@ -30,18 +31,18 @@ pub fn run(scenario: &Scenario) {
         }
         assert_eq!(outcome.is_after, decided.is_some(), "at {at}, decided at {decided:?}");
     }
-    let last: Outcome = visit(scenario, whole.stores, None);
+    let last: Outcome = visit(scenario, &template, whole.stores, None);
     assert!(!last.killed, "{last:?}");
     if scenario.act == Act::Commit {
         assert!(last.is_after && (step > 1 || decided.is_some()), "decided at {decided:?} of {}", whole.stores);
     }
-    let nested = if scenario.act == Act::CreateArena { 0 } else { nested(scenario, whole.stores, all, seed) };
+    let nested = if scenario.act == Act::CreateArena { 0 } else { nested(scenario, &template, whole.stores, all, seed) };
     let note = if step == 1 { String::new() } else { format!(" (every {step}th, ZPROC_SWEEP_OFFSET={seed})") };
     println!("\nswept {}: {points} of {} points{note}, {nested} with a second death", scenario.name, whole.stores);
 }
 
 /// The recoverer is killed as well: at random pairs of points, most of them where there is something to recover.
-fn nested(scenario: &Scenario, stores: u64, all: bool, seed: u64) -> u64 {
+fn nested(scenario: &Scenario, template: &Template, stores: u64, all: bool, seed: u64) -> u64 {
     let count = if all { MANY_NESTED } else { NESTED };
     let mut random = Random::new(seed);
     let late = stores.saturating_sub(60);
@@ -50,7 +51,7 @@ fn nested(scenario: &Scenario, stores: u64, all: bool, seed: u64) -> u64 {
         let wide = random.below(4) == 0;
         let second = random.below(if wide { 400 } else { 60 });
         print_if_it_fails(scenario, at, Some(second), seed);
-        visit(scenario, at, Some(second));
+        visit(scenario, template, at, Some(second));
     }
     count
 }

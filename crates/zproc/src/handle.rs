@@ -1,0 +1,99 @@
+//! Handles: one key, found once.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+
+use shm_state::{EntryRef, Namespace, Payload};
+
+use crate::codec::{decode_found, name, with_value};
+use crate::error::Result;
+use crate::identity::Identity;
+use crate::key::Key;
+use crate::value::{FromValue, ToValue};
+
+/// One key of a state, to be read and written again and again without a lookup.
+///
+/// It stays with the key when that is removed and inserted anew. Made by [`State::handle`](crate::State::handle).
+///
+/// A handle belongs to one thread at a time, since it remembers where it found the key without synchronisation, which
+/// would cost more than the lookup that it saves; other threads make their own from the same state.
+///
+/// ```
+/// use zproc::State;
+///
+/// let state = State::anonymous()?;
+/// let cookies = state.handle::<i64>("cookies")?;
+/// assert_eq!(cookies.get()?, None);
+/// cookies.set(5)?;
+/// state.remove("cookies")?;
+/// assert_eq!(cookies.get()?, None);
+/// state.insert("cookies", 6)?;
+/// assert_eq!(cookies.get()?, Some(6));
+/// # Ok::<(), zproc::Error>(())
+/// ```
+pub struct Handle<'s, T> {
+    identity: &'s Identity,
+    key: shm_state::Key,
+    place: Cell<Option<EntryRef>>,
+    type_: PhantomData<fn(T) -> T>,
+}
+
+impl<'s, T> Handle<'s, T> {
+    pub(crate) fn new(identity: &'s Identity, key: shm_state::Key) -> Self {
+        Self { identity, key, place: Cell::new(None), type_: PhantomData }
+    }
+
+    /// The key.
+    pub fn key(&self) -> Key {
+        name(&self.key.as_ref())
+    }
+
+    /// The value of the key; `None` if the key is absent.
+    ///
+    /// # Errors
+    /// [`Error::WrongType`](crate::Error::WrongType) if the value cannot be read as a `T`.
+    #[inline]
+    pub fn get(&self) -> Result<Option<T>>
+    where
+        T: FromValue,
+    {
+        let namespace = self.identity.ready()?;
+        let found = match self.place.get() {
+            Some(place) => match namespace.get_at(place)? {
+                Ok(found) => found,
+                Err(shm_state::Stale) => self.find(namespace)?,
+            },
+            None => self.find(namespace)?,
+        };
+        decode_found(&self.key.as_ref(), found)
+    }
+
+    /// Looks the key up, and remembers where it is.
+    #[cold]
+    fn find(&self, namespace: &Namespace) -> Result<Option<Payload>> {
+        let key = self.key.as_ref();
+        self.place.set(namespace.locate(&key)?);
+        // Not from the place, which may have gone stale again.
+        Ok(namespace.get(&key)?)
+    }
+
+    /// Puts `value` under the key.
+    pub fn set(&self, value: T) -> Result<()>
+    where
+        T: ToValue,
+    {
+        with_value(value, |tag, bytes| {
+            self.identity.write(|transaction| {
+                transaction.put(&self.key.as_ref(), tag, bytes)?;
+                Ok(())
+            })
+        })
+    }
+}
+
+impl<T> fmt::Debug for Handle<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("key", &self.key()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,258 @@
+//! States: what programs open, fork, close and ask.
+//!
+//! A [`State`] is an identity (`identity`) of a namespace, and where that is. What it can do lies in two further files:
+//! `dict` (reading and writing) and `watching` (the watchers, by their short names); `builder` opens it.
+
+mod builder;
+mod dict;
+mod watching;
+
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use shm_state::{Arena, Report, Stats};
+
+use crate::address::arena_name;
+use crate::error::{Error, Result};
+use crate::identity::{Identity, check_not_in_atomic};
+pub use builder::Builder;
+
+/// A dict that processes share.
+///
+/// Any process of the machine may open it by its address. Reading takes no lock; each call that writes is atomic, as is
+/// everything inside of [`State::atomic`].
+///
+/// **Identity.** Each `State` value is a watcher of its own: it has a cursor, which is the last update that it has
+/// consumed, and its watchers do not see the updates that were made through itself. [`Clone`] and [`State::fork`] make
+/// another one, whose cursor is now. Threads may share one `&State`, and then share its cursor: each update is returned
+/// to one of them.
+///
+/// ```
+/// use zproc::State;
+///
+/// let state = State::anonymous()?;
+/// state.insert("cookies", 5)?;
+/// assert_eq!(state.get::<i64>("cookies")?, Some(5));
+///
+/// let other = state.clone(); // as another process would have it
+/// other.atomic(|dict| dict.modify("cookies", |n: i64| n - 1))?;
+/// let update = state.get_when_change(["cookies"])?;
+/// assert_eq!(update.get::<i64>("cookies")?, Some(4));
+/// # Ok::<(), zproc::Error>(())
+/// ```
+pub struct State {
+    identity: Identity,
+    arena: Arena,
+    place: Arc<Place>,
+}
+
+/// Where a state is.
+struct Place {
+    address: Option<String>,
+    namespace: String,
+}
+
+impl State {
+    /// Opens the state at an address, `shm://NAME`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-open-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::create(address)?;
+    /// state.insert("door", "open")?;
+    /// let elsewhere = State::open(address)?;
+    /// assert_eq!(elsewhere.get::<String>("door")?.as_deref(), Some("open"));
+    /// zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn open(address: &str) -> Result<Self> {
+        Self::builder(address).open()
+    }
+
+    /// Creates a state at an address where there is none.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::InvalidAddress`].
+    pub fn create(address: &str) -> Result<Self> {
+        Self::builder(address).create()
+    }
+
+    /// Opens the state at an address, or creates it. When several processes do so at once, all get the same one.
+    pub fn open_or_create(address: &str) -> Result<Self> {
+        Self::builder(address).open_or_create()
+    }
+
+    /// Creates a state without an address. Other processes get it by its descriptor: [`State::fd`], [`State::from_fd`].
+    pub fn anonymous() -> Result<Self> {
+        Builder::anonymous().create()
+    }
+
+    /// Opens the state in a descriptor that was handed over, for example by inheritance.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// let fd = state.fd().expect("states have one").try_clone_to_owned().expect("descriptors left");
+    /// let elsewhere = State::from_fd(fd)?;
+    /// state.insert("door", "open")?;
+    /// assert!(elsewhere.contains_key("door")?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        Builder::anonymous().from_fd(fd)
+    }
+
+    /// Settings to open or create a state with.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::builder(address)
+    ///     .namespace("kitchen")
+    ///     .capacity(16 << 20)
+    ///     .history(1000, 4 << 20)
+    ///     .lock_timeout(Duration::from_secs(5))
+    ///     .create()?;
+    /// assert_eq!((state.address(), state.namespace()), (Some(address), "kitchen"));
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn builder(address: &str) -> Builder {
+        Builder::at(address)
+    }
+
+    /// A builder with this state's settings, to open it once more with others; [`Builder::open`] ends it.
+    ///
+    /// What it opens is an identity of its own, whose cursor is now.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// let hall = State::anonymous()?;
+    /// let kitchen = hall.fork().namespace("kitchen").open()?;
+    /// kitchen.insert("cookies", 5)?;
+    /// assert!(hall.is_empty()?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn fork(&self) -> Builder {
+        Builder::of(self)
+    }
+
+    fn new(identity: Identity, arena: Arena, place: Place) -> Self {
+        Self { identity, arena, place: Arc::new(place) }
+    }
+
+    /// The address; `None` for an anonymous state.
+    pub fn address(&self) -> Option<&str> {
+        self.place.address.as_deref()
+    }
+
+    /// The name of the namespace.
+    pub fn namespace(&self) -> &str {
+        &self.place.namespace
+    }
+
+    /// The descriptor of the memory, to hand it to another process. A child inherits it if it is made inheritable
+    /// first.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.arena.fd()
+    }
+
+    /// The number of the newest update; 0 before the first.
+    pub fn seq(&self) -> Result<u64> {
+        Ok(self.identity.ready()?.seq())
+    }
+
+    /// The number of the last update that this state's watchers have consumed.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// state.clone().insert("door", "open")?;
+    /// assert_eq!((state.cursor(), state.seq()?), (0, 1));
+    /// state.get_when_any_change()?;
+    /// assert_eq!(state.cursor(), 1);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn cursor(&self) -> u64 {
+        self.identity.cursor()
+    }
+
+    /// Ends every wait of this state, which may be another thread's, and all use of it: they fail with
+    /// [`Error::Closed`]. Clones are not affected. The memory is given back when the state is dropped.
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// std::thread::scope(|scope| {
+    ///     let waiting = scope.spawn(|| state.get_when_available("never").map(|_| ()));
+    ///     state.close();
+    ///     assert!(matches!(waiting.join().unwrap(), Err(Error::Closed)));
+    /// });
+    /// assert!(matches!(state.len(), Err(Error::Closed)));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn close(&self) {
+        self.identity.close();
+    }
+
+    /// Figures about memory, updates, snapshots and watchers, of all namespaces. Takes their writer locks one after the
+    /// other.
+    pub fn stats(&self) -> Result<Stats> {
+        self.identity.ready()?;
+        check_not_in_atomic()?;
+        Ok(self.arena.stats()?)
+    }
+
+    /// Walks everything that is stored, in all namespaces, and accounts for every block of memory. Takes their writer
+    /// locks one after the other.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("door", "open")?;
+    /// assert!(state.verify()?.is_clean());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn verify(&self) -> Result<Report> {
+        self.identity.ready()?;
+        check_not_in_atomic()?;
+        Ok(self.arena.verify()?)
+    }
+}
+
+/// A fork with no settings changed. A clone that is made in a forked process fails with [`Error::Forked`] when it is
+/// used.
+impl Clone for State {
+    fn clone(&self) -> Self {
+        Self { identity: self.identity.fork(), arena: self.arena.clone(), place: Arc::clone(&self.place) }
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("address", &self.address())
+            .field("namespace", &self.namespace())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Removes the state at an address. Processes that have it open go on using it; its memory is freed with the last one.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::InvalidAddress`], and [`Error::Incompatible`] if what is there is no state.
+pub fn remove(address: &str) -> Result<()> {
+    Arena::remove(arena_name(address)?).map_err(Error::at(address))
+}

@@ -1,0 +1,199 @@
+//! Opening and creating states.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use shm_state::{Arena, ArenaOptions, Strategy};
+
+use super::{Place, State};
+use crate::address::arena_name;
+use crate::error::{Error, Result};
+use crate::identity::{Identity, Patience};
+
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Settings to open or create a state with. Made by [`State::builder`], [`State::fork`] and [`Builder::anonymous`].
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is opened or created"]
+pub struct Builder {
+    source: Source,
+    namespace: String,
+    since: Option<u64>,
+    patience: Patience,
+    options: ArenaOptions,
+}
+
+#[derive(Clone)]
+enum Source {
+    Anonymous,
+    Address(String),
+    /// That of the state that was forked.
+    Arena(Arena, Option<String>),
+}
+
+impl Builder {
+    fn new(source: Source) -> Self {
+        let (namespace, patience) = (DEFAULT_NAMESPACE.into(), Patience::default());
+        Self { source, namespace, since: None, patience, options: ArenaOptions::default() }
+    }
+
+    pub(super) fn at(address: &str) -> Self {
+        Self::new(Source::Address(address.into()))
+    }
+
+    pub(super) fn of(state: &State) -> Self {
+        let source = Source::Arena(state.arena.clone(), state.place.address.clone());
+        Self { namespace: state.namespace().into(), patience: state.identity.patience, ..Self::new(source) }
+    }
+
+    /// For a state without an address: [`Builder::create`] makes a new one, [`Builder::from_fd`] opens one.
+    ///
+    /// ```
+    /// let state = zproc::Builder::anonymous().capacity(1 << 20).create()?;
+    /// assert_eq!(state.address(), None);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn anonymous() -> Self {
+        Self::new(Source::Anonymous)
+    }
+
+    /// The address, `shm://NAME`.
+    pub fn address(mut self, address: &str) -> Self {
+        self.source = Source::Address(address.into());
+        self
+    }
+
+    /// The namespace, which is a dict of its own with its own writer lock and history. `"default"` if none is set.
+    pub fn namespace(mut self, name: impl Into<String>) -> Self {
+        self.namespace = name.into();
+        self
+    }
+
+    /// Starts with the cursor at the update `seq`, instead of the newest.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("door", "open")?;
+    /// let later = state.fork().since(0).open()?;
+    /// assert_eq!(later.get_when_any_change()?.seq(), 1);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn since(mut self, seq: u64) -> Self {
+        self.since = Some(seq);
+        self
+    }
+
+    /// How watchers pass the time until something happens. They spin for 20 µs and then sleep, if nothing is set.
+    pub fn wait_strategy(mut self, strategy: Strategy) -> Self {
+        self.patience.strategy = strategy;
+        self
+    }
+
+    /// How long a write waits for other writers before it fails with [`Error::LockTimeout`]. `None`, which is the
+    /// default, waits for as long as it takes; a writer that dies is noticed at once in either case.
+    pub fn lock_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.patience.lock_timeout = timeout.into();
+        self
+    }
+
+    /// Bytes of memory that a new state may grow to, 1 GiB if nothing is set. It is a limit, and not taken beforehand.
+    pub fn capacity(mut self, bytes: u64) -> Self {
+        self.options.capacity = bytes;
+        self
+    }
+
+    /// How much history each namespace of a new state keeps for its watchers: at least `count` updates, unless their
+    /// superseded values take more than `bytes`. 256 and 64 MiB if nothing is set.
+    pub fn history(mut self, count: u32, bytes: u64) -> Self {
+        self.options.history = shm_state::History { count, bytes };
+        self
+    }
+
+    /// Opens a state that exists.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    pub fn open(self) -> Result<State> {
+        match &self.source {
+            Source::Address(address) => {
+                let arena = Arena::open(arena_name(address)?).map_err(Error::at(address))?;
+                self.finish(arena)
+            }
+            Source::Arena(arena, _) => {
+                let arena = arena.clone();
+                self.finish(arena)
+            }
+            Source::Anonymous => Err(Error::InvalidAddress {
+                address: String::new(),
+                reason: "an anonymous state can be created, and opened by its descriptor, and has no address".into(),
+            }),
+        }
+    }
+
+    /// Creates a state where there is none.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], [`Error::InvalidAddress`].
+    pub fn create(self) -> Result<State> {
+        let arena = match &self.source {
+            Source::Address(address) => {
+                Arena::create(arena_name(address)?, &self.options).map_err(Error::at(address))?
+            }
+            Source::Anonymous => Arena::anonymous(&self.options)?,
+            Source::Arena(_, address) => {
+                let address = address.clone().unwrap_or_else(|| "the place of an anonymous state".into());
+                return Err(Error::AlreadyExists { address });
+            }
+        };
+        self.finish(arena)
+    }
+
+    /// Opens a state, or creates it. When several processes do so at once, all get the same one.
+    pub fn open_or_create(self) -> Result<State> {
+        match &self.source {
+            Source::Address(address) => {
+                let arena = Arena::open_or_create(arena_name(address)?, &self.options).map_err(Error::at(address))?;
+                self.finish(arena)
+            }
+            Source::Anonymous => self.create(),
+            Source::Arena(..) => self.open(),
+        }
+    }
+
+    /// Opens the state in a descriptor that was handed over.
+    #[allow(clippy::wrong_self_convention, reason = "ends the builder, like open and create")]
+    pub fn from_fd(mut self, fd: OwnedFd) -> Result<State> {
+        self.source = Source::Anonymous;
+        self.finish(Arena::from_fd(fd)?)
+    }
+
+    fn finish(self, arena: Arena) -> Result<State> {
+        let namespace = arena.namespace(&self.namespace)?;
+        let identity = Identity::new(Some(namespace), self.since, self.patience);
+        let address = match self.source {
+            Source::Address(address) => Some(address),
+            Source::Arena(_, address) => address,
+            Source::Anonymous => None,
+        };
+        Ok(State::new(identity, arena, Place { address, namespace: self.namespace }))
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = match &self.source {
+            Source::Address(address) | Source::Arena(_, Some(address)) => Some(address),
+            Source::Arena(_, None) | Source::Anonymous => None,
+        };
+        f.debug_struct("Builder")
+            .field("address", &address)
+            .field("namespace", &self.namespace)
+            .field("since", &self.since)
+            .field("patience", &self.patience)
+            .field("options", &self.options)
+            .finish()
+    }
+}

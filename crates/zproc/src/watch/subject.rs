@@ -1,0 +1,51 @@
+//! Which updates a watcher looks at.
+
+use shm_state::{Filter, Key};
+
+use crate::codec::own_key;
+use crate::error::Result;
+use crate::key::ToKey;
+
+/// What an update must change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// Any key.
+    Any,
+    /// One of these keys.
+    Keys(Vec<Key>),
+    /// A key other than these.
+    Except(Vec<Key>),
+}
+
+impl Subject {
+    /// One of `keys`; any key if there are none.
+    pub(super) fn keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Self> {
+        let keys = own_keys(keys)?;
+        Ok(if keys.is_empty() { Self::Any } else { Self::Keys(keys) })
+    }
+
+    /// A key other than `keys`.
+    pub(super) fn except<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Self> {
+        Ok(Self::Except(own_keys(keys)?))
+    }
+
+    pub(super) fn filter(&self) -> Filter<'_> {
+        match self {
+            Self::Any => Filter::Any,
+            Self::Keys(keys) => Filter::Keys(keys),
+            Self::Except(keys) => Filter::Except(keys),
+        }
+    }
+
+    /// The hashes of the keys whose changes are to end a sleep; `None` for those of all keys.
+    pub(super) fn hashes(&self) -> Option<Vec<u64>> {
+        match self {
+            Self::Keys(keys) => Some(keys.iter().map(|key| key.as_ref().hash()).collect()),
+            Self::Any | Self::Except(_) => None,
+        }
+    }
+}
+
+fn own_keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Vec<Key>> {
+    keys.into_iter().map(own_key).collect()
+}

@@ -1,0 +1,101 @@
+//! Updates in full, and iterating over them.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use shm_state::Namespace;
+
+use super::Watch;
+use super::walk::Changes;
+use crate::codec::decode_key;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::snapshot::Snapshot;
+
+/// One update: what a single write or a single `atomic` did.
+///
+/// ```
+/// use zproc::State;
+///
+/// let state = State::anonymous()?;
+/// state.clone().atomic(|dict| dict.extend([("flour", 3), ("cookies", 0)]))?;
+/// let update = state.get_raw_update()?;
+/// assert_eq!(update.changed, ["flour".into(), "cookies".into()]);
+/// assert!(update.before.is_empty()?);
+/// assert_eq!(update.after.get::<i64>("flour")?, Some(3));
+/// assert_eq!(update.writer, std::process::id());
+/// # Ok::<(), zproc::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Update<'s> {
+    /// The state before it.
+    pub before: Snapshot<'s>,
+    /// The state after it.
+    pub after: Snapshot<'s>,
+    /// It wrote only values that were there already.
+    pub identical: bool,
+    /// Its number.
+    pub seq: u64,
+    /// The process that made it.
+    pub writer: u32,
+    /// When it was made, to a few milliseconds.
+    pub time: SystemTime,
+    /// The keys that it changed, in the order in which it wrote them; for a watcher of duplicates all that it wrote.
+    pub changed: Vec<Key>,
+}
+
+impl<'s> Update<'s> {
+    /// Reads the update `seq`; `None` if it fell out of the history.
+    pub(super) fn read(namespace: &'s Namespace, seq: u64, duplicates: bool) -> Result<Option<Self>> {
+        let Some(before) = namespace.pin_at(seq - 1)?.map(Snapshot::new) else { return Ok(None) };
+        let Some(after) = namespace.pin_at(seq)?.map(Snapshot::new) else { return Ok(None) };
+        let Some(record) = namespace.record(seq)? else { return Ok(None) };
+        let Some(keys) = namespace.changed_keys(&record)? else { return Ok(None) };
+        let written = keys.iter().filter(|(_, identical)| duplicates || !identical);
+        let changed: Result<Vec<Key>> = written.map(|(key, _)| decode_key(&key.as_ref())).collect();
+        Ok(Some(Self {
+            before,
+            after,
+            identical: record.identical,
+            seq,
+            writer: record.pid,
+            time: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.time_ns),
+            changed: changed?,
+        }))
+    }
+}
+
+/// The updates one after another; see [`State::updates`](crate::State::updates).
+///
+/// After [`Error::Lagged`] and [`Error::Timeout`] it goes on, after another error it ends.
+pub struct Updates<'s> {
+    watch: Watch<'s>,
+    changes: Changes,
+    ended: bool,
+}
+
+impl<'s> Updates<'s> {
+    pub(super) fn new(watch: Watch<'s>, changes: Changes) -> Self {
+        Self { watch, changes, ended: false }
+    }
+}
+
+impl<'s> Iterator for Updates<'s> {
+    type Item = Result<Update<'s>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.watch.next_update(&mut self.changes);
+        self.ended = !matches!(next, Ok(_) | Err(Error::Lagged { .. } | Error::Timeout));
+        Some(next)
+    }
+}
+
+impl fmt::Debug for Updates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Updates").field("watch", &self.watch).finish_non_exhaustive()
+    }
+}
