@@ -48,7 +48,7 @@ impl<'a> Memory<'a> {
             return None;
         }
         // SAFETY: as in `Mapping::at`; the mapping outlives `'a`. There are more granules than any structure has.
-        Some(unsafe { &*self.base.as_ptr().add(granule as usize * GRANULE).cast::<T>() })
+        Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
     }
 
     /// `count` words from `skip` bytes behind the start of a granule.
@@ -60,7 +60,7 @@ impl<'a> Memory<'a> {
             return None;
         }
         // SAFETY: as in `Mapping::at`, for the whole range; `skip` is a multiple of 8 wherever this is called.
-        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<Word64>(), count) })
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().wrapping_add(offset).cast::<Word64>(), count) })
     }
 }
 
@@ -171,7 +171,7 @@ impl Mapping {
         // SAFETY: the range was checked to lie in backed memory of the mapping, which lives as long as `self` and is
         // never unbacked (files only grow; nobody punches holes). `T: Shared` is valid for any bits, and a granule
         // is aligned to 64 bytes from a page-aligned base; types aligned to more are only placed where that holds.
-        Some(unsafe { &*self.base.as_ptr().add(granule as usize * GRANULE).cast::<T>() })
+        Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
     }
 
     /// The structure at a byte offset that is a multiple of its alignment.
@@ -183,7 +183,7 @@ impl Mapping {
         }
         // SAFETY: as in `at`; the superblock's page is backed before a mapping is made of an existing arena, and by
         // `commit_tables` or `trust_committed` before anything is read from a new one.
-        Some(unsafe { &*self.base.as_ptr().add(offset).cast::<T>() })
+        Some(unsafe { &*self.base.as_ptr().wrapping_add(offset).cast::<T>() })
     }
 
     /// `count` consecutive structures from a byte offset.
@@ -195,7 +195,7 @@ impl Mapping {
             return None;
         }
         // SAFETY: as in `at`, for the whole range.
-        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<T>(), count) })
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().wrapping_add(offset).cast::<T>(), count) })
     }
 
     /// Where a word lies, as the byte offset that records and notes use.

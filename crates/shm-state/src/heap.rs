@@ -46,6 +46,8 @@ pub const fn class_of(granules: u32) -> usize {
 #[derive(Clone, Copy, Debug)]
 struct List {
     class: usize,
+    /// Something was taken or is to be appended; only then the list costs an assignment.
+    changed: bool,
     /// First block that was not taken, 0 if none.
     head: u32,
     /// Last block, 0 if `head` is.
@@ -132,6 +134,7 @@ impl Heap {
             let (head, tail) = (low(word), high(word));
             self.lists.push(List {
                 class,
+                changed: false,
                 head,
                 tail,
                 tail_is_new: false,
@@ -158,6 +161,7 @@ impl Heap {
         if block.retired.load(Ordering::Relaxed) > recyclable || high(link) < granules {
             return Ok(None);
         }
+        list.changed = true;
         if at == list.tail {
             (list.head, list.tail) = (0, 0);
         } else if low(link) == 0 {
@@ -346,6 +350,7 @@ impl Heap {
     fn append(&mut self, space: &Space, granule: u32, granules: u32, is_new: bool) -> Result<()> {
         self.retired += u64::from(granules);
         let list = self.list(space.control(), class_of(granules));
+        list.changed = true;
         let (last, last_is_new) = (list.last, list.last_is_new);
         if list.first == 0 {
             list.first = granule;
@@ -372,7 +377,8 @@ impl Heap {
 
     /// At most how many assignments [`Heap::finish`] will add.
     pub fn assignments(&self) -> usize {
-        self.links.len() + self.heads.len() + 2 * self.spares.len() + 2 * self.lists.len() + 3
+        let lists = self.lists.iter().filter(|list| list.changed).count();
+        self.links.len() + self.heads.len() + 2 * self.spares.len() + 2 * lists + 3
     }
 
     /// Adds what the lists, the runs and `bump` become to the record. The last call of a commit.
@@ -383,6 +389,7 @@ impl Heap {
             let Spare { granule, granules } = self.spares[i];
             let link = mapping.offset_of(&block(mapping, granule)?.link);
             let list = self.list(control, class_of(granules));
+            list.changed = true;
             let next = std::mem::replace(&mut list.head, granule);
             if list.tail == 0 {
                 (list.tail, list.tail_is_new) = (granule, true);
@@ -390,7 +397,10 @@ impl Heap {
             self.links.push((link, pack(next, granules)));
         }
         for i in 0..self.lists.len() {
-            let List { class, head, tail, tail_is_new, first, last, .. } = self.lists[i];
+            let List { class, changed, head, tail, tail_is_new, first, last, .. } = self.lists[i];
+            if !changed {
+                continue;
+            }
             let word = match (head, first) {
                 (_, 0) => pack(head, tail),
                 (0, _) => pack(first, last),
@@ -422,9 +432,11 @@ impl Heap {
         }
     }
 
-    /// The first block of list `class` that this transaction did not take, and the last that it did.
-    pub fn rest_of_list(&mut self, control: &Control, class: usize) -> u32 {
-        self.list(control, class).head
+    /// The first block of list `class` that this transaction did not take, 0 if none. Does not touch the list: each
+    /// touched list costs an assignment.
+    pub fn rest_of_list(&self, control: &Control, class: usize) -> u32 {
+        let touched = self.lists.iter().find(|list| list.class == class);
+        touched.map_or_else(|| low(control.classes[class].load(Ordering::Relaxed)), |list| list.head)
     }
 
     /// Forgets what it read of the lists: they were rebuilt, with the taken blocks still at their front.

@@ -341,7 +341,7 @@ const _: () = {
     assert!(size_of::<ListBlock>() == GRANULE);
     assert!(size_of::<DenseSlot>() == 16);
     assert!(size_of::<WriterLine>() == 128);
-    assert!(PAYLOAD_AT == 48 && PAYLOAD_AT % 16 == 0);
+    assert!(PAYLOAD_AT == 48 && PAYLOAD_AT.is_multiple_of(16));
     assert!(KEY_AT == 40);
     assert!(size_of::<Control>().is_multiple_of(GRANULE));
     assert!(align_of::<Control>() == 128);

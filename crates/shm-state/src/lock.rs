@@ -94,17 +94,6 @@ pub(crate) enum LockError {
 }
 
 impl WriterLock {
-    /// A free lock.
-    #[cfg(test)]
-    pub(crate) const fn new() -> Self {
-        Self {
-            word: Word64::new(0),
-            starving: Word64::new(0),
-            takeovers: Word64::new(0),
-            reserved: [const { Word64::new(0) }; 5],
-        }
-    }
-
     /// How many owners died inside so far.
     pub(crate) fn takeovers(&self) -> u64 {
         self.takeovers.load(Ordering::Relaxed)

@@ -70,10 +70,6 @@ impl Namespace {
         Self { space, identity, seat: OnceLock::new() }
     }
 
-    pub(crate) fn space(&self) -> &Arc<Space> {
-        &self.space
-    }
-
     /// Another identity for the same dict.
     pub fn fork(&self) -> Result<Self> {
         self.space.check_fork()?;

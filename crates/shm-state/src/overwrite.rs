@@ -46,7 +46,7 @@ pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> R
     };
     overwrite(space, seq + 1, identity, put, &plan)?;
     record::publish(space, seq + 1)?;
-    drop(guard);
+    guard.unlock();
     wake(space, &[put.key.hash()]);
     Ok(true)
 }

@@ -56,6 +56,9 @@ fn trim(space: &Space, seq: u64, floor: u64, retired: u64) {
 fn raise(space: &Space, to: u64) -> u64 {
     let control = space.control();
     let recyclable = pin::raise(&control.reader.floor, to, space.seats().map(|seat| &seat.pin));
+    // Never back: a pin below what was recyclable is below an earlier floor, so whoever wrote it has not looked at the
+    // floor yet, and will give that commit up (or died before it could look).
+    let recyclable = recyclable.max(control.writer.recyclable.load(Ordering::Relaxed));
     control.writer.recyclable.store(recyclable, Ordering::Relaxed);
     recyclable
 }

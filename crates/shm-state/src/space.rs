@@ -172,7 +172,7 @@ impl Space {
     #[inline(always)]
     pub fn log_slot(&self, seq: u64) -> &LogSlot {
         // SAFETY: `new` checked the whole ring to be in bounds; the mask keeps the index inside it.
-        unsafe { &*self.log.as_ptr().add((seq & self.log_mask) as usize) }
+        unsafe { &*self.log.as_ptr().wrapping_add((seq & self.log_mask) as usize) }
     }
 
     /// Slots of the log ring.

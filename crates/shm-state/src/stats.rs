@@ -27,6 +27,8 @@ pub struct NamespaceStats {
     pub commits: u64,
     /// Commits that were finished, and locks that were taken over, after a writer's death.
     pub recoveries: u64,
+    /// Times that the writer lock was taken over from a dead owner.
+    pub takeovers: u64,
     /// Commits that woke somebody.
     pub wakes: u64,
     /// Times that a sleeper woke up.
@@ -83,6 +85,7 @@ pub(crate) fn namespace(space: &Space) -> Result<NamespaceStats> {
         name: space.name.clone(),
         commits: seq,
         recoveries: control.writer.recoveries.load(Ordering::Relaxed),
+        takeovers: control.lock.takeovers(),
         wakes: control.writer.wakes.load(Ordering::Relaxed),
         wakeups: control.writer.wakeups.load(Ordering::Relaxed),
         history: seq - control.reader.floor.load(Ordering::Relaxed).min(seq),

@@ -79,8 +79,11 @@ struct Inner {
     mapping: Arc<Mapping>,
 }
 
-/// Arenas that this process has mapped: device, inode, fork epoch.
-static OPEN: LazyLock<Mutex<HashMap<(u64, u64, u64), Weak<Inner>>>> = LazyLock::new(Mutex::default);
+/// Device, inode and fork epoch: what tells one mapped arena from another.
+type Identity = (u64, u64, u64);
+
+/// Arenas that this process has mapped.
+static OPEN: LazyLock<Mutex<HashMap<Identity, Weak<Inner>>>> = LazyLock::new(Mutex::default);
 
 impl Arena {
     /// Creates a named arena, readable and writable by this user only.

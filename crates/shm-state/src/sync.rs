@@ -23,8 +23,6 @@ pub trait Word {
     fn load(&self, order: Ordering) -> Self::Int;
     /// Writes the word.
     fn store(&self, value: Self::Int, order: Ordering);
-    /// Writes the word and returns what it held.
-    fn swap(&self, value: Self::Int, order: Ordering) -> Self::Int;
     /// Writes `new` if the word holds `current`; `Err` carries what it held instead.
     fn compare_exchange(
         &self,
@@ -75,7 +73,8 @@ pub struct Word64(AtomicU64);
 macro_rules! word {
     ($word:ident, $atomic:ident, $int:ty) => {
         impl $word {
-            /// A word outside of any arena, for tests and process-private uses.
+            /// A word outside of any arena.
+            #[cfg(test)]
             pub const fn new(value: $int) -> Self {
                 Self($atomic::new(value))
             }
@@ -97,11 +96,6 @@ macro_rules! word {
             fn store(&self, value: $int, order: Ordering) {
                 kill_point();
                 self.0.store(value, order);
-            }
-            #[inline(always)]
-            fn swap(&self, value: $int, order: Ordering) -> $int {
-                kill_point();
-                self.0.swap(value, order)
             }
             #[inline(always)]
             fn compare_exchange(

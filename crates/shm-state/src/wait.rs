@@ -24,7 +24,7 @@ use crate::record;
 use crate::space::Space;
 use crate::sync::{ANY, Ordering, Wait, Word};
 use crate::sys::futex;
-use crate::sys::time::{Deadline, monotonic_ns};
+use crate::sys::time::Deadline;
 use crate::write::Transaction;
 
 /// How a wait passes its time.
@@ -186,9 +186,4 @@ fn finish_for_the_dead(space: &Space) {
         // Taking the lock finishes it. If that fails, the next slice tries again.
         let _ = Transaction::begin(space, 0, Deadline::after(Duration::from_millis(100)));
     }
-}
-
-/// Nanoseconds of a clock that only moves forward, for measuring waits.
-pub fn now_ns() -> u64 {
-    monotonic_ns()
 }

@@ -496,6 +496,8 @@ impl<'n> Transaction<'n> {
 
     #[inline]
     fn check(&self) -> Result<()> {
+        // A child that was forked inside a transaction has a copy of it, and the parent still has the lock.
+        self.space.check_fork()?;
         if self.scratch.poisoned { Err(Error::Poisoned) } else { Ok(()) }
     }
 
@@ -542,6 +544,13 @@ impl<'n> Transaction<'n> {
         record::maintain(self.space, self.scratch.seq - 1)
     }
 
+    #[inline(always)]
+    fn unlock(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.unlock();
+        }
+    }
+
     /// Makes all changes visible at once. Returns the number of the commit, or of the newest one if nothing was
     /// changed.
     ///
@@ -568,11 +577,11 @@ impl<'n> Transaction<'n> {
             let mut hashes = [0; FEW];
             let hashes = &mut hashes[..self.scratch.hashes.len()];
             hashes.copy_from_slice(&self.scratch.hashes);
-            drop(self.guard.take());
+            self.unlock();
             commit::wake(self.space, hashes);
         } else {
             let hashes = self.scratch.hashes.clone();
-            drop(self.guard.take());
+            self.unlock();
             commit::wake(self.space, &hashes);
         }
         Ok(seq)
@@ -587,8 +596,8 @@ pub fn version_granules(len: usize) -> u64 {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        // Without the guard the buffers are somebody else's.
-        if self.guard.is_some() && !self.scratch.committed {
+        // Without the guard the buffers are somebody else's; in a forked child, the claimed chunks are the parent's.
+        if self.guard.is_some() && !self.scratch.committed && self.space.check_fork().is_ok() {
             self.scratch.heap.abort(self.space);
         }
     }

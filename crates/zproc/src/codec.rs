@@ -29,6 +29,16 @@ pub(crate) fn decode<T: FromValue>(key: &KeyRef<'_>, payload: &Payload) -> Resul
     T::decode(payload.tag(), payload.bytes()).map_err(|source| wrong_type(key, source))
 }
 
+/// Passes on the value that was read of a key, if it was present.
+#[inline(always)]
+pub(crate) fn decoded<T>(key: &KeyRef<'_>, found: Option<Result<T, DecodeError>>) -> Result<Option<T>> {
+    match found {
+        Some(Ok(value)) => Ok(Some(value)),
+        Some(Err(source)) => Err(wrong_type(key, source)),
+        None => Ok(None),
+    }
+}
+
 /// Reads the value of a key that may be absent.
 #[inline(always)]
 pub(crate) fn decode_found<T: FromValue>(key: &KeyRef<'_>, found: Option<Payload>) -> Result<Option<T>> {

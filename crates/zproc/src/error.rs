@@ -112,9 +112,9 @@ pub enum Error {
         /// The thread that holds the lock.
         tid: u32,
     },
-    /// A state was written to inside of `atomic`, past its transaction.
-    #[error("this thread is inside of atomic: make the change through the transaction that its closure was given, or \
-             after it")]
+    /// A state was written to, or waited on, inside of `atomic`.
+    #[error("this thread is inside of atomic, where states can only be read: make changes through the transaction that \
+             its closure was given; write to other states, and wait, after it")]
     NestedAtomic,
     /// The process was forked after the state was opened.
     #[error("the state was opened before this process was forked: open it again in the child")]

@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use shm_state::{EntryRef, Namespace, Payload};
+use shm_state::{EntryRef, Namespace};
 
-use crate::codec::{decode_found, name, with_value};
+use crate::codec::{decoded, name, with_value};
 use crate::error::Result;
-use crate::identity::Identity;
+use crate::access::Access;
 use crate::key::Key;
-use crate::value::{FromValue, ToValue};
+use crate::value::{DecodeError, FromValue, ToValue};
 
 /// One key of a state, to be read and written again and again without a lookup.
 ///
@@ -33,15 +33,15 @@ use crate::value::{FromValue, ToValue};
 /// # Ok::<(), zproc::Error>(())
 /// ```
 pub struct Handle<'s, T> {
-    identity: &'s Identity,
+    access: &'s Access,
     key: shm_state::Key,
     place: Cell<Option<EntryRef>>,
     type_: PhantomData<fn(T) -> T>,
 }
 
 impl<'s, T> Handle<'s, T> {
-    pub(crate) fn new(identity: &'s Identity, key: shm_state::Key) -> Self {
-        Self { identity, key, place: Cell::new(None), type_: PhantomData }
+    pub(crate) fn new(access: &'s Access, key: shm_state::Key) -> Self {
+        Self { access, key, place: Cell::new(None), type_: PhantomData }
     }
 
     /// The key.
@@ -58,24 +58,27 @@ impl<'s, T> Handle<'s, T> {
     where
         T: FromValue,
     {
-        let namespace = self.identity.ready()?;
+        let namespace = self.access.ready()?;
         let found = match self.place.get() {
-            Some(place) => match namespace.get_at(place)? {
+            Some(place) => match namespace.get_at(place, T::decode)? {
                 Ok(found) => found,
                 Err(shm_state::Stale) => self.find(namespace)?,
             },
             None => self.find(namespace)?,
         };
-        decode_found(&self.key.as_ref(), found)
+        decoded(&self.key.as_ref(), found)
     }
 
     /// Looks the key up, and remembers where it is.
     #[cold]
-    fn find(&self, namespace: &Namespace) -> Result<Option<Payload>> {
+    fn find(&self, namespace: &Namespace) -> Result<Option<Result<T, DecodeError>>>
+    where
+        T: FromValue,
+    {
         let key = self.key.as_ref();
         self.place.set(namespace.locate(&key)?);
         // Not from the place, which may have gone stale again.
-        Ok(namespace.get(&key)?)
+        Ok(namespace.get_with(&key, T::decode)?)
     }
 
     /// Puts `value` under the key.
@@ -83,12 +86,12 @@ impl<'s, T> Handle<'s, T> {
     where
         T: ToValue,
     {
-        with_value(value, |tag, bytes| {
-            self.identity.write(|transaction| {
-                transaction.put(&self.key.as_ref(), tag, bytes)?;
-                Ok(())
-            })
-        })
+        let key = self.key.as_ref();
+        with_value(value, |tag, bytes| self.access.put(&key, self.place.get(), tag, bytes))?;
+        if self.place.get().is_none() {
+            self.place.set(self.access.ready()?.locate(&key)?);
+        }
+        Ok(())
     }
 }
 

@@ -16,15 +16,15 @@
 //! ```
 //!
 //! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `snapshot` →
-//! `identity` → `codec` → `value`, `key` → `error`.
+//! `access` → `codec` → `value`, `key` → `error`.
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 mod codec;
 mod error;
 mod handle;
-mod identity;
 pub mod key;
 mod snapshot;
 mod state;

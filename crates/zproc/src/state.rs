@@ -1,6 +1,6 @@
 //! States: what programs open, fork, close and ask.
 //!
-//! A [`State`] is an identity (`identity`) of a namespace, and where that is. What it can do lies in two further files:
+//! A [`State`] is a watcher (`watch`) of a namespace, and where that is. What it can do lies in two further files:
 //! `dict` (reading and writing) and `watching` (the watchers, by their short names); `builder` opens it.
 
 mod builder;
@@ -13,10 +13,12 @@ use std::sync::Arc;
 
 use shm_state::{Arena, Report, Stats};
 
+use crate::access::check_not_in_atomic;
 use crate::address::arena_name;
 use crate::error::{Error, Result};
-use crate::identity::{Identity, check_not_in_atomic};
+use crate::watch::Watcher;
 pub use builder::Builder;
+pub use dict::atomic;
 
 /// A dict that processes share.
 ///
@@ -42,7 +44,7 @@ pub use builder::Builder;
 /// # Ok::<(), zproc::Error>(())
 /// ```
 pub struct State {
-    identity: Identity,
+    watcher: Watcher,
     arena: Arena,
     place: Arc<Place>,
 }
@@ -148,8 +150,8 @@ impl State {
         Builder::of(self)
     }
 
-    fn new(identity: Identity, arena: Arena, place: Place) -> Self {
-        Self { identity, arena, place: Arc::new(place) }
+    fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {
+        Self { watcher, arena, place: Arc::new(place) }
     }
 
     /// The address; `None` for an anonymous state.
@@ -170,7 +172,7 @@ impl State {
 
     /// The number of the newest update; 0 before the first.
     pub fn seq(&self) -> Result<u64> {
-        Ok(self.identity.ready()?.seq())
+        Ok(self.watcher.access.ready()?.seq())
     }
 
     /// The number of the last update that this state's watchers have consumed.
@@ -186,7 +188,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn cursor(&self) -> u64 {
-        self.identity.cursor()
+        self.watcher.cursor()
     }
 
     /// Ends every wait of this state, which may be another thread's, and all use of it: they fail with
@@ -205,13 +207,13 @@ impl State {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn close(&self) {
-        self.identity.close();
+        self.watcher.access.close();
     }
 
     /// Figures about memory, updates, snapshots and watchers, of all namespaces. Takes their writer locks one after the
     /// other.
     pub fn stats(&self) -> Result<Stats> {
-        self.identity.ready()?;
+        self.watcher.access.ready()?;
         check_not_in_atomic()?;
         Ok(self.arena.stats()?)
     }
@@ -226,7 +228,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn verify(&self) -> Result<Report> {
-        self.identity.ready()?;
+        self.watcher.access.ready()?;
         check_not_in_atomic()?;
         Ok(self.arena.verify()?)
     }
@@ -236,7 +238,8 @@ impl State {
 /// used.
 impl Clone for State {
     fn clone(&self) -> Self {
-        Self { identity: self.identity.fork(), arena: self.arena.clone(), place: Arc::clone(&self.place) }
+        let watcher = Watcher::new(self.watcher.access.fork(), None);
+        Self { watcher, arena: self.arena.clone(), place: Arc::clone(&self.place) }
     }
 }
 

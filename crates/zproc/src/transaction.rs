@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::codec::{decode, decode_entry, decode_found, decode_key, name, with_key, with_value};
 use crate::error::{Error, Result};
-use crate::identity::{Identity, InAtomic};
+use crate::access::{Access, InAtomic};
 use crate::key::{Key, ToKey};
 use crate::value::{FromValue, Map, ToValue, Value};
 
@@ -30,8 +30,8 @@ pub struct Transaction<'s> {
 
 impl Transaction<'_> {
     /// Runs `f` in a transaction, and commits what it did if it succeeds.
-    pub(crate) fn run<R>(identity: &Identity, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        let mut transaction = Transaction { inner: identity.begin()? };
+    pub(crate) fn run<R>(access: &Access, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+        let mut transaction = Transaction { inner: access.begin()? };
         let result = {
             let _inside = InAtomic::enter();
             f(&mut transaction)?

@@ -13,15 +13,16 @@ mod condition;
 mod subject;
 mod update;
 mod walk;
+mod watcher;
 
 use std::fmt;
 use std::time::Duration;
 
 use shm_state::{Deadline, Ended, On};
 
+use crate::access::is_in_atomic;
 use crate::codec::own_key;
 use crate::error::{Error, Result};
-use crate::identity::Identity;
 use crate::key::ToKey;
 use crate::snapshot::Snapshot;
 use crate::value::ToValue;
@@ -29,8 +30,8 @@ use condition::Condition;
 pub use condition::Verdict;
 use subject::Subject;
 pub use update::{Update, Updates};
-pub(crate) use walk::Looked;
 use walk::{Changes, Log, States};
+pub(crate) use watcher::Watcher;
 
 /// How to watch, and the watchers themselves. Made by [`State::watch`](crate::State::watch).
 ///
@@ -47,15 +48,15 @@ use walk::{Changes, Log, States};
 /// ```
 #[derive(Clone, Copy)]
 pub struct Watch<'s> {
-    identity: &'s Identity,
+    watcher: &'s Watcher,
     live: bool,
     duplicates: bool,
     timeout: Option<Duration>,
 }
 
 impl<'s> Watch<'s> {
-    pub(crate) fn new(identity: &'s Identity) -> Self {
-        Self { identity, live: false, duplicates: false, timeout: None }
+    pub(crate) fn new(watcher: &'s Watcher) -> Self {
+        Self { watcher, live: false, duplicates: false, timeout: None }
     }
 
     /// Looks only at updates that are made after the call, and leaves the cursor where it is.
@@ -168,17 +169,17 @@ impl<'s> Watch<'s> {
 
     /// Where a watcher for changes starts.
     fn start(self) -> Result<Changes> {
-        let namespace = self.identity.ready()?;
+        let namespace = self.watcher.access.ready()?;
         Ok(if self.live { Changes::after(namespace.seq()) } else { Changes::of_cursor() })
     }
 
     fn next_snapshot(self, subject: Subject) -> Result<Snapshot<'s>> {
-        let namespace = self.identity.ready()?;
+        let namespace = self.watcher.access.ready()?;
         self.change(&mut self.start()?, &subject, |seq| Ok(namespace.pin_at(seq)?.map(Snapshot::new)))
     }
 
     fn next_update(self, changes: &mut Changes) -> Result<Update<'s>> {
-        let namespace = self.identity.ready()?;
+        let namespace = self.watcher.access.ready()?;
         self.change(changes, &Subject::Any, |seq| Update::read(namespace, seq, self.duplicates))
     }
 
@@ -189,7 +190,7 @@ impl<'s> Watch<'s> {
         subject: &Subject,
         take: impl Fn(u64) -> Result<Option<T>>,
     ) -> Result<T> {
-        let log = Log::new(self.identity, subject, self.duplicates)?;
+        let log = Log::new(self.watcher, subject, self.duplicates)?;
         changes.start(&log);
         let result = self.wait(subject, |until| changes.next(&log, until, &take));
         if matches!(result, Err(Error::Timeout)) {
@@ -212,14 +213,14 @@ impl<'s> Watch<'s> {
         condition: Option<&Condition>,
         mut test: impl FnMut(&Snapshot<'_>) -> Result<bool>,
     ) -> Result<Snapshot<'s>> {
-        let namespace = self.identity.ready()?;
+        let namespace = self.watcher.access.ready()?;
         let now = Snapshot::new(namespace.pin()?);
         if test(&now)? {
             return Ok(now);
         }
         let tested = now.seq();
         drop(now);
-        let log = Log::new(self.identity, subject, self.duplicates)?;
+        let log = Log::new(self.watcher, subject, self.duplicates)?;
         let mut states = States::new(&log, condition, self.live, tested);
         let result = self.wait(subject, |until| states.next(&log, until, &mut test));
         if matches!(result, Err(Error::Timeout)) {
@@ -230,16 +231,18 @@ impl<'s> Watch<'s> {
 
     /// Waits until `look`, called with the newest update whenever there may be a new one, finds something.
     fn wait<T>(self, subject: &Subject, mut look: impl FnMut(u64) -> Result<Option<T>>) -> Result<T> {
-        let namespace = self.identity.ready()?;
+        let namespace = self.watcher.access.ready()?;
         let deadline = match self.timeout {
             Some(Duration::ZERO) => return look(namespace.seq())?.ok_or(Error::Timeout),
+            // Waiting with a writer lock in hand could be for ever.
+            _ if is_in_atomic() => return look(namespace.seq())?.ok_or(Error::NestedAtomic),
             Some(timeout) => Deadline::after(timeout),
             None => Deadline::never(),
         };
         let hashes = subject.hashes();
         let on = hashes.as_deref().map_or(On::Any, On::Keys);
-        let closed = self.identity.closed();
-        let ended = namespace.wait(on, self.identity.patience.strategy, deadline, closed, |seq| {
+        let closed = self.watcher.access.closed();
+        let ended = namespace.wait(on, self.watcher.access.patience.strategy, deadline, closed, |seq| {
             // An error of ours ends the wait as a success does.
             Ok(look(seq).transpose())
         })?;

@@ -106,14 +106,17 @@ fn visit(attachment: &Attachment, shared: &Shared, unmarked: bool) {
     if unmarked {
         thread::with(thread::Thread::lose_mark);
     }
-    let found = shared.word(INSIDE).swap(me, Ordering::Relaxed);
-    if found != 0 && !guard.took_over {
-        shared.set(BROKEN, found);
+    let inside = shared.word(INSIDE);
+    if let Err(found) = inside.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
+        if !guard.took_over {
+            shared.set(BROKEN, found);
+        }
+        inside.store(me, Ordering::Relaxed);
     }
     for _ in 0..50 {
         std::hint::spin_loop();
     }
-    if shared.word(INSIDE).swap(0, Ordering::Relaxed) != me {
+    if inside.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         shared.set(BROKEN, me);
     }
     shared.word(ENTRIES).fetch_add(1, Ordering::Relaxed);

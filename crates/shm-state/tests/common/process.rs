@@ -65,7 +65,12 @@ pub struct Kid(Child);
 impl Kid {
     /// Starts a child in a role. It finds the arena and the board as [`Role`] says.
     pub fn start(role: &str, number: u64, arena: Option<&Arena>, board: &Board) -> Self {
-        Self(Self::command(role, number, arena, board).spawn().expect("starting a child"))
+        Self::spawn(&mut Self::command(role, number, arena, board))
+    }
+
+    /// Starts the child of a [`Kid::command`].
+    pub fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().expect("starting a child"))
     }
 
     /// The command that starts a child.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use shm_state::{Arena, ArenaOptions, Strategy};
 
 use super::{Place, State};
+use crate::access::{Access, Patience};
 use crate::address::arena_name;
 use crate::error::{Error, Result};
-use crate::identity::{Identity, Patience};
+use crate::watch::Watcher;
 
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -44,7 +45,7 @@ impl Builder {
 
     pub(super) fn of(state: &State) -> Self {
         let source = Source::Arena(state.arena.clone(), state.place.address.clone());
-        Self { namespace: state.namespace().into(), patience: state.identity.patience, ..Self::new(source) }
+        Self { namespace: state.namespace().into(), patience: state.watcher.access.patience, ..Self::new(source) }
     }
 
     /// For a state without an address: [`Builder::create`] makes a new one, [`Builder::from_fd`] opens one.
@@ -172,13 +173,13 @@ impl Builder {
 
     fn finish(self, arena: Arena) -> Result<State> {
         let namespace = arena.namespace(&self.namespace)?;
-        let identity = Identity::new(Some(namespace), self.since, self.patience);
+        let watcher = Watcher::new(Access::new(namespace, self.patience), self.since);
         let address = match self.source {
             Source::Address(address) => Some(address),
             Source::Arena(_, address) => address,
             Source::Anonymous => None,
         };
-        Ok(State::new(identity, arena, Place { address, namespace: self.namespace }))
+        Ok(State::new(watcher, arena, Place { address, namespace: self.namespace }))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::codec::{decode, decode_found, own_key, with_key, with_value};
+use crate::codec::{decode, decoded, own_key, with_key, with_value};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
@@ -28,8 +28,8 @@ impl State {
     /// ```
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        let namespace = self.identity.ready()?;
-        with_key(key, |key| decode_found(key, namespace.get(key)?))
+        let namespace = self.watcher.access.ready()?;
+        with_key(key, |key| decoded(key, namespace.get_with(key, T::decode)?))
     }
 
     /// Puts `value` under `key`. A new key goes to the end, an old one stays where it is.
@@ -48,12 +48,7 @@ impl State {
     #[inline]
     pub fn insert(&self, key: impl ToKey, value: impl ToValue) -> Result<()> {
         with_key(key, |key| {
-            with_value(value, |tag, bytes| {
-                self.identity.write(|transaction| {
-                    transaction.put(key, tag, bytes)?;
-                    Ok(())
-                })
-            })
+            with_value(value, |tag, bytes| self.watcher.access.put(key, None, tag, bytes))
         })
     }
 
@@ -83,7 +78,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn take<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        with_key(key, |key| self.identity.write(|transaction| take(transaction, key)))
+        with_key(key, |key| self.watcher.access.write(|transaction| take(transaction, key)))
     }
 
     /// Takes out the key that was inserted last. Returns it with its value, `None` if there are no keys.
@@ -97,7 +92,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn pop_item(&self) -> Result<Option<(Key, Value)>> {
-        self.identity.write(pop_item)
+        self.watcher.access.write(pop_item)
     }
 
     /// The value of a key; if the key is absent, `default`, which is then put there.
@@ -111,7 +106,7 @@ impl State {
     pub fn get_or_insert<T: FromValue + ToValue>(&self, key: impl ToKey, default: T) -> Result<T> {
         with_key(key, |key| {
             with_value(&default, |tag, bytes| {
-                self.identity.write(|transaction| match transaction.get(key)? {
+                self.watcher.access.write(|transaction| match transaction.get(key)? {
                     Some(value) => decode(key, &value).map(Some),
                     None => {
                         transaction.put(key, tag, bytes)?;
@@ -148,7 +143,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn clear(&self) -> Result<()> {
-        self.identity.write(|transaction| Ok(transaction.clear()?))
+        self.watcher.access.write(|transaction| Ok(transaction.clear()?))
     }
 
     /// Takes out all keys and puts `entries` there, in their order, in one update.
@@ -168,24 +163,24 @@ impl State {
 
     /// Whether a key is present.
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
-        let namespace = self.identity.ready()?;
+        let namespace = self.watcher.access.ready()?;
         with_key(key, |key| Ok(namespace.contains(key)?))
     }
 
     /// How many keys are present.
     pub fn len(&self) -> Result<usize> {
-        Ok(self.identity.ready()?.len()?)
+        Ok(self.watcher.access.ready()?.len()?)
     }
 
     /// Whether no key is present.
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.identity.ready()?.is_empty()?)
+        Ok(self.watcher.access.ready()?.is_empty()?)
     }
 
     /// The state as it is now, to be read at leisure. Costs nanoseconds, because nothing is copied.
     #[inline]
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
-        Ok(Snapshot::new(self.identity.ready()?.pin()?))
+        Ok(Snapshot::new(self.watcher.access.ready()?.pin()?))
     }
 
     /// A copy of the state as it is now, which keeps nothing from being recycled.
@@ -229,7 +224,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn handle<T>(&self, key: impl ToKey) -> Result<Handle<'_, T>> {
-        Ok(Handle::new(&self.identity, own_key(key)?))
+        Ok(Handle::new(&self.watcher.access, own_key(key)?))
     }
 
     /// Runs `f` while no other writer of the namespace runs. What it does becomes visible all at once, as one update,
@@ -257,7 +252,7 @@ impl State {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn atomic<R>(&self, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        Transaction::run(&self.identity, f)
+        Transaction::run(&self.watcher.access, f)
     }
 }
 

@@ -20,7 +20,7 @@ impl State {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn watch(&self) -> Watch<'_> {
-        Watch::new(&self.identity)
+        Watch::new(&self.watcher)
     }
 
     /// Waits for the next update that changes one of `keys` (any key, if there are none), and returns the state right
@@ -173,10 +173,6 @@ impl State {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn go_live(&self) -> Result<()> {
-        let namespace = self.identity.ready()?;
-        let now = namespace.seq();
-        self.identity.raise_cursor(now);
-        namespace.publish_cursor(now);
-        Ok(())
+        self.watcher.go_live()
     }
 }

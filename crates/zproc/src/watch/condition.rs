@@ -26,7 +26,7 @@ impl Verdict for Result<bool> {
 
 /// A value as it would be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
+pub(super) struct Stored {
     tag: u16,
     bytes: Vec<u8>,
 }
@@ -43,7 +43,7 @@ impl Stored {
 
 /// What must hold for a key. An absent key satisfies none of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
+pub(super) enum Condition {
     /// Its value is this one.
     Equal(Stored),
     /// Its value is not this one.

@@ -8,7 +8,7 @@ use crate::key::ToKey;
 
 /// What an update must change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
+pub(super) enum Subject {
     /// Any key.
     Any,
     /// One of these keys.

@@ -17,12 +17,12 @@ use shm_state::{Namespace, Next};
 
 use super::condition::Condition;
 use super::subject::Subject;
+use super::watcher::Watcher;
 use crate::error::{Error, Result};
-use crate::identity::Identity;
 use crate::snapshot::Snapshot;
 
 /// How far a watcher of an identity had looked when it gave up.
-pub(crate) struct Looked {
+pub(super) struct Looked {
     subject: Subject,
     condition: Option<Condition>,
     duplicates: bool,
@@ -34,15 +34,15 @@ pub(crate) struct Looked {
 
 /// The log of a namespace, as one watcher reads it.
 pub(super) struct Log<'s, 'w> {
-    identity: &'s Identity,
+    watcher: &'s Watcher,
     namespace: &'s Namespace,
     subject: &'w Subject,
     duplicates: bool,
 }
 
 impl<'s, 'w> Log<'s, 'w> {
-    pub(super) fn new(identity: &'s Identity, subject: &'w Subject, duplicates: bool) -> Result<Self> {
-        Ok(Self { identity, namespace: identity.ready()?, subject, duplicates })
+    pub(super) fn new(watcher: &'s Watcher, subject: &'w Subject, duplicates: bool) -> Result<Self> {
+        Ok(Self { watcher, namespace: watcher.access.ready()?, subject, duplicates })
     }
 
     /// The first update of others after `cursor` that changes the subject; the cursor moves there.
@@ -60,7 +60,7 @@ impl<'s, 'w> Log<'s, 'w> {
 
     /// Where to look on from, if the cursor stands at `from`.
     fn resume(&self, from: u64, condition: Option<&Condition>) -> u64 {
-        match &*self.identity.looked.lock() {
+        match &*self.watcher.looked.lock() {
             Some(looked)
                 if looked.from == from
                     && looked.duplicates == self.duplicates
@@ -76,7 +76,7 @@ impl<'s, 'w> Log<'s, 'w> {
     fn remember(&self, from: u64, at: u64, condition: Option<&Condition>) {
         let (subject, condition) = (self.subject.clone(), condition.cloned());
         let looked = Looked { subject, condition, duplicates: self.duplicates, from, at };
-        *self.identity.looked.lock() = Some(looked);
+        *self.watcher.looked.lock() = Some(looked);
     }
 }
 
@@ -104,7 +104,7 @@ impl Changes {
     /// To be called before each wait.
     pub(super) fn start(&mut self, log: &Log<'_, '_>) {
         if self.of_cursor {
-            self.from = log.identity.cursor();
+            self.from = log.watcher.cursor();
             self.at = log.resume(self.from, None);
         }
     }
@@ -118,7 +118,7 @@ impl Changes {
         take: impl Fn(u64) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         if self.of_cursor {
-            self.follow(log.identity.cursor());
+            self.follow(log.watcher.cursor());
         }
         while self.at < until {
             let mut at = self.at;
@@ -149,7 +149,7 @@ impl Changes {
     /// Moves on to `seq`. Not if another thread has moved the cursor: then behind what that one consumed.
     fn consume(&mut self, log: &Log<'_, '_>, seq: u64) -> bool {
         if self.of_cursor
-            && let Err(now) = log.identity.move_cursor(self.from, seq)
+            && let Err(now) = log.watcher.move_cursor(self.from, seq)
         {
             self.follow(now);
             return false;
@@ -186,7 +186,7 @@ pub(super) struct States {
 impl States {
     /// After the current state, that of `tested`, was tested.
     pub(super) fn new(log: &Log<'_, '_>, condition: Option<&Condition>, live: bool, tested: u64) -> Self {
-        let from = if live { tested } else { log.identity.cursor() };
+        let from = if live { tested } else { log.watcher.cursor() };
         let at = if live || condition.is_none() { from } else { log.resume(from, condition) };
         Self { live, from, at, tested }
     }
@@ -230,7 +230,7 @@ impl States {
 
     fn consume(&self, log: &Log<'_, '_>, seq: u64) {
         if !self.live {
-            log.identity.raise_cursor(seq);
+            log.watcher.raise_cursor(seq);
             log.namespace.publish_cursor(seq);
         }
     }

@@ -1,55 +1,46 @@
-//! A watcher identity: a namespace opened under a name that its updates are signed with, and how far it has watched.
+//! The way to a namespace, and who may go it.
 //!
-//! Every call of a [`State`](crate::State) comes through [`Identity::ready`], which refuses a closed state and one that
-//! a fork has made unusable; every write through [`Identity::begin`], which refuses to nest. Threads that share an
-//! identity share its cursor, which only moves forward: `watch` says how they divide the updates between them.
+//! Every call of a [`State`](crate::State) comes through [`Access::ready`], which refuses a closed state and one that a
+//! fork has made unusable. Every write also comes past [`check_not_in_atomic`]: a writer that holds the lock of one
+//! namespace and waits for another could wait for ever.
 
 use std::cell::Cell;
-
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use shm_state::{Deadline, Namespace, Strategy};
+use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
 
 use crate::error::{Error, Result};
-use crate::watch::Looked;
 
 thread_local! {
     /// This thread runs a closure that was passed to `atomic`.
     static IN_ATOMIC: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How calls of an identity wait.
+/// How calls wait.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Patience {
     pub(crate) strategy: Strategy,
     pub(crate) lock_timeout: Option<Duration>,
 }
 
-pub(crate) struct Identity {
+/// A namespace, opened under an identity that its updates are signed with.
+pub(crate) struct Access {
     /// None in a clone that was made after a fork, which cannot be used.
     namespace: Option<Namespace>,
     closed: AtomicBool,
-    /// The last update that was consumed.
-    cursor: AtomicU64,
     pub(crate) patience: Patience,
-    /// What the last watcher that timed out had looked at.
-    pub(crate) looked: Mutex<Option<Looked>>,
 }
 
-impl Identity {
-    /// An identity whose cursor is at `since`, or now.
-    pub(crate) fn new(namespace: Option<Namespace>, since: Option<u64>, patience: Patience) -> Self {
-        let now = || namespace.as_ref().map_or(0, Namespace::seq);
-        let cursor = AtomicU64::new(since.unwrap_or_else(now));
-        Self { namespace, closed: AtomicBool::new(false), cursor, patience, looked: Mutex::default() }
+impl Access {
+    pub(crate) fn new(namespace: Namespace, patience: Patience) -> Self {
+        Self { namespace: Some(namespace), closed: AtomicBool::new(false), patience }
     }
 
-    /// Another identity, whose cursor is now. Unusable if this one is.
+    /// The same under another identity. Unusable if this one is.
     pub(crate) fn fork(&self) -> Self {
         let namespace = self.namespace.as_ref().and_then(|namespace| namespace.fork().ok());
-        Self::new(namespace, None, self.patience)
+        Self { namespace, closed: AtomicBool::new(false), patience: self.patience }
     }
 
     /// The namespace, if it can be used.
@@ -78,8 +69,22 @@ impl Identity {
     pub(crate) fn begin(&self) -> Result<shm_state::Transaction<'_>> {
         let namespace = self.ready()?;
         check_not_in_atomic()?;
-        let deadline = self.patience.lock_timeout.map_or(Deadline::never(), Deadline::after);
-        Ok(namespace.begin(deadline)?)
+        Ok(namespace.begin(self.deadline())?)
+    }
+
+    /// Until when to wait for the writer lock.
+    #[inline]
+    fn deadline(&self) -> Deadline {
+        self.patience.lock_timeout.map_or(Deadline::never(), Deadline::after)
+    }
+
+    /// Puts one value under a key, as one commit. `place` is where the key was found before.
+    #[inline]
+    pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
+        let namespace = self.ready()?;
+        check_not_in_atomic()?;
+        namespace.put(key, place, tag, bytes, self.deadline())?;
+        Ok(())
     }
 
     /// Makes one commit of what `f` does.
@@ -91,7 +96,7 @@ impl Identity {
         Ok(result)
     }
 
-    /// Ends every wait of this identity, and all use of it.
+    /// Ends every wait, and all use.
     pub(crate) fn close(&self) {
         // SeqCst: before the look at who sleeps. A sleeper announces itself and then looks at the flag.
         self.closed.store(true, Ordering::SeqCst);
@@ -106,27 +111,18 @@ impl Identity {
     pub(crate) fn closed(&self) -> &AtomicBool {
         &self.closed
     }
+}
 
-    /// The last update that was consumed. Relaxed, as everywhere: nothing is published through it.
-    pub(crate) fn cursor(&self) -> u64 {
-        self.cursor.load(Ordering::Relaxed)
-    }
-
-    /// Moves the cursor, unless another thread has moved it: then where it stands now.
-    pub(crate) fn move_cursor(&self, from: u64, to: u64) -> Result<(), u64> {
-        self.cursor.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).map(drop)
-    }
-
-    /// Moves the cursor to `to` at least.
-    pub(crate) fn raise_cursor(&self, to: u64) {
-        self.cursor.fetch_max(to, Ordering::Relaxed);
-    }
+/// Whether this thread runs a closure that was passed to `atomic`.
+#[inline]
+pub(crate) fn is_in_atomic() -> bool {
+    IN_ATOMIC.get()
 }
 
 /// Fails inside of a closure that was passed to `atomic`.
 #[inline]
 pub(crate) fn check_not_in_atomic() -> Result<()> {
-    if IN_ATOMIC.get() { Err(Error::NestedAtomic) } else { Ok(()) }
+    if is_in_atomic() { Err(Error::NestedAtomic) } else { Ok(()) }
 }
 
 /// While it lives, this thread is inside of `atomic`.
