@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::step::{Need, Step};
 
 /// The command that runs the tests. The README tells it to users word for word, and a step below checks that.
-const TEST_COMMAND: &str = "cargo test --workspace --locked";
+const TEST_COMMAND: &str = "cargo test --locked";
 
 /// The table of checks, quick ones first. Only default features of `zproc-bench` are built: its others bring in the
 /// libraries that zproc is compared with.
