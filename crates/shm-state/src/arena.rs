@@ -16,6 +16,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use crossbeam_utils::Backoff;
+
 use crate::error::{Error, Result};
 use crate::layout::{CHUNK, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
 use crate::sync::{Ordering, Word, Word64};
@@ -105,7 +107,13 @@ impl Mapping {
 
     fn new(base: NonNull<u8>, capacity: u64, backing: Backing) -> Self {
         let sections = Sections::of(capacity);
-        Self { base, capacity, committed: AtomicU32::new(0), sections, backing }
+        Self {
+            base,
+            capacity,
+            committed: AtomicU32::new(0),
+            sections,
+            backing,
+        }
     }
 
     /// Backs the tables at the start of a new arena with memory.
@@ -113,7 +121,9 @@ impl Mapping {
         let bytes = u64::from(self.sections.first_chunk) * CHUNK as u64;
         self.back(0, bytes)?;
         self.committed.store((bytes / GRANULE as u64) as u32, Relaxed);
-        self.superblock()?.committed.store(bytes / GRANULE as u64, Ordering::Release);
+        self.superblock()?
+            .committed
+            .store(bytes / GRANULE as u64, Ordering::Release);
         Ok(())
     }
 
@@ -124,7 +134,9 @@ impl Mapping {
         self.refresh();
         let tables = u64::from(self.sections.first_chunk) * CHUNK as u64;
         if u64::from(self.committed.load(Relaxed)) * (GRANULE as u64) < tables {
-            return Err(Error::corrupt(format!("its tables of {tables} bytes are not backed by memory")));
+            return Err(Error::corrupt(format!(
+                "its tables of {tables} bytes are not backed by memory"
+            )));
         }
         Ok(())
     }
@@ -149,7 +161,8 @@ impl Mapping {
 
     /// The superblock.
     pub fn superblock(&self) -> Result<&Superblock> {
-        self.at_byte(0).ok_or_else(|| Error::corrupt("its superblock is not backed by memory"))
+        self.at_byte(0)
+            .ok_or_else(|| Error::corrupt("its superblock is not backed by memory"))
     }
 
     /// The words of the superblock that never change, and their checksum.
@@ -157,7 +170,10 @@ impl Mapping {
         let superblock = self.superblock()?;
         // SAFETY: a superblock begins with these words, and is backed as a whole.
         Ok(unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(superblock).cast::<Word64>(), SUPERBLOCK_HEAD_WORDS + 1)
+            std::slice::from_raw_parts(
+                std::ptr::from_ref(superblock).cast::<Word64>(),
+                SUPERBLOCK_HEAD_WORDS + 1,
+            )
         })
     }
 
@@ -220,7 +236,10 @@ impl Mapping {
     fn refresh(&self) {
         if let Some(superblock) = self.at_byte::<Superblock>(0) {
             // Acquire pairs with the Release in `grow`: the memory was backed before the word said so.
-            let now = superblock.committed.load(Ordering::Acquire).min(self.capacity / GRANULE as u64);
+            let now = superblock
+                .committed
+                .load(Ordering::Acquire)
+                .min(self.capacity / GRANULE as u64);
             self.committed.fetch_max(now as u32, Relaxed);
         }
     }
@@ -234,7 +253,11 @@ impl Mapping {
     /// The memory as this process last saw it; blocks that are newer than that are not in it.
     #[inline(always)]
     pub fn recent(&self) -> Memory<'_> {
-        Memory { base: self.base, granules: self.committed.load(Relaxed), mapping: PhantomData }
+        Memory {
+            base: self.base,
+            granules: self.committed.load(Relaxed),
+            mapping: PhantomData,
+        }
     }
 
     /// The memory as it is.
@@ -243,13 +266,21 @@ impl Mapping {
         // SAFETY: the superblock is at the base and backed; its words are valid for any bits.
         let superblock = unsafe { self.base.cast::<Superblock>().as_ref() };
         // Acquire pairs with the Release in `grow`.
-        let granules = superblock.committed.load(Ordering::Acquire).min(self.capacity / GRANULE as u64);
-        Memory { base: self.base, granules: granules as u32, mapping: PhantomData }
+        let granules = superblock
+            .committed
+            .load(Ordering::Acquire)
+            .min(self.capacity / GRANULE as u64);
+        Memory {
+            base: self.base,
+            granules: granules as u32,
+            mapping: PhantomData,
+        }
     }
 
     /// Raises `committed` by at least `need` chunks, `want` if there is room; says how many chunks are backed now.
     pub fn grow(&self, need: u32, want: u32) -> Result<u32> {
         let word = &self.superblock()?.committed;
+        let backoff = Backoff::new();
         loop {
             let now = word.load(Ordering::Acquire);
             let chunk = (now * GRANULE as u64 / CHUNK as u64) as u32;
@@ -276,16 +307,22 @@ impl Mapping {
             let next = u64::from(chunk + had) * (CHUNK / GRANULE) as u64;
             // Release: whoever reads the new value may touch the memory. Losing the race is fine: the range is
             // backed all the same.
-            if word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            if word
+                .compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+            {
                 self.refresh();
                 return Ok(chunk + had);
             }
+            backoff.snooze();
         }
     }
 
     /// Has the file system provide the pages of a range.
     fn back(&self, from: u64, bytes: u64) -> Result<()> {
-        let Backing::File { file, .. } = &self.backing else { return Ok(()) };
+        let Backing::File { file, .. } = &self.backing else {
+            return Ok(());
+        };
         match file::allocate(file.as_fd(), from..from + bytes) {
             Ok(()) => Ok(()),
             Err(error) if file::is_full(&error) => Err(Error::FileSystemFull {

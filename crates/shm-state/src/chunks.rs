@@ -12,6 +12,8 @@
 //! `HEAD` word (through the record, like every other word). When it aborts, it frees them. When it dies, they are
 //! claimed but in no run: [`sweep`], under the namespace's lock, frees what is.
 
+use crossbeam_utils::Backoff;
+
 use crate::arena::Mapping;
 use crate::error::{Error, Result};
 use crate::sync::{Ordering, Word, Word64};
@@ -40,11 +42,23 @@ pub struct Run {
 
 /// Claims `chunks` chunks right behind `first`, all or none.
 fn claim_at(map: &[Word64], owner: u32, first: u32, chunks: u32) -> bool {
-    let Some(words) = map.get(first as usize..(first + chunks) as usize) else { return false };
+    let Some(words) = map.get(first as usize..(first + chunks) as usize) else {
+        return false;
+    };
     for (i, word) in words.iter().enumerate() {
         // AcqRel: what the previous owner did with the chunk happened before; ours happens after.
-        if word.compare_exchange(FREE, claim_word(owner), Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            release(map, owner, Run { first, chunks: i as u32 });
+        if word
+            .compare_exchange(FREE, claim_word(owner), Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
+            release(
+                map,
+                owner,
+                Run {
+                    first,
+                    chunks: i as u32,
+                },
+            );
             return false;
         }
     }
@@ -63,11 +77,16 @@ pub fn release(map: &[Word64], owner: u32, run: Run) {
 pub fn claim(mapping: &Mapping, owner: u32, need: u32, want: u32, after: u32) -> Result<Run> {
     let map = mapping.chunk_map()?;
     let first_chunk = mapping.sections().first_chunk;
+    let backoff = Backoff::new();
     loop {
         let backed = mapping.committed() / crate::layout::CHUNK_GRANULES;
         let free_from = |at: u32| {
             let window = &map[at.min(backed) as usize..backed as usize];
-            let free = window.iter().take(want as usize).take_while(|w| w.load(Ordering::Relaxed) == FREE).count();
+            let free = window
+                .iter()
+                .take(want as usize)
+                .take_while(|w| w.load(Ordering::Relaxed) == FREE)
+                .count();
             free as u32
         };
         let mut at = after.max(first_chunk);
@@ -84,8 +103,12 @@ pub fn claim(mapping: &Mapping, owner: u32, need: u32, want: u32, after: u32) ->
         }
         if best >= need && at < backed {
             if claim_at(map, owner, at, best) {
-                return Ok(Run { first: at, chunks: best });
+                return Ok(Run {
+                    first: at,
+                    chunks: best,
+                });
             }
+            backoff.snooze(); // another namespace was faster
             continue;
         }
         // Chunks at the end of the backed part may be free already: only what is missing is asked for.
@@ -112,10 +135,16 @@ pub fn runs(mapping: &Mapping, owner: u32) -> Result<Vec<Run>> {
         }
         let chunks = (word >> 32) as usize;
         if chunks == 0 || at + chunks > map.len() {
-            return Err(Error::corrupt(format!("chunk {at} heads a run of {chunks} chunks in a map of {}", map.len())));
+            return Err(Error::corrupt(format!(
+                "chunk {at} heads a run of {chunks} chunks in a map of {}",
+                map.len()
+            )));
         }
         if word & OWNER == claim_word(owner) {
-            runs.push(Run { first: at as u32, chunks: chunks as u32 });
+            runs.push(Run {
+                first: at as u32,
+                chunks: chunks as u32,
+            });
         }
         at += chunks;
     }
@@ -178,7 +207,11 @@ pub fn census(mapping: &Mapping) -> Result<(u32, u32)> {
             at += ((word >> 32) as usize).max(1);
             continue;
         }
-        if word == FREE { free += 1 } else { claimed += 1 }
+        if word == FREE {
+            free += 1
+        } else {
+            claimed += 1
+        }
         at += 1;
     }
     Ok((free, claimed))

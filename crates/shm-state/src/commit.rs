@@ -36,10 +36,16 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     } else if let Some(end) = tx.scratch.live_end {
         let dense = tx.space.control().reader.dense.load(Ordering::Relaxed) as u32;
         if let Some(dense) = tx.space.mapping.at::<crate::layout::Dense>(dense) {
-            tx.scratch.record.push((tx.space.mapping.offset_of(&dense.live_end), end as u64));
+            tx.scratch
+                .record
+                .push((tx.space.mapping.offset_of(&dense.live_end), end as u64));
         }
     }
-    let log_block = if tx.scratch.changes.len() > log::INLINE_CHANGES { write_log_block(tx)? } else { 0 };
+    let log_block = if tx.scratch.changes.len() > log::INLINE_CHANGES {
+        write_log_block(tx)?
+    } else {
+        0
+    };
     supersede(tx)?;
     tx.scratch.heap.refill_reserve(tx.space)?;
     let record_block = take_record_block(tx)?;
@@ -54,7 +60,13 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
         identical,
         retired_total: retired_before + scratch.heap.retired,
     };
-    log::write(tx.space.log_slot(scratch.seq), scratch.seq, &header, &scratch.changes, log_block);
+    log::write(
+        tx.space.log_slot(scratch.seq),
+        scratch.seq,
+        &header,
+        &scratch.changes,
+        log_block,
+    );
     record::write(tx.space, &scratch.record, record_block)?;
     Ok(true)
 }
@@ -74,13 +86,21 @@ fn collect(tx: &mut Transaction<'_>) -> Result<bool> {
             continue;
         }
         let version = |granule| -> Result<&Version> {
-            tx.space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(tx.space))
+            tx.space
+                .mapping
+                .at(granule)
+                .ok_or_else(|| Torn(granule).damage(tx.space))
         };
         let identical =
             pending.was_live && pending.live && same_value(tx.space, version(pending.old)?, version(pending.new)?)?;
         all_identical &= identical;
         let Pending { entry, new, old, .. } = pending;
-        tx.scratch.changes.push(Change { entry, new, old, identical });
+        tx.scratch.changes.push(Change {
+            entry,
+            new,
+            old,
+            identical,
+        });
         if pending.order != 0 {
             ordered &= pending.order > last_order;
             last_order = pending.order;
@@ -96,11 +116,20 @@ fn collect(tx: &mut Transaction<'_>) -> Result<bool> {
 
 #[cold]
 fn sort_insertions(tx: &mut Transaction<'_>) {
-    let mut inserted: Vec<Pending> =
-        tx.scratch.pending.iter().filter(|p| p.new != 0 && p.order != 0).copied().collect();
+    let mut inserted: Vec<Pending> = tx
+        .scratch
+        .pending
+        .iter()
+        .filter(|p| p.new != 0 && p.order != 0)
+        .copied()
+        .collect();
     inserted.sort_by_key(|p| p.order);
     tx.scratch.insertions.clear();
-    let insertions = inserted.iter().map(|p| Insertion { hash: p.hash, entry: p.entry, new_entry: p.new_entry });
+    let insertions = inserted.iter().map(|p| Insertion {
+        hash: p.hash,
+        entry: p.entry,
+        new_entry: p.new_entry,
+    });
     tx.scratch.insertions.extend(insertions);
 }
 
@@ -119,7 +148,9 @@ pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {
     if len <= 16 {
         let words = len.div_ceil(8);
         let pairs = old.payload.iter().zip(&new.payload).take(words);
-        return Ok(pairs.fold(true, |same, (a, b)| same & (a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed))));
+        return Ok(pairs.fold(true, |same, (a, b)| {
+            same & (a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed))
+        }));
     }
     same_long_value(space, old, new, len)
 }
@@ -129,7 +160,10 @@ pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {
 fn same_long_value(space: &Space, old: &Version, new: &Version, len: usize) -> Result<bool> {
     let view = View::new(space, u64::MAX);
     let words = |v| view.payload_words(v, len).map_err(|torn: Torn| torn.damage(space));
-    Ok(words(old)?.iter().zip(words(new)?).all(|(a, b)| a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed)))
+    Ok(words(old)?
+        .iter()
+        .zip(words(new)?)
+        .all(|(a, b)| a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed)))
 }
 
 /// Puts the inserted keys into index and array, reclaiming as far as needed.
@@ -138,7 +172,10 @@ fn insert(tx: &mut Transaction<'_>) -> Result<()> {
     loop {
         let scratch = &mut *tx.scratch;
         // Entries of absent keys that come back: they must not be dropped with their tombstones.
-        let revived = scratch.pending.iter().filter(|p| p.new != 0 && !p.was_live && !p.new_entry);
+        let revived = scratch
+            .pending
+            .iter()
+            .filter(|p| p.new != 0 && !p.was_live && !p.new_entry);
         let revived: HashSet<u32> = revived.map(|p| p.entry).collect();
         let is_pending = |entry| revived.contains(&entry);
         let (insertions, record) = (&scratch.insertions, &mut scratch.record);
@@ -179,7 +216,10 @@ fn supersede(tx: &mut Transaction<'_>) -> Result<()> {
     let space = tx.space;
     let scratch = &mut *tx.scratch;
     for pending in scratch.pending.iter().filter(|p| p.new != 0) {
-        let entry: &Entry = space.mapping.at(pending.entry).ok_or_else(|| Torn(pending.entry).damage(space))?;
+        let entry: &Entry = space
+            .mapping
+            .at(pending.entry)
+            .ok_or_else(|| Torn(pending.entry).damage(space))?;
         let newest = pack(pending.new, high(entry.newest.load(Ordering::Relaxed)));
         if pending.new_entry {
             // Private until the index names it.
@@ -196,7 +236,11 @@ fn supersede(tx: &mut Transaction<'_>) -> Result<()> {
 #[inline]
 fn take_record_block(tx: &mut Transaction<'_>) -> Result<u32> {
     let assignments = tx.scratch.record.len() + tx.scratch.heap.assignments();
-    if assignments <= RECORD_INLINE { Ok(0) } else { take_large_record_block(tx, assignments) }
+    if assignments <= RECORD_INLINE {
+        Ok(0)
+    } else {
+        take_large_record_block(tx, assignments)
+    }
 }
 
 #[cold]
@@ -215,7 +259,10 @@ fn take_large_record_block(tx: &mut Transaction<'_>, assignments: usize) -> Resu
 /// The event of a key, and its bit there.
 #[inline(always)]
 pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
-    (&space.control().events[(hash >> 20) as usize % EVENTS], 1 << ((hash >> 32) & 31))
+    (
+        &space.control().events[(hash >> 20) as usize % EVENTS],
+        1 << ((hash >> 32) & 31),
+    )
 }
 
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.

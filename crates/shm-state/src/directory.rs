@@ -30,22 +30,34 @@ fn table(mapping: &Mapping) -> Option<&[Word64]> {
 pub fn controls(mapping: &Mapping) -> impl Iterator<Item = &Control> {
     let count = mapping.superblock().map_or(0, |s| s.namespaces.load(Ordering::Acquire));
     let table = table(mapping).unwrap_or(&[]);
-    let granules = table.iter().take(count as usize).map(|word| word.load(Ordering::Acquire) as u32);
+    let granules = table
+        .iter()
+        .take(count as usize)
+        .map(|word| word.load(Ordering::Acquire) as u32);
     granules.filter_map(|granule| control_at(mapping, granule))
 }
 
 /// The control block at a granule. It is aligned to more than a granule, which a damaged entry might not respect.
 fn control_at(mapping: &Mapping, granule: u32) -> Option<&Control> {
-    if granule.is_multiple_of(2) { mapping.at(granule) } else { None }
+    if granule.is_multiple_of(2) {
+        mapping.at(granule)
+    } else {
+        None
+    }
 }
 
 /// The name of a namespace.
 pub fn name_of(control: &Control) -> Result<String> {
     let len = control.name_len.load(Ordering::Relaxed) as usize;
-    let bytes: Vec<u8> = control.name.iter().flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes()).collect();
+    let bytes: Vec<u8> = control
+        .name
+        .iter()
+        .flat_map(|w| w.load(Ordering::Relaxed).to_le_bytes())
+        .collect();
     let bytes = bytes.get(..len).filter(|_| len <= NAME_MAX);
     let name = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
-    name.map(String::from).ok_or_else(|| Error::corrupt("the name of a namespace is damaged"))
+    name.map(String::from)
+        .ok_or_else(|| Error::corrupt("the name of a namespace is damaged"))
 }
 
 fn find(mapping: &Mapping, name: &str) -> Option<u32> {
@@ -61,7 +73,10 @@ pub fn find_or_create(mapping: &Mapping, member: &Membership, name: &str, histor
         _ => None,
     };
     if let Some(reason) = reason {
-        return Err(Error::InvalidName { name: name.into(), reason });
+        return Err(Error::InvalidName {
+            name: name.into(),
+            reason,
+        });
     }
     if let Some(granule) = find(mapping, name) {
         return Ok(granule);
@@ -72,7 +87,9 @@ pub fn find_or_create(mapping: &Mapping, member: &Membership, name: &str, histor
         return Ok(granule);
     }
     let index = superblock.namespaces.load(Ordering::Acquire);
-    let entry = table(mapping).and_then(|t| t.get(index as usize)).ok_or(Error::TooManyNamespaces(NAMESPACES))?;
+    let entry = table(mapping)
+        .and_then(|t| t.get(index as usize))
+        .ok_or(Error::TooManyNamespaces(NAMESPACES))?;
     let granule = create(mapping, index as u32, name, history)?;
     entry.store(u64::from(granule), Ordering::Release);
     superblock.namespaces.store(index + 1, Ordering::Release);
@@ -105,8 +122,9 @@ fn create(mapping: &Mapping, index: u32, name: &str, history: History) -> Result
     control.log_bits.store(u64::from(log_bits), Ordering::Relaxed);
     let heap = granule + control_granules + log_granules;
     for at in heap..heap + RESERVE {
-        let block: &BlockHead =
-            mapping.at(at).ok_or_else(|| Error::corrupt("a new namespace lies outside of the arena"))?;
+        let block: &BlockHead = mapping
+            .at(at)
+            .ok_or_else(|| Error::corrupt("a new namespace lies outside of the arena"))?;
         let next = if at + 1 < heap + RESERVE { at + 1 } else { 0 };
         block.link.store(pack(next, 1), Ordering::Relaxed);
     }

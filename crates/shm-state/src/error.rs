@@ -52,8 +52,10 @@ pub enum Error {
         pins: Vec<PinInfo>,
     },
     /// The file system under the arena has no room left.
-    #[error("the file system of the arena is full: {requested} more bytes could not be had ({committed} of {capacity} \
-             bytes in use); make room there, or enlarge it (mount -o remount,size=…)")]
+    #[error(
+        "the file system of the arena is full: {requested} more bytes could not be had ({committed} of {capacity} \
+             bytes in use); make room there, or enlarge it (mount -o remount,size=…)"
+    )]
     FileSystemFull {
         /// Bytes that were asked of the file system.
         requested: u64,
@@ -63,8 +65,10 @@ pub enum Error {
         capacity: u64,
     },
     /// The writer lock was not had in time.
-    #[error("the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
-             it, or end it: its lock is then taken over")]
+    #[error(
+        "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
+             it, or end it: its lock is then taken over"
+    )]
     LockTimeout {
         /// The process that holds the lock, 0 when unknown.
         pid: u32,
@@ -110,8 +114,10 @@ pub enum Error {
         reason: &'static str,
     },
     /// The snapshot that was asked for is gone from the history.
-    #[error("commit {seq} is gone from the history, whose oldest is {oldest}: create the arena with a longer history, \
-             or read faster")]
+    #[error(
+        "commit {seq} is gone from the history, whose oldest is {oldest}: create the arena with a longer history, \
+             or read faster"
+    )]
     HistoryGone {
         /// The commit that was asked for.
         seq: u64,
@@ -169,6 +175,10 @@ fn pinned_by(pins: &[PinInfo]) -> String {
         .map(|p| format!("process {} pins commit {}, {} commits old", p.pid, p.seq, p.lag))
         .collect();
     let more = pins.len().saturating_sub(4);
-    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!(", and {more} more")
+    } else {
+        String::new()
+    };
     format!(" ({}{more})", list.join("; "))
 }

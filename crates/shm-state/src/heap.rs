@@ -165,24 +165,35 @@ impl Heap {
         if at == list.tail {
             (list.head, list.tail) = (0, 0);
         } else if low(link) == 0 {
-            return Err(Error::corrupt(format!("free list {class} ends at granule {at} before its tail {}", list.tail)));
+            return Err(Error::corrupt(format!(
+                "free list {class} ends at granule {at} before its tail {}",
+                list.tail
+            )));
         } else {
             list.head = low(link);
         }
-        Ok(Some(Spare { granule: at, granules: high(link) }))
+        Ok(Some(Spare {
+            granule: at,
+            granules: high(link),
+        }))
     }
 
     /// Takes a block of at least `granules`. `Ok(None)` when there is no room without reclaiming.
     #[inline]
     pub fn take(&mut self, space: &Space, granules: u64) -> Result<Option<u32>> {
-        let Ok(wanted) = u32::try_from(granules) else { return Ok(None) };
+        let Ok(wanted) = u32::try_from(granules) else {
+            return Ok(None);
+        };
         // Small blocks are rounded up to a class, so that any of its list fits; large ones are taken exactly.
         let (class, size) = match class_of(wanted) {
             class if class_size(class) == wanted || wanted >= CHUNK_GRANULES => (class, wanted),
             class => (class + 1, class_size(class + 1)),
         };
         if !self.spares.is_empty()
-            && let Some(at) = self.spares.iter().position(|s| s.granules >= size && s.granules - size <= size / 4)
+            && let Some(at) = self
+                .spares
+                .iter()
+                .position(|s| s.granules >= size && s.granules - size <= size / 4)
         {
             return Ok(Some(self.spares.swap_remove(at).granule));
         }
@@ -233,13 +244,17 @@ impl Heap {
 
     #[cold]
     fn split_off(&mut self, space: &Space, found: Spare, size: u32) -> Result<()> {
-        let rest = Spare { granule: found.granule + size, granules: found.granules - size };
+        let rest = Spare {
+            granule: found.granule + size,
+            granules: found.granules - size,
+        };
         // The inside of a free block: means nothing until the commit shortens the block.
         let head = block(&space.mapping, rest.granule)?;
         head.link.store(pack(0, rest.granules), Ordering::Relaxed);
         head.retired.store(0, Ordering::Relaxed);
         let shortened = block(&space.mapping, found.granule)?;
-        self.links.push((space.mapping.offset_of(&shortened.link), pack(0, size)));
+        self.links
+            .push((space.mapping.offset_of(&shortened.link), pack(0, size)));
         self.spares.push(rest);
         Ok(())
     }
@@ -258,7 +273,10 @@ impl Heap {
         } else {
             if self.bump < self.end {
                 // The rest of the run that is left becomes a free block.
-                let rest = Spare { granule: self.bump, granules: self.end - self.bump };
+                let rest = Spare {
+                    granule: self.bump,
+                    granules: self.end - self.bump,
+                };
                 let head = block(&space.mapping, rest.granule)?;
                 head.link.store(pack(0, rest.granules), Ordering::Relaxed);
                 head.retired.store(0, Ordering::Relaxed);
@@ -321,7 +339,9 @@ impl Heap {
         let link = &block(&space.mapping, granule)?.link;
         let offset = space.mapping.offset_of(link);
         let pending = self.links.iter().rev().find(|(at, _)| *at == offset);
-        Ok(high(pending.map_or_else(|| link.load(Ordering::Relaxed), |(_, value)| *value)))
+        Ok(high(
+            pending.map_or_else(|| link.load(Ordering::Relaxed), |(_, value)| *value),
+        ))
     }
 
     /// Retires a live block that commit `seq` supersedes.
@@ -397,7 +417,16 @@ impl Heap {
             self.links.push((link, pack(next, granules)));
         }
         for i in 0..self.lists.len() {
-            let List { class, changed, head, tail, tail_is_new, first, last, .. } = self.lists[i];
+            let List {
+                class,
+                changed,
+                head,
+                tail,
+                tail_is_new,
+                first,
+                last,
+                ..
+            } = self.lists[i];
             if !changed {
                 continue;
             }

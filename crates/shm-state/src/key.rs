@@ -22,7 +22,11 @@ impl<'a> KeyRef<'a> {
     /// Hashes a key.
     #[inline]
     pub fn new(tag: u8, bytes: &'a [u8]) -> Self {
-        Self { hash: xxh3_64_with_seed(bytes, u64::from(tag)), tag, bytes }
+        Self {
+            hash: xxh3_64_with_seed(bytes, u64::from(tag)),
+            tag,
+            bytes,
+        }
     }
 
     /// The type tag.
@@ -45,7 +49,11 @@ impl<'a> KeyRef<'a> {
 
     /// A copy that owns its bytes.
     pub fn to_owned(&self) -> Key {
-        Key { hash: self.hash, tag: self.tag, bytes: self.bytes.into() }
+        Key {
+            hash: self.hash,
+            tag: self.tag,
+            bytes: self.bytes.into(),
+        }
     }
 }
 
@@ -61,7 +69,11 @@ impl Key {
     /// The key, borrowed.
     #[inline(always)]
     pub fn as_ref(&self) -> KeyRef<'_> {
-        KeyRef { hash: self.hash, tag: self.tag, bytes: &self.bytes }
+        KeyRef {
+            hash: self.hash,
+            tag: self.tag,
+            bytes: &self.bytes,
+        }
     }
 
     /// The type tag.
@@ -98,7 +110,13 @@ impl Payload {
         let mut bytes = [0; INLINE];
         bytes[..8].copy_from_slice(&words[0].to_le_bytes());
         bytes[8..].copy_from_slice(&words[1].to_le_bytes());
-        Self { tag, repr: Repr::Inline { len: len.min(INLINE) as u8, bytes } }
+        Self {
+            tag,
+            repr: Repr::Inline {
+                len: len.min(INLINE) as u8,
+                bytes,
+            },
+        }
     }
 
     /// A copy of some bytes.
@@ -109,11 +127,20 @@ impl Payload {
             Some(part) => part.copy_from_slice(bytes),
             None => return Self::heap(tag, bytes.to_vec()),
         }
-        Self { tag, repr: Repr::Inline { len: bytes.len() as u8, bytes: inline } }
+        Self {
+            tag,
+            repr: Repr::Inline {
+                len: bytes.len() as u8,
+                bytes: inline,
+            },
+        }
     }
 
     pub(crate) fn heap(tag: u16, bytes: Vec<u8>) -> Self {
-        Self { tag, repr: Repr::Heap(bytes) }
+        Self {
+            tag,
+            repr: Repr::Heap(bytes),
+        }
     }
 
     /// The type tag.

@@ -325,7 +325,20 @@ macro_rules! shared {
     )*};
 }
 shared!(
-    Word32, Word64, ParticipantSlot, Superblock, Control, Seat, SeatBlock, LogSlot, BlockHead, Entry, Version, Table, Dense, DenseSlot,
+    Word32,
+    Word64,
+    ParticipantSlot,
+    Superblock,
+    Control,
+    Seat,
+    SeatBlock,
+    LogSlot,
+    BlockHead,
+    Entry,
+    Version,
+    Table,
+    Dense,
+    DenseSlot,
     ListBlock
 );
 
@@ -373,7 +386,13 @@ impl Sections {
         let chunk_map = directory + NAMESPACES * 8;
         let chunks = (capacity / CHUNK as u64) as u32;
         let end = chunk_map + chunks as usize * 8;
-        Self { participants, directory, chunk_map, chunks, first_chunk: end.div_ceil(CHUNK) as u32 }
+        Self {
+            participants,
+            directory,
+            chunk_map,
+            chunks,
+            first_chunk: end.div_ceil(CHUNK) as u32,
+        }
     }
 }
 

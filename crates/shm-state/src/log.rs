@@ -137,7 +137,10 @@ pub fn list_words(mapping: &Mapping, granule: u32, words: usize) -> Option<&[Wor
 /// Keys alive and granules retired after commit `seq`, for the writer, who knows that the slot is intact.
 pub fn totals(space: &Space, seq: u64) -> (u32, u64) {
     let slot = space.log_slot(seq);
-    (high(slot.counts.load(Ordering::Relaxed)), slot.retired_total.load(Ordering::Relaxed))
+    (
+        high(slot.counts.load(Ordering::Relaxed)),
+        slot.retired_total.load(Ordering::Relaxed),
+    )
 }
 
 /// Keys alive after commit `seq`, if the log still has it.
@@ -175,7 +178,9 @@ fn read_fields(space: &Space, slot: &LogSlot, record: &mut Record) -> bool {
     let count = (low(counts) & !IDENTICAL) as usize;
     if count > INLINE_CHANGES {
         let block = slot.inline[0].load(Ordering::Relaxed) as u32;
-        let Some(words) = list_words(&space.mapping, block, 2 * count) else { return false };
+        let Some(words) = list_words(&space.mapping, block, 2 * count) else {
+            return false;
+        };
         record.changes.extend(words.chunks_exact(2).map(|pair| {
             let (first, second) = (pair[0].load(Ordering::Relaxed), pair[1].load(Ordering::Relaxed));
             change(low(first), low(second), high(first))
@@ -186,11 +191,18 @@ fn read_fields(space: &Space, slot: &LogSlot, record: &mut Record) -> bool {
             let word = word.load(Ordering::Relaxed);
             (halves[2 * i], halves[2 * i + 1]) = (low(word), high(word));
         }
-        record.changes.extend(halves.chunks_exact(3).take(count).map(|h| change(h[0], h[1], h[2])));
+        record
+            .changes
+            .extend(halves.chunks_exact(3).take(count).map(|h| change(h[0], h[1], h[2])));
     }
     true
 }
 
 fn change(entry: u32, old: u32, new: u32) -> Change {
-    Change { entry, new: new & !IDENTICAL, old, identical: new & IDENTICAL != 0 }
+    Change {
+        entry,
+        new: new & !IDENTICAL,
+        old,
+        identical: new & IDENTICAL != 0,
+    }
 }

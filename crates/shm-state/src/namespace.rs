@@ -67,7 +67,11 @@ pub enum Next {
 
 impl Namespace {
     pub(crate) fn new(space: Arc<Space>, identity: u32) -> Self {
-        Self { space, identity, seat: OnceLock::new() }
+        Self {
+            space,
+            identity,
+            seat: OnceLock::new(),
+        }
     }
 
     /// Another identity for the same dict.
@@ -181,7 +185,9 @@ impl Namespace {
         }
         match view.small(place.entry) {
             Ok(small) if view.is_valid() => Ok(Ok(small.map(|small| small.with(f)))),
-            _ => Ok(self.get_at_slowly(place)?.map(|found| found.map(|payload| f(payload.tag(), payload.bytes())))),
+            _ => Ok(self
+                .get_at_slowly(place)?
+                .map(|found| found.map(|payload| f(payload.tag(), payload.bytes())))),
         }
     }
 
@@ -315,7 +321,17 @@ impl Namespace {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<bool> {
-        overwrite::put(&self.space, self.identity, &Put { key: *key, place, tag, bytes }, deadline)
+        overwrite::put(
+            &self.space,
+            self.identity,
+            &Put {
+                key: *key,
+                place,
+                tag,
+                bytes,
+            },
+            deadline,
+        )
     }
 
     /// Shows others how far this identity has read, for their statistics.
@@ -337,7 +353,10 @@ impl Namespace {
 
     #[cold]
     fn damaged_log(&self, seq: u64) -> Error {
-        Error::corrupt(format!("namespace {:?}: the log does not hold commit {seq}", self.space.name))
+        Error::corrupt(format!(
+            "namespace {:?}: the log does not hold commit {seq}",
+            self.space.name
+        ))
     }
 
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the

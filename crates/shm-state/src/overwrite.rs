@@ -113,7 +113,9 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
         return Ok(None);
     }
     let old = low(entry_head.newest.load(Ordering::Relaxed));
-    let Some(old_version) = mapping.at::<Version>(old) else { return Ok(None) };
+    let Some(old_version) = mapping.at::<Version>(old) else {
+        return Ok(None);
+    };
     let old_granules = high(old_version.head.link.load(Ordering::Relaxed));
     if high(old_version.older.load(Ordering::Relaxed)) & TOMBSTONE != 0
         || old_granules == 0
@@ -125,7 +127,19 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     let (live, retired_total) = log::totals(space, seq);
     let retired_total = retired_total + u64::from(old_granules);
     let rest = low(link);
-    Ok(Some(Plan { entry, entry_head, old, old_version, new, new_version, list, rest, tail, live, retired_total }))
+    Ok(Some(Plan {
+        entry,
+        entry_head,
+        old,
+        old_version,
+        new,
+        new_version,
+        list,
+        rest,
+        tail,
+        live,
+        retired_total,
+    }))
 }
 
 /// Everything up to the marker; see `commit` for the order.
@@ -133,11 +147,21 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
 fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
     let Plan { entry, old, new, .. } = *plan;
     let inserted = plan.old_version.inserted.load(Ordering::Relaxed);
-    store_version(space, new, plan.new_version, &crate::read::NewVersion { seq, old, inserted }, put.tag, put.bytes)?;
+    store_version(
+        space,
+        new,
+        plan.new_version,
+        &crate::read::NewVersion { seq, old, inserted },
+        put.tag,
+        put.bytes,
+    )?;
     let identical = same_value(space, plan.old_version, plan.new_version)?;
     // The old version is alive until the commit: its `retired` means nothing; and nothing counts beyond a tail.
     plan.old_version.head.retired.store(seq, Ordering::Relaxed);
-    plan.tail.link.store(pack(old, high(plan.tail.link.load(Ordering::Relaxed))), Ordering::Relaxed);
+    plan.tail.link.store(
+        pack(old, high(plan.tail.link.load(Ordering::Relaxed))),
+        Ordering::Relaxed,
+    );
     let header = Header {
         identity,
         pid: sys::process::pid(),
@@ -146,7 +170,17 @@ fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<
         identical,
         retired_total: plan.retired_total,
     };
-    log::write_one(space.log_slot(seq), seq, &header, Change { entry, new, old, identical });
+    log::write_one(
+        space.log_slot(seq),
+        seq,
+        &header,
+        Change {
+            entry,
+            new,
+            old,
+            identical,
+        },
+    );
     let newest = pack(new, high(plan.entry_head.newest.load(Ordering::Relaxed)));
     let record = [
         (space.mapping.offset_of(&plan.entry_head.newest), newest),

@@ -23,7 +23,12 @@ pub struct Pinned<'n> {
 impl<'n> Pinned<'n> {
     #[inline(always)]
     pub(crate) fn new(space: &'n Space, seat: &'n Seat, seq: u64, borrowed: bool) -> Self {
-        Self { space, seat, seq, borrowed }
+        Self {
+            space,
+            seat,
+            seq,
+            borrowed,
+        }
     }
 
     /// The commit after which the state was like this.
@@ -50,14 +55,21 @@ impl<'n> Pinned<'n> {
     /// The value of a key.
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         let view = self.view();
-        let Some(entry) = view.find(key).map_err(self.damage())? else { return Ok(None) };
-        view.live_version(entry).map_err(self.damage())?.map(|v| self.payload(v)).transpose()
+        let Some(entry) = view.find(key).map_err(self.damage())? else {
+            return Ok(None);
+        };
+        view.live_version(entry)
+            .map_err(self.damage())?
+            .map(|v| self.payload(v))
+            .transpose()
     }
 
     /// Whether a key is present.
     pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
         let view = self.view();
-        let Some(entry) = view.find(key).map_err(self.damage())? else { return Ok(false) };
+        let Some(entry) = view.find(key).map_err(self.damage())? else {
+            return Ok(false);
+        };
         Ok(view.live_version(entry).map_err(self.damage())?.is_some())
     }
 

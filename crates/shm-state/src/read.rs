@@ -29,7 +29,10 @@ impl Torn {
     /// The error when there is no excuse.
     #[cold]
     pub fn damage(self, space: &Space) -> Error {
-        Error::corrupt(format!("namespace {:?}: what is linked at granule {} is damaged", space.name, self.0))
+        Error::corrupt(format!(
+            "namespace {:?}: what is linked at granule {} is damaged",
+            space.name, self.0
+        ))
     }
 }
 
@@ -87,20 +90,30 @@ impl<'a> View<'a> {
     /// The snapshot of commit `seq`, which was read before.
     #[inline(always)]
     pub fn new(space: &'a Space, seq: u64) -> Self {
-        Self { space, seq, memory: space.mapping.memory() }
+        Self {
+            space,
+            seq,
+            memory: space.mapping.memory(),
+        }
     }
 
     /// The newest snapshot for an optimistic reader. It may miss memory that was backed just now, and then finds
     /// [`Torn`], after which the reader looks again with [`View::new`].
     #[inline(always)]
     pub fn newest(space: &'a Space) -> Self {
-        Self { space, seq: space.seq(), memory: space.mapping.recent() }
+        Self {
+            space,
+            seq: space.seq(),
+            memory: space.mapping.recent(),
+        }
     }
 
     /// The value of an entry, if it is small. `Err` when it is not, or when something was read that cannot be.
     #[inline(always)]
     pub fn small(&self, entry: u32) -> Result<Option<Small>, ()> {
-        let Ok(version) = self.version(entry) else { return Err(()) };
+        let Ok(version) = self.version(entry) else {
+            return Err(());
+        };
         let Some(version) = version else { return Ok(None) };
         let shape = high(version.older.load(Ordering::Relaxed));
         if shape & TOMBSTONE != 0 {
@@ -110,8 +123,15 @@ impl<'a> View<'a> {
         if len > INLINE {
             return Err(());
         }
-        let words = [version.payload[0].load(Ordering::Relaxed), version.payload[1].load(Ordering::Relaxed)];
-        Ok(Some(Small { tag: shape as u16, len, words }))
+        let words = [
+            version.payload[0].load(Ordering::Relaxed),
+            version.payload[1].load(Ordering::Relaxed),
+        ];
+        Ok(Some(Small {
+            tag: shape as u16,
+            len,
+            words,
+        }))
     }
 
     /// The slots of the index. An empty slice when there is no index yet.
@@ -123,7 +143,9 @@ impl<'a> View<'a> {
         }
         // Granule and size come in one word, so they belong together whenever it was read.
         let (granule, bits) = ((root >> 8) as u32, root as u8);
-        self.memory.words(granule, size_of::<Table>(), 1 << (bits & 63)).ok_or(Torn(granule))
+        self.memory
+            .words(granule, size_of::<Table>(), 1 << (bits & 63))
+            .ok_or(Torn(granule))
     }
 
     /// The entry of a key, if the index knows it.
@@ -181,7 +203,10 @@ impl<'a> View<'a> {
         if bytes.len() <= SHORT_KEY {
             // Short keys are padded with zeros, so that they compare in three words.
             let words = short_words(bytes);
-            let differ = words.iter().zip(&entry.key).map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
+            let differ = words
+                .iter()
+                .zip(&entry.key)
+                .map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
             return Ok(differ.fold(0, |all, word| all | word) == 0);
         }
         self.entry_has_long_key(granule, bytes)
@@ -220,7 +245,9 @@ impl<'a> View<'a> {
     /// As [`View::version`], `None` for a tombstone.
     #[inline(always)]
     pub fn live_version(&self, entry: u32) -> Result<Option<&'a Version>, Torn> {
-        Ok(self.version(entry)?.filter(|v| high(v.older.load(Ordering::Relaxed)) & TOMBSTONE == 0))
+        Ok(self
+            .version(entry)?
+            .filter(|v| high(v.older.load(Ordering::Relaxed)) & TOMBSTONE == 0))
     }
 
     /// Copies a payload out.
@@ -229,7 +256,10 @@ impl<'a> View<'a> {
         let tag = high(version.older.load(Ordering::Relaxed)) as u16;
         let len = version.len.load(Ordering::Relaxed) as usize;
         if len <= INLINE {
-            let words = [version.payload[0].load(Ordering::Relaxed), version.payload[1].load(Ordering::Relaxed)];
+            let words = [
+                version.payload[0].load(Ordering::Relaxed),
+                version.payload[1].load(Ordering::Relaxed),
+            ];
             return Ok(Payload::inline(tag, len, words));
         }
         if len > limit {
@@ -291,7 +321,9 @@ impl<'a> View<'a> {
         let entry = slot.entry.load(Ordering::Relaxed) as u32;
         let version = self.live_version(entry)?;
         let inserted = slot.inserted.load(Ordering::Relaxed);
-        Ok(version.filter(|v| v.inserted.load(Ordering::Relaxed) == inserted).map(|v| (entry, v)))
+        Ok(version
+            .filter(|v| v.inserted.load(Ordering::Relaxed) == inserted)
+            .map(|v| (entry, v)))
     }
 }
 
@@ -351,7 +383,9 @@ pub fn store_version(
         store_bytes(&version.payload, bytes);
         return Ok(());
     }
-    let words = space.mapping.slice(granule as usize * GRANULE + PAYLOAD_AT, bytes.len().div_ceil(8));
+    let words = space
+        .mapping
+        .slice(granule as usize * GRANULE + PAYLOAD_AT, bytes.len().div_ceil(8));
     store_bytes(words.ok_or_else(|| Torn(granule).damage(space))?, bytes);
     Ok(())
 }
@@ -369,7 +403,10 @@ pub fn same_bytes(words: &[Word64], bytes: &[u8]) -> bool {
     if words.len() < chunks.len() + usize::from(!rest.is_empty()) {
         return false;
     }
-    let same = chunks.iter().zip(words).all(|(c, w)| w.load(Ordering::Relaxed) == u64::from_le_bytes(*c));
+    let same = chunks
+        .iter()
+        .zip(words)
+        .all(|(c, w)| w.load(Ordering::Relaxed) == u64::from_le_bytes(*c));
     same && (rest.is_empty() || words[chunks.len()].load(Ordering::Relaxed) == tail_word(rest))
 }
 
@@ -390,7 +427,11 @@ pub const SHORT_KEY: usize = 24;
 /// A key of at most [`SHORT_KEY`] bytes as words, padded with zeros.
 #[inline(always)]
 pub fn short_words(bytes: &[u8]) -> [u64; 3] {
-    let at = |from: usize| bytes[from..].first_chunk::<8>().map_or(0, |chunk| u64::from_le_bytes(*chunk));
+    let at = |from: usize| {
+        bytes[from..]
+            .first_chunk::<8>()
+            .map_or(0, |chunk| u64::from_le_bytes(*chunk))
+    };
     // The last eight bytes hold the tail in their upper part.
     let tail = |len: usize| at(bytes.len() - 8) >> ((len - bytes.len()) * 8 % 64);
     match bytes.len() {

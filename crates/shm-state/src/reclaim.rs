@@ -44,7 +44,12 @@ pub fn trim_history(space: &Space, seq: u64, cache: &mut (u64, u64)) {
 fn trim(space: &Space, seq: u64, floor: u64, retired: u64) {
     let mut to = floor.max(seq.saturating_sub(u64::from(space.history.count)));
     let keep = space.history.bytes / 2;
-    while to < seq && retired.wrapping_sub(log::totals(space, to).1).wrapping_mul(GRANULE as u64) > keep {
+    while to < seq
+        && retired
+            .wrapping_sub(log::totals(space, to).1)
+            .wrapping_mul(GRANULE as u64)
+            > keep
+    {
         to += 1;
     }
     let recyclable = raise(space, to);
@@ -95,7 +100,11 @@ pub fn pins(space: &Space) -> Vec<PinInfo> {
             let (owner, pinned) = (seat.owner.load(Ordering::Acquire), seat.pin.load(Ordering::Relaxed));
             let pinned = pinned.checked_sub(1)?;
             let pid = space.attachment.pid_of_owner(owner);
-            Some(PinInfo { pid, seq: pinned, lag: seq.saturating_sub(pinned) })
+            Some(PinInfo {
+                pid,
+                seq: pinned,
+                lag: seq.saturating_sub(pinned),
+            })
         })
         .collect();
     pins.sort_by_key(|pin| pin.seq);
@@ -107,7 +116,11 @@ pub fn pins(space: &Space) -> Vec<PinInfo> {
 pub fn full(space: &Space, wanted: NoRoom, slack: u64) -> Error {
     let free = walk::tiles(space).and_then(|tiles| {
         let live = walk::mark_live(space)?;
-        let free = tiles.iter().filter(|t| !live.has(t.granule)).map(|t| u64::from(t.granules)).sum::<u64>();
+        let free = tiles
+            .iter()
+            .filter(|t| !live.has(t.granule))
+            .map(|t| u64::from(t.granules))
+            .sum::<u64>();
         Ok(free * GRANULE as u64)
     });
     Error::Full {
@@ -156,7 +169,10 @@ pub fn rebuild_free_lists(space: &Space, heap: Option<&mut Heap>) -> Result<()> 
         list.sort_by_key(|tile| tile.retired);
         relink(space, class, taken, list)?;
         if let Some(heap) = heap.as_deref_mut() {
-            let (head, tail) = (list.first().map_or(0, |t| t.granule), list.last().map_or(0, |t| t.granule));
+            let (head, tail) = (
+                list.first().map_or(0, |t| t.granule),
+                list.last().map_or(0, |t| t.granule),
+            );
             heap.reset_list(class, head, tail);
         }
     }
@@ -200,7 +216,10 @@ fn relink(space: &Space, class: usize, taken: &[u32], free: &[Tile]) -> Result<(
         let next = blocks.get(i + 1).copied().unwrap_or(0);
         link.store(pack(next, high(link.load(Ordering::Relaxed))), Ordering::Relaxed);
     }
-    let word = pack(blocks.first().copied().unwrap_or(0), blocks.last().copied().unwrap_or(0));
+    let word = pack(
+        blocks.first().copied().unwrap_or(0),
+        blocks.last().copied().unwrap_or(0),
+    );
     space.control().classes[class].store(word, Ordering::Relaxed);
     Ok(())
 }

@@ -29,7 +29,11 @@ pub fn write(space: &Space, assignments: &[(u64, u64)], block: u32) -> Result<()
         pair[0].store(*offset, Ordering::Relaxed);
         pair[1].store(*value, Ordering::Relaxed);
     }
-    space.control().writer.record.store(pack(assignments.len() as u32, block), Ordering::Relaxed);
+    space
+        .control()
+        .writer
+        .record
+        .store(pack(assignments.len() as u32, block), Ordering::Relaxed);
     Ok(())
 }
 
@@ -39,7 +43,11 @@ fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
     } else {
         list_words(&space.mapping, block, 2 * assignments)
     };
-    words.ok_or_else(|| Error::corrupt(format!("a commit record of {assignments} assignments does not fit its block")))
+    words.ok_or_else(|| {
+        Error::corrupt(format!(
+            "a commit record of {assignments} assignments does not fit its block"
+        ))
+    })
 }
 
 /// Decides commit `seq`, whose record is written, and makes it visible.
@@ -78,7 +86,9 @@ fn apply(space: &Space) -> Result<()> {
         let offset = pair[0].load(Ordering::Relaxed);
         let target: Option<&[Word64]> = space.mapping.slice(offset as usize, 1);
         let Some([target]) = target else {
-            return Err(Error::corrupt(format!("the commit record assigns to offset {offset}, outside of the arena")));
+            return Err(Error::corrupt(format!(
+                "the commit record assigns to offset {offset}, outside of the arena"
+            )));
         };
         // Release: what the value leads to was written before.
         target.store(pair[1].load(Ordering::Relaxed), Ordering::Release);

@@ -26,10 +26,12 @@ pub fn take(space: &Space) -> Result<&Seat> {
     }
     loop {
         let transaction = Transaction::begin(space, 0, Deadline::after(PATIENCE))?;
-        if reclaim::reap(space) == 0 && space.take_seat().is_none_or(|seat| {
-            space.return_seat(seat);
-            false
-        }) {
+        if reclaim::reap(space) == 0
+            && space.take_seat().is_none_or(|seat| {
+                space.return_seat(seat);
+                false
+            })
+        {
             add_block(transaction)?;
         }
         if let Some(seat) = space.take_seat() {
@@ -41,10 +43,11 @@ pub fn take(space: &Space) -> Result<&Seat> {
 fn add_block(mut transaction: Transaction<'_>) -> Result<()> {
     let space = transaction.space;
     let granule = transaction.take((size_of::<SeatBlock>() / GRANULE) as u64)?;
-    let block: &SeatBlock = space
-        .mapping
-        .at(granule)
-        .ok_or_else(|| Error::corrupt(format!("a block of seats at granule {granule} lies outside of the arena")))?;
+    let block: &SeatBlock = space.mapping.at(granule).ok_or_else(|| {
+        Error::corrupt(format!(
+            "a block of seats at granule {granule} lies outside of the arena"
+        ))
+    })?;
     for seat in &block.seats {
         for word in [&seat.owner, &seat.pin, &seat.cursor] {
             word.store(0, Ordering::Relaxed);
@@ -63,5 +66,7 @@ fn add_block(mut transaction: Transaction<'_>) -> Result<()> {
 pub fn next_identity(space: &Space) -> Result<u32> {
     let superblock: &Superblock = space.mapping.superblock()?;
     // 0 stands for nobody.
-    Ok((superblock.next_identity.fetch_add(1, Ordering::Relaxed) as u32).wrapping_add(1).max(1))
+    Ok((superblock.next_identity.fetch_add(1, Ordering::Relaxed) as u32)
+        .wrapping_add(1)
+        .max(1))
 }

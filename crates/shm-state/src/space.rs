@@ -34,7 +34,10 @@ pub struct Membership {
 impl Membership {
     /// Ties a membership to its memory.
     pub fn new(attachment: Attachment, mapping: Arc<Mapping>) -> Self {
-        Self { attachment, _mapping: mapping }
+        Self {
+            attachment,
+            _mapping: mapping,
+        }
     }
 
     /// Whether this is still the process that attached, and not a forked child of it.
@@ -50,7 +53,9 @@ impl Membership {
 
     /// Whether the owner of a seat is certainly dead.
     pub fn is_dead_owner(&self, owner: u64) -> bool {
-        low(owner).checked_sub(1).is_some_and(|slot| self.attachment.is_dead(slot, high(owner)))
+        low(owner)
+            .checked_sub(1)
+            .is_some_and(|slot| self.attachment.is_dead(slot, high(owner)))
     }
 
     /// The process that owns a seat; 0 when unknown.
@@ -129,7 +134,9 @@ impl Space {
         history: History,
     ) -> Result<Self> {
         let damaged = |what: &str| Error::corrupt(format!("namespace {name:?}: {what}"));
-        let control: &Control = mapping.at(granule).ok_or_else(|| damaged("its control block is out of bounds"))?;
+        let control: &Control = mapping
+            .at(granule)
+            .ok_or_else(|| damaged("its control block is out of bounds"))?;
         if control.magic.load(Ordering::Relaxed) != crate::layout::CONTROL_MAGIC || !granule.is_multiple_of(2) {
             return Err(damaged("its control block has the wrong magic number"));
         }
@@ -200,7 +207,11 @@ impl Space {
     /// Errors in a forked child, which does not own what its parent attached.
     #[inline(always)]
     pub fn check_fork(&self) -> Result<()> {
-        if self.attachment.is_current() { Ok(()) } else { Err(Error::Forked) }
+        if self.attachment.is_current() {
+            Ok(())
+        } else {
+            Err(Error::Forked)
+        }
     }
 
     /// Takes the writer lock.
@@ -220,15 +231,19 @@ impl Space {
     /// All seats: those of the control block, then those of further blocks. Damage ends the walk.
     pub fn seats(&self) -> impl Iterator<Item = &Seat> {
         let control = self.control();
-        let mut next = control.writer.seats_next.load(Ordering::SeqCst);
-        // A chain longer than this has a cycle; each block has room for 64 watchers.
+        let mut next = control.writer.seats_next.load(Ordering::Acquire);
         let blocks = std::iter::from_fn(move || {
-            // SeqCst: a block that is chained later holds only pins that see the floor of the raise under way.
+            // Acquire pairs with the Release that chained the block, whose seats were cleared before.
             let block: &SeatBlock = self.mapping.at(u32::try_from(next).ok()?)?;
-            next = block.next.load(Ordering::SeqCst);
+            next = block.next.load(Ordering::Acquire);
             Some(block)
         });
-        control.seats.iter().chain(blocks.take(4096).flat_map(|b| b.seats.iter()))
+        // Blocks are only added under the writer lock, so whoever raises the floor sees them all. A chain that is longer
+        // than this has a cycle.
+        control
+            .seats
+            .iter()
+            .chain(blocks.take(4096).flat_map(|b| b.seats.iter()))
     }
 
     /// A seat for this process: an idle one, or a free one. `None` when all are taken.
@@ -241,7 +256,10 @@ impl Space {
         // AcqRel: what the last owner stored into the seat happened before.
         self.seats().find(|seat| {
             seat.owner.load(Ordering::Relaxed) == 0
-                && seat.owner.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                && seat
+                    .owner
+                    .compare_exchange(0, mine, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
         })
     }
 

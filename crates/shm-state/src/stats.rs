@@ -77,7 +77,11 @@ pub(crate) fn namespace(space: &Space) -> Result<NamespaceStats> {
         .filter_map(|seat| {
             let cursor = seat.cursor.load(Ordering::Relaxed).checked_sub(1)?;
             let pid = space.attachment.pid_of_owner(seat.owner.load(Ordering::Acquire));
-            Some(WatcherInfo { pid, cursor, lag: seq.saturating_sub(cursor) })
+            Some(WatcherInfo {
+                pid,
+                cursor,
+                lag: seq.saturating_sub(cursor),
+            })
         })
         .collect();
     watchers.sort_by_key(|watcher| watcher.cursor);

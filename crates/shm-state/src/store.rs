@@ -53,7 +53,13 @@ pub struct ArenaOptions {
 impl Default for ArenaOptions {
     /// 1 GiB; the last 256 commits, or 64 MiB of superseded values.
     fn default() -> Self {
-        Self { capacity: 1 << 30, history: History { count: 256, bytes: 64 << 20 } }
+        Self {
+            capacity: 1 << 30,
+            history: History {
+                count: 256,
+                bytes: 64 << 20,
+            },
+        }
     }
 }
 
@@ -150,7 +156,10 @@ impl Arena {
         let mut magic = [0; 8];
         if fd.read_exact_at(&mut magic, 0).is_err() || u64::from_le_bytes(magic) != MAGIC {
             let reason = format!("it is no arena; if it should go all the same, delete {path:?} yourself");
-            return Err(Error::Incompatible { name: name.into(), reason });
+            return Err(Error::Incompatible {
+                name: name.into(),
+                reason,
+            });
         }
         match file::remove(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
@@ -185,7 +194,10 @@ impl Arena {
     /// `memory` must be aligned to 4,096 bytes, shared, zeroed, mapped and backed for reading and writing until the
     /// last clone of the arena is dropped, and be used by nobody but arenas made from it.
     pub unsafe fn create_in(memory: NonNull<[u8]>, lock_file: OwnedFd, options: &ArenaOptions) -> Result<Self> {
-        let options = ArenaOptions { capacity: memory.len() as u64, ..*options };
+        let options = ArenaOptions {
+            capacity: memory.len() as u64,
+            ..*options
+        };
         let capacity = check_options(&options)?;
         check_alignment(memory)?;
         // SAFETY: the caller's promise.
@@ -202,7 +214,10 @@ impl Arena {
         check_alignment(memory)?;
         let capacity = memory.len() as u64 / crate::layout::CHUNK as u64 * crate::layout::CHUNK as u64;
         if capacity < MIN_CAPACITY {
-            return Err(incompatible("", format!("it has {} bytes, the least is {MIN_CAPACITY}", memory.len())));
+            return Err(incompatible(
+                "",
+                format!("it has {} bytes, the least is {MIN_CAPACITY}", memory.len()),
+            ));
         }
         // SAFETY: the caller's promise.
         let mapping = unsafe { Mapping::of_caller(memory.cast(), capacity) };
@@ -218,14 +233,21 @@ impl Arena {
 
     fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
         let stat = nix_stat(&fd)?;
-        if let Some(open) = OPEN.lock().get(&(stat.0, stat.1, fork::epoch())).and_then(Weak::upgrade) {
+        if let Some(open) = OPEN
+            .lock()
+            .get(&(stat.0, stat.1, fork::epoch()))
+            .and_then(Weak::upgrade)
+        {
             return Ok(Self { inner: open });
         }
         let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
         let fd = std::fs::File::from(fd);
         let mut bytes = [0; (SUPERBLOCK_HEAD_WORDS + 1) * 8];
         if fd.read_exact_at(&mut bytes, 0).is_err() {
-            return Err(incompatible(name, format!("it has {size} bytes, which is too short for an arena")));
+            return Err(incompatible(
+                name,
+                format!("it has {size} bytes, which is too short for an arena"),
+            ));
         }
         let mut words = [0; SUPERBLOCK_HEAD_WORDS + 1];
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -273,7 +295,13 @@ impl Arena {
             bytes: superblock.history_bytes.load(Ordering::Relaxed),
         };
         let membership = Arc::new(Membership::new(attachment, Arc::clone(&mapping)));
-        let inner = Arc::new(Inner { name: name.into(), spaces: Mutex::default(), history, membership, mapping });
+        let inner = Arc::new(Inner {
+            name: name.into(),
+            spaces: Mutex::default(),
+            history,
+            membership,
+            mapping,
+        });
         if let Some(key) = key {
             open.retain(|_, inner| inner.strong_count() > 0);
             open.insert(key, Arc::downgrade(&inner));
@@ -315,7 +343,9 @@ impl Arena {
 
     /// The names of all namespaces, in the order of their creation.
     pub fn namespaces(&self) -> Result<Vec<String>> {
-        directory::controls(&self.inner.mapping).map(directory::name_of).collect()
+        directory::controls(&self.inner.mapping)
+            .map(directory::name_of)
+            .collect()
     }
 
     /// Walks everything that is reachable and accounts for every block. Takes the writer lock of one namespace after
@@ -364,7 +394,10 @@ fn path_of(name: &str) -> Result<PathBuf> {
         _ if name.bytes().any(|b| b == b'/' || b < b' ' || b == 0x7f) => "it has a slash or a control character",
         _ => return Ok(PathBuf::from(DIRECTORY).join(name)),
     };
-    Err(Error::InvalidName { name: name.into(), reason })
+    Err(Error::InvalidName {
+        name: name.into(),
+        reason,
+    })
 }
 
 /// The capacity in whole chunks.
@@ -379,7 +412,11 @@ fn check_options(options: &ArenaOptions) -> Result<u64> {
         return bad("capacity", options.capacity, "the most is 128 GiB");
     }
     if !(1..=1 << 22).contains(&options.history.count) {
-        return bad("history.count", u64::from(options.history.count), "it must be between 1 and 4,194,304");
+        return bad(
+            "history.count",
+            u64::from(options.history.count),
+            "it must be between 1 and 4,194,304",
+        );
     }
     Ok(capacity)
 }
@@ -390,7 +427,11 @@ fn check_alignment(memory: NonNull<[u8]>) -> Result<()> {
         return Ok(());
     }
     let reason = "the memory must be aligned to 4,096 bytes";
-    Err(Error::InvalidOption { option: "memory", value: address as u64, reason })
+    Err(Error::InvalidOption {
+        option: "memory",
+        value: address as u64,
+        reason,
+    })
 }
 
 /// Writes the superblock of an arena that nobody else knows yet.
@@ -428,7 +469,18 @@ fn checksum(head: &[u64]) -> u64 {
 
 /// Checks the head of a superblock; `size` is that of the file.
 fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -> Result<()> {
-    let [magic, version, layout, capacity, pid_namespace, boot0, boot1, count, _, sum] = *words;
+    let [
+        magic,
+        version,
+        layout,
+        capacity,
+        pid_namespace,
+        boot0,
+        boot1,
+        count,
+        _,
+        sum,
+    ] = *words;
     let refuse = |reason: String| Err(incompatible(name, reason));
     if magic != MAGIC {
         return refuse("it is no arena of this library (wrong magic number); choose another name".into());
@@ -446,7 +498,9 @@ fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -
         return refuse("its superblock is damaged (wrong checksum); remove it and create it anew".into());
     }
     if capacity != size {
-        return refuse(format!("its file has {size} bytes and should have {capacity}: it was truncated; remove it"));
+        return refuse(format!(
+            "its file has {size} bytes and should have {capacity}: it was truncated; remove it"
+        ));
     }
     let boot = process::boot_id().map_err(Error::os("reading the boot id"))?;
     if boot[..8] != boot0.to_le_bytes() || boot[8..] != boot1.to_le_bytes() {
@@ -463,7 +517,10 @@ fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -
 }
 
 fn incompatible(name: &str, reason: String) -> Error {
-    Error::Incompatible { name: name.into(), reason }
+    Error::Incompatible {
+        name: name.into(),
+        reason,
+    }
 }
 
 fn attach_error(name: &str, error: AttachError) -> Error {

@@ -111,7 +111,10 @@ fn append(slots: &[DenseSlot], insertions: &[Insertion], seq: u64) {
 }
 
 fn at<T: Shared>(space: &Space, granule: u32) -> Result<&T> {
-    space.mapping.at(granule).ok_or_else(|| Error::corrupt(format!("granule {granule} lies outside of the arena")))
+    space
+        .mapping
+        .at(granule)
+        .ok_or_else(|| Error::corrupt(format!("granule {granule} lies outside of the arena")))
 }
 
 fn dense_slots(space: &Space, granule: u32, capacity: usize) -> Result<&[DenseSlot]> {
@@ -124,7 +127,9 @@ fn dense_slots(space: &Space, granule: u32, capacity: usize) -> Result<&[DenseSl
 fn take(space: &Space, heap: &mut Heap, slots: usize) -> Result<Result<(u32, u32), NoRoom>> {
     let table = 1 + (slots as u64 * 8).div_ceil(GRANULE as u64);
     let dense = 1 + (fill(slots) * size_of::<DenseSlot>()).div_ceil(GRANULE) as u64;
-    let Some(table_at) = heap.take(space, table)? else { return Ok(Err(NoRoom { granules: table })) };
+    let Some(table_at) = heap.take(space, table)? else {
+        return Ok(Err(NoRoom { granules: table }));
+    };
     let Some(dense_at) = heap.take(space, dense)? else {
         heap.put_back(space, table_at)?;
         return Ok(Err(NoRoom { granules: dense }));
@@ -175,7 +180,11 @@ fn walk(space: &Space, seq: u64, recyclable: u64, pending: impl Fn(u32) -> bool)
             kept.dropped.push((granule, newest));
         } else {
             let hash = entry.hash.load(Ordering::Relaxed);
-            kept.entries.push(Insertion { hash, entry: granule, new_entry: true });
+            kept.entries.push(Insertion {
+                hash,
+                entry: granule,
+                new_entry: true,
+            });
         }
     }
     Ok(kept)
@@ -203,7 +212,10 @@ fn rebuild(
     };
     fill_table(space, table_at, 1 << bits, seq, &kept.entries)?;
     fill_dense(space, dense_at, fill(1 << bits), seq, &kept, insertions)?;
-    for old in [reader.root.load(Ordering::Relaxed) >> 8, reader.dense.load(Ordering::Relaxed)] {
+    for old in [
+        reader.root.load(Ordering::Relaxed) >> 8,
+        reader.dense.load(Ordering::Relaxed),
+    ] {
         if old != 0 {
             heap.retire(space, old as u32, seq)?;
         }
@@ -217,14 +229,19 @@ fn rebuild(
     record.push((offset(&reader.root), u64::from(table_at) << 8 | u64::from(bits)));
     if !kept.dropped.is_empty() {
         // Last: a reader that sees the new generation looks its handle's key up in the new index.
-        record.push((offset(&reader.generation), reader.generation.load(Ordering::Relaxed) + 1));
+        record.push((
+            offset(&reader.generation),
+            reader.generation.load(Ordering::Relaxed) + 1,
+        ));
     }
     Ok(Ok(()))
 }
 
 fn fill_table(space: &Space, granule: u32, slots: usize, seq: u64, entries: &[Insertion]) -> Result<()> {
     let head: &Table = at(space, granule)?;
-    let table: Option<&[Word64]> = space.mapping.slice(granule as usize * GRANULE + size_of::<Table>(), slots);
+    let table: Option<&[Word64]> = space
+        .mapping
+        .slice(granule as usize * GRANULE + size_of::<Table>(), slots);
     let table = table.ok_or_else(|| Error::corrupt("a new index lies outside of the arena"))?;
     table.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     for entry in entries {

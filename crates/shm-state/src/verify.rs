@@ -50,7 +50,9 @@ pub fn check(space: &Space, report: &mut Report) {
         problems.push(error.to_string());
     }
     report.namespaces += 1;
-    report.problems.extend(problems.into_iter().map(|p| format!("namespace {:?}: {p}", space.name)));
+    report
+        .problems
+        .extend(problems.into_iter().map(|p| format!("namespace {:?}: {p}", space.name)));
 }
 
 fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> Result<()> {
@@ -62,7 +64,9 @@ fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> 
     let reserve = walk::reserve(space)?;
     for granule in &reserve {
         if listed.insert(*granule, 0).is_some() {
-            problems.push(format!("the block at granule {granule} is kept back and in a free list"));
+            problems.push(format!(
+                "the block at granule {granule} is kept back and in a free list"
+            ));
         }
     }
     let mut known = 0;
@@ -78,7 +82,10 @@ fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> 
         known += usize::from(listed.contains_key(&tile.granule));
     }
     if known != listed.len() {
-        problems.push(format!("{} blocks in free lists are no blocks of the heap", listed.len() - known));
+        problems.push(format!(
+            "{} blocks in free lists are no blocks of the heap",
+            listed.len() - known
+        ));
     }
     report.blocks += tiles.len();
     report.keys += check_keys(space, recyclable, &listed, problems)?;
@@ -90,24 +97,26 @@ fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> 
 }
 
 /// Collects the blocks of all free lists with the commit that retired them.
-fn check_lists(
-    space: &Space,
-    limit: usize,
-    listed: &mut HashMap<u32, u64>,
-    problems: &mut Vec<String>,
-) -> Result<()> {
+fn check_lists(space: &Space, limit: usize, listed: &mut HashMap<u32, u64>, problems: &mut Vec<String>) -> Result<()> {
     let seq = space.seq();
     for class in 0..CLASSES {
         let word = space.control().classes[class].load(Ordering::Relaxed);
         let mut before = 0;
         for granule in walk::chain(space, low(word), high(word), limit)? {
             let head = block(&space.mapping, granule)?;
-            let (granules, retired) = (high(head.link.load(Ordering::Relaxed)), head.retired.load(Ordering::Relaxed));
+            let (granules, retired) = (
+                high(head.link.load(Ordering::Relaxed)),
+                head.retired.load(Ordering::Relaxed),
+            );
             if granules == 0 || class_of(granules) != class {
-                problems.push(format!("the block at granule {granule} ({granules} granules) is in list {class}"));
+                problems.push(format!(
+                    "the block at granule {granule} ({granules} granules) is in list {class}"
+                ));
             }
             if retired > seq {
-                problems.push(format!("the block at granule {granule} was retired by commit {retired} of {seq}"));
+                problems.push(format!(
+                    "the block at granule {granule} was retired by commit {retired} of {seq}"
+                ));
             }
             let recyclable = space.control().writer.recyclable.load(Ordering::Relaxed);
             if retired < before && before > recyclable {
@@ -115,7 +124,9 @@ fn check_lists(
             }
             before = before.max(retired);
             if listed.insert(granule, retired).is_some() {
-                problems.push(format!("the block at granule {granule} is in two free lists, or twice in one"));
+                problems.push(format!(
+                    "the block at granule {granule} is in two free lists, or twice in one"
+                ));
             }
         }
     }
@@ -123,12 +134,7 @@ fn check_lists(
 }
 
 /// Checks the index, the array and the versions. Returns the number of live keys.
-fn check_keys(
-    space: &Space,
-    recyclable: u64,
-    listed: &HashMap<u32, u64>,
-    problems: &mut Vec<String>,
-) -> Result<u64> {
+fn check_keys(space: &Space, recyclable: u64, listed: &HashMap<u32, u64>, problems: &mut Vec<String>) -> Result<u64> {
     let view = View::new(space, space.seq());
     let table = view.table().map_err(|t| t.damage(space))?;
     let (slots, live_end) = view.dense().map_err(|t| t.damage(space))?;
@@ -145,7 +151,9 @@ fn check_keys(
         let found = view.at_slot(slot).map_err(|t| t.damage(space))?;
         live += u64::from(found.is_some());
         if found.is_some() && at >= live_end {
-            problems.push(format!("slot {at} of the array is alive behind its live end {live_end}"));
+            problems.push(format!(
+                "slot {at} of the array is alive behind its live end {live_end}"
+            ));
         }
     }
     let logged = log::live(space, view.seq).map(u64::from);
@@ -168,7 +176,9 @@ fn check_chain(
     let newest = low(head.newest.load(Ordering::Relaxed));
     let mut version: &Version = space.mapping.at(newest).ok_or_else(damage(newest))?;
     if version.head.birth.load(Ordering::Relaxed) > space.seq() {
-        problems.push(format!("the version at granule {newest} was born after the newest commit"));
+        problems.push(format!(
+            "the version at granule {newest} was born after the newest commit"
+        ));
     }
     loop {
         let birth = version.head.birth.load(Ordering::Relaxed);
@@ -178,11 +188,15 @@ fn check_chain(
         }
         let next: &Version = space.mapping.at(older).ok_or_else(damage(older))?;
         if listed.get(&older) != Some(&birth) {
-            problems.push(format!("the version at granule {older} was not retired by commit {birth}, which superseded it"));
+            problems.push(format!(
+                "the version at granule {older} was not retired by commit {birth}, which superseded it"
+            ));
             return Ok(());
         }
         if next.head.birth.load(Ordering::Relaxed) >= birth {
-            problems.push(format!("the versions of the entry at granule {entry} do not fall at granule {older}"));
+            problems.push(format!(
+                "the versions of the entry at granule {entry} do not fall at granule {older}"
+            ));
             return Ok(());
         }
         version = next;

@@ -25,7 +25,10 @@ pub struct Tile {
 /// All blocks of a namespace by address. Damage ends in an error.
 pub fn tiles(space: &Space) -> Result<Vec<Tile>> {
     let writer = &space.control().writer;
-    let (bump, current) = (low(writer.bump.load(Ordering::Relaxed)), writer.run.load(Ordering::Relaxed) as u32);
+    let (bump, current) = (
+        low(writer.bump.load(Ordering::Relaxed)),
+        writer.run.load(Ordering::Relaxed) as u32,
+    );
     let mut tiles = Vec::new();
     for run in chunks::runs(&space.mapping, space.index)? {
         let (start, end) = (run.first * CHUNK_GRANULES, (run.first + run.chunks) * CHUNK_GRANULES);
@@ -33,7 +36,9 @@ pub fn tiles(space: &Space) -> Result<Vec<Tile>> {
         let mut at = if holds_control { space.heap_start } else { start };
         let stop = if run.first == current { bump } else { end };
         if stop > end {
-            return Err(Error::corrupt(format!("bump is at granule {stop}, behind its run, which ends at {end}")));
+            return Err(Error::corrupt(format!(
+                "bump is at granule {stop}, behind its run, which ends at {end}"
+            )));
         }
         while at < stop {
             let head: &BlockHead = space
@@ -46,7 +51,11 @@ pub fn tiles(space: &Space) -> Result<Vec<Tile>> {
                     "the block at granule {at} has {granules} granules and its run ends at {stop}"
                 )));
             }
-            tiles.push(Tile { granule: at, granules, retired: head.retired.load(Ordering::Relaxed) });
+            tiles.push(Tile {
+                granule: at,
+                granules,
+                retired: head.retired.load(Ordering::Relaxed),
+            });
             at += granules;
         }
     }
@@ -76,7 +85,9 @@ impl Marks {
 
     /// Whether a granule is in the set.
     pub fn has(&self, granule: u32) -> bool {
-        self.0.get(granule as usize / 64).is_some_and(|word| word & (1 << (granule % 64)) != 0)
+        self.0
+            .get(granule as usize / 64)
+            .is_some_and(|word| word & (1 << (granule % 64)) != 0)
     }
 }
 
@@ -85,14 +96,20 @@ pub fn mark_live(space: &Space) -> Result<Marks> {
     let mut live = Marks::none(space);
     let reader = &space.control().reader;
     let view = View::new(space, reader.seq.load(Ordering::Acquire));
-    for root in [reader.root.load(Ordering::Relaxed) >> 8, reader.dense.load(Ordering::Relaxed)] {
+    for root in [
+        reader.root.load(Ordering::Relaxed) >> 8,
+        reader.dense.load(Ordering::Relaxed),
+    ] {
         if root != 0 {
             live.add(root as u32)?;
         }
     }
     let table = view.table().map_err(|t| t.damage(space))?;
     let (slots, _) = view.dense().map_err(|t| t.damage(space))?;
-    let indexed = table.iter().map(|slot| low(slot.load(Ordering::Relaxed))).filter(|entry| *entry != 0);
+    let indexed = table
+        .iter()
+        .map(|slot| low(slot.load(Ordering::Relaxed)))
+        .filter(|entry| *entry != 0);
     for entry in indexed.chain(slots.iter().map(|slot| slot.entry.load(Ordering::Relaxed) as u32)) {
         if live.add(entry)? {
             let head: &Entry = space
@@ -117,7 +134,9 @@ pub fn seat_blocks(space: &Space) -> Result<Vec<u32>> {
     let mut next = space.control().writer.seats_next.load(Ordering::Acquire) as u32;
     while next != 0 {
         if blocks.contains(&next) {
-            return Err(Error::corrupt(format!("the blocks of seats form a cycle at granule {next}")));
+            return Err(Error::corrupt(format!(
+                "the blocks of seats form a cycle at granule {next}"
+            )));
         }
         blocks.push(next);
         let block: &SeatBlock = space
@@ -135,7 +154,9 @@ pub fn chain(space: &Space, head: u32, tail: u32, limit: usize) -> Result<Vec<u3
     let mut at = head;
     while at != 0 {
         if blocks.len() >= limit {
-            return Err(Error::corrupt(format!("the free list that starts at granule {head} does not end")));
+            return Err(Error::corrupt(format!(
+                "the free list that starts at granule {head} does not end"
+            )));
         }
         blocks.push(at);
         if at == tail {
@@ -144,7 +165,9 @@ pub fn chain(space: &Space, head: u32, tail: u32, limit: usize) -> Result<Vec<u3
         at = low(crate::heap::block(&space.mapping, at)?.link.load(Ordering::Relaxed));
     }
     if tail != 0 {
-        return Err(Error::corrupt(format!("the free list that starts at granule {head} misses its tail {tail}")));
+        return Err(Error::corrupt(format!(
+            "the free list that starts at granule {head} misses its tail {tail}"
+        )));
     }
     Ok(blocks)
 }

@@ -7,16 +7,18 @@
 //! A transaction remembers, for each key it changed, the version before and the private version after
 //! ([`Pending`]): a short list, with a hash map beside it when it grows. Its own reads look there first.
 
+mod dict;
+
 use hashbrown::HashTable;
 
 use crate::commit;
 use crate::error::{Error, Result};
 use crate::heap::{Assignments, Heap, NoRoom};
-use crate::key::{Key, KeyRef, Payload};
+use crate::key::KeyRef;
 use crate::layout::{Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
 use crate::lock::LockGuard;
 use crate::log::Change;
-use crate::read::{NewVersion, SHORT_KEY, Stop, Torn, View, key_shape, short_words, store_bytes, store_version};
+use crate::read::{NewVersion, SHORT_KEY, Torn, View, key_shape, short_words, store_bytes, store_version};
 use crate::reclaim;
 use crate::record;
 use crate::space::Space;
@@ -139,7 +141,11 @@ impl<'n> Transaction<'n> {
         reclaim::trim_history(space, seq, &mut scratch.floor_total);
         scratch.begin(seq + 1, crate::log::totals(space, seq).0, identity);
         scratch.heap.begin(space.control());
-        Self { space, scratch, guard: Some(guard) }
+        Self {
+            space,
+            scratch,
+            guard: Some(guard),
+        }
     }
 
     /// The state before the transaction.
@@ -180,14 +186,21 @@ impl<'n> Transaction<'n> {
     /// The place of a key among the pending ones.
     #[inline]
     fn find_pending(&self, key: &KeyRef<'_>) -> Result<Option<usize>> {
-        let Scratch { pending, hashes, places, .. } = &*self.scratch;
+        let Scratch {
+            pending,
+            hashes,
+            places,
+            ..
+        } = &*self.scratch;
         // A pending entry is alive or private, so it can be read like any other.
         let is_key = |at: usize| self.before().entry_has_key(pending[at].entry, key) == Ok(true);
         if pending.len() <= FEW {
             let same_hash = hashes.iter().enumerate().filter(|(_, hash)| **hash == key.hash());
             return Ok(same_hash.map(|(at, _)| at).find(|at| is_key(*at)));
         }
-        let place = places.find(key.hash(), |at| hashes[*at as usize] == key.hash() && is_key(*at as usize));
+        let place = places.find(key.hash(), |at| {
+            hashes[*at as usize] == key.hash() && is_key(*at as usize)
+        });
         Ok(place.map(|at| *at as usize))
     }
 
@@ -208,38 +221,11 @@ impl<'n> Transaction<'n> {
         }
     }
 
-    /// The version of a key as the transaction sees it.
-    fn current(&self, key: &KeyRef<'_>) -> Result<Option<&'n Version>> {
-        if let Some(at) = self.find_pending(key)? {
-            let pending = self.scratch.pending[at];
-            return if pending.live { self.version(pending.new).map(Some) } else { Ok(None) };
-        }
-        let view = self.before();
-        match view.find(key).map_err(self.damage())? {
-            Some(entry) => view.live_version(entry).map_err(self.damage()),
-            None => Ok(None),
-        }
-    }
-
     fn version(&self, granule: u32) -> Result<&'n Version> {
-        self.space.mapping.at(granule).ok_or_else(|| Torn(granule).damage(self.space))
-    }
-
-    fn copy_out(&self, version: &Version) -> Result<Payload> {
-        self.before().payload(version, usize::MAX).map_err(|stop| match stop {
-            Stop::Torn(torn) => torn.damage(self.space),
-            Stop::Large => Error::Poisoned,
-        })
-    }
-
-    /// The value of a key.
-    pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
-        self.current(key)?.map(|v| self.copy_out(v)).transpose()
-    }
-
-    /// Whether a key is present.
-    pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
-        Ok(self.current(key)?.is_some())
+        self.space
+            .mapping
+            .at(granule)
+            .ok_or_else(|| Torn(granule).damage(self.space))
     }
 
     /// Sets a key. Returns whether it was present before.
@@ -264,7 +250,16 @@ impl<'n> Transaction<'n> {
         self.fill(new, old, tag, inserted, bytes)?;
         let order = if was_live { 0 } else { self.next_order() };
         let hash = key.hash();
-        self.add_pending(Pending { hash, entry, new, old, was_live, live: true, new_entry: false, order });
+        self.add_pending(Pending {
+            hash,
+            entry,
+            new,
+            old,
+            was_live,
+            live: true,
+            new_entry: false,
+            order,
+        });
         self.scratch.live += u32::from(!was_live);
         Ok(was_live)
     }
@@ -272,7 +267,11 @@ impl<'n> Transaction<'n> {
     /// The newest committed version of an entry: where, whether it is alive, when it was inserted.
     #[inline(always)]
     fn newest(&self, entry: u32) -> Result<(u32, bool, u64)> {
-        let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
+        let head: &Entry = self
+            .space
+            .mapping
+            .at(entry)
+            .ok_or_else(|| Torn(entry).damage(self.space))?;
         let newest = low(head.newest.load(Ordering::Relaxed));
         let version = self.version(newest)?;
         let live = high(version.older.load(Ordering::Relaxed)) & TOMBSTONE == 0;
@@ -320,29 +319,52 @@ impl<'n> Transaction<'n> {
             }
         };
         self.fill(new, 0, tag, self.scratch.seq, bytes)?;
-        let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
+        let head: &Entry = self
+            .space
+            .mapping
+            .at(entry)
+            .ok_or_else(|| Torn(entry).damage(self.space))?;
         head.head.birth.store(self.scratch.seq, Ordering::Relaxed);
         head.hash.store(key.hash(), Ordering::Relaxed);
         // The commit record assigns the newest version; until then the entry has none, and nobody knows it.
         head.newest.store(pack(0, key_shape(key.tag(), len)), Ordering::Relaxed);
         if len <= SHORT_KEY {
             let words = short_words(key.bytes());
-            head.key.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+            head.key
+                .iter()
+                .zip(words)
+                .for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         } else {
-            let words = self.space.mapping.slice(entry as usize * GRANULE + KEY_AT, len.div_ceil(8));
+            let words = self
+                .space
+                .mapping
+                .slice(entry as usize * GRANULE + KEY_AT, len.div_ceil(8));
             store_bytes(words.ok_or_else(|| Torn(entry).damage(self.space))?, key.bytes());
         }
         let order = self.next_order();
         self.scratch.live += 1;
         let hash = key.hash();
-        self.add_pending(Pending { hash, entry, new, old: 0, was_live: false, live: true, new_entry: true, order });
+        self.add_pending(Pending {
+            hash,
+            entry,
+            new,
+            old: 0,
+            was_live: false,
+            live: true,
+            new_entry: true,
+            order,
+        });
         Ok(())
     }
 
     /// Writes a version into a taken block.
     #[inline]
     fn fill(&self, granule: u32, old: u32, tag: u16, inserted: u64, bytes: &[u8]) -> Result<()> {
-        let new = NewVersion { seq: self.scratch.seq, old, inserted };
+        let new = NewVersion {
+            seq: self.scratch.seq,
+            old,
+            inserted,
+        };
         store_version(self.space, granule, self.version(granule)?, &new, tag, bytes)
     }
 
@@ -367,7 +389,16 @@ impl<'n> Transaction<'n> {
             return Ok(false);
         }
         let new = self.tombstone(old, inserted)?;
-        self.add_pending(Pending { hash, entry, new, old, was_live, live: false, new_entry: false, order: 0 });
+        self.add_pending(Pending {
+            hash,
+            entry,
+            new,
+            old,
+            was_live,
+            live: false,
+            new_entry: false,
+            order: 0,
+        });
         self.scratch.live -= 1;
         Ok(true)
     }
@@ -413,7 +444,11 @@ impl<'n> Transaction<'n> {
         let (slots, end) = view.dense().map_err(self.damage())?;
         for slot in &slots[..end] {
             if let Some((entry, _)) = view.at_slot(slot).map_err(self.damage())? {
-                let head: &Entry = self.space.mapping.at(entry).ok_or_else(|| Torn(entry).damage(self.space))?;
+                let head: &Entry = self
+                    .space
+                    .mapping
+                    .at(entry)
+                    .ok_or_else(|| Torn(entry).damage(self.space))?;
                 let hash = head.hash.load(Ordering::Relaxed);
                 if self.pending_of_entry(entry, hash).is_none() {
                     self.remove_entry(entry, hash)?;
@@ -424,81 +459,15 @@ impl<'n> Transaction<'n> {
         Ok(())
     }
 
-    fn pending_of_entry(&self, entry: u32, hash: u64) -> Option<&Pending> {
-        let pending = &self.scratch.pending;
-        if pending.len() <= FEW {
-            return pending.iter().find(|p| p.entry == entry);
-        }
-        let place = self.scratch.places.find(hash, |at| pending[*at as usize].entry == entry)?;
-        Some(&pending[*place as usize])
-    }
-
-    /// Visits the committed keys that keep their place, from `from` on, in insertion order or against it.
-    fn kept(&self) -> Result<impl DoubleEndedIterator<Item = Result<(usize, u32, &'n Version)>> + '_> {
-        let view = self.before();
-        let (slots, end) = view.dense().map_err(self.damage())?;
-        Ok(slots[..end].iter().enumerate().filter_map(move |(at, slot)| {
-            let (entry, version) = match view.at_slot(slot) {
-                Ok(found) => found?,
-                Err(torn) => return Some(Err(torn.damage(self.space))),
-            };
-            let hash = match self.space.mapping.at::<Entry>(entry) {
-                Some(head) => head.hash.load(Ordering::Relaxed),
-                None => return Some(Err(Torn(entry).damage(self.space))),
-            };
-            match self.pending_of_entry(entry, hash) {
-                None => Some(Ok((at, entry, version))),
-                Some(p) if p.live && p.order == 0 => Some(self.version(p.new).map(|v| (at, entry, v))),
-                Some(_) => None,
-            }
-        }))
-    }
-
-    fn own(&self) -> Vec<Pending> {
-        let mut own: Vec<Pending> = self.scratch.pending.iter().filter(|p| p.live && p.order != 0).copied().collect();
-        own.sort_by_key(|p| p.order);
-        own
-    }
-
-    /// All keys and values in insertion order, own changes included.
-    pub fn entries(&self) -> Result<Vec<(Key, Payload)>> {
-        let mut all = Vec::with_capacity(self.len());
-        for item in self.kept()? {
-            let (_, entry, version) = item?;
-            all.push((self.key(entry)?, self.copy_out(version)?));
-        }
-        for pending in self.own() {
-            all.push((self.key(pending.entry)?, self.copy_out(self.version(pending.new)?)?));
-        }
-        Ok(all)
-    }
-
-    fn key(&self, entry: u32) -> Result<Key> {
-        let (tag, bytes) = self.before().key_of(entry).map_err(self.damage())?;
-        Ok(KeyRef::new(tag, &bytes).to_owned())
-    }
-
-    /// Removes the key that was inserted last and returns it with its value.
-    pub fn pop_last(&mut self) -> Result<Option<(Key, Payload)>> {
-        self.check()?;
-        if let Some(last) = self.own().last() {
-            let popped = (self.key(last.entry)?, self.copy_out(self.version(last.new)?)?);
-            self.remove(&popped.0.as_ref())?;
-            return Ok(Some(popped));
-        }
-        let last = self.kept()?.next_back().transpose()?;
-        let Some((at, entry, version)) = last else { return Ok(None) };
-        let popped = (self.key(entry)?, self.copy_out(version)?);
-        self.remove(&popped.0.as_ref())?;
-        self.scratch.live_end = Some(at);
-        Ok(Some(popped))
-    }
-
     #[inline]
     fn check(&self) -> Result<()> {
         // A child that was forked inside a transaction has a copy of it, and the parent still has the lock.
         self.space.check_fork()?;
-        if self.scratch.poisoned { Err(Error::Poisoned) } else { Ok(()) }
+        if self.scratch.poisoned {
+            Err(Error::Poisoned)
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes a block, reclaiming as far as needed.

@@ -16,8 +16,15 @@ const CAPACITY: u64 = 1 << 20;
 
 /// The bytes of an arena with a bit of everything in it.
 fn image() -> Vec<u8> {
-    let history = History { count: 8, bytes: 1 << 20 };
-    let arena = Arena::anonymous(&ArenaOptions { capacity: CAPACITY, history }).unwrap();
+    let history = History {
+        count: 8,
+        bytes: 1 << 20,
+    };
+    let arena = Arena::anonymous(&ArenaOptions {
+        capacity: CAPACITY,
+        history,
+    })
+    .unwrap();
     let namespace = arena.namespace("n").unwrap();
     let commit = |changes: &[Change]| drop(model::commit(&namespace, changes, Deadline::never()).unwrap());
     for number in 0..40 {
@@ -25,10 +32,15 @@ fn image() -> Vec<u8> {
     }
     commit(&(0..20).map(|n| put(format!("key {n}"), n)).collect::<Vec<_>>());
     for number in 10..20 {
-        commit(&[remove(format!("key {number}")), put(format!("a longer key than fits into a line {number}"), 70)]);
+        commit(&[
+            remove(format!("key {number}")),
+            put(format!("a longer key than fits into a line {number}"), 70),
+        ]);
     }
     let mut image = vec![0; arena.stats().unwrap().committed as usize];
-    File::from(arena.fd().unwrap().try_clone_to_owned().unwrap()).read_exact_at(&mut image, 0).unwrap();
+    File::from(arena.fd().unwrap().try_clone_to_owned().unwrap())
+        .read_exact_at(&mut image, 0)
+        .unwrap();
     image
 }
 
@@ -56,7 +68,10 @@ fn damage_is_an_error_and_never_a_crash_or_an_endless_loop() {
     unsafe { libc::alarm(300) };
     let image = image();
     // Behind the superblock, which has a checksum; and not the locks and slots of processes at the head.
-    let used: Vec<usize> = (164 * 1024..image.len() - 8).step_by(8).filter(|at| image[*at..at + 8] != [0; 8]).collect();
+    let used: Vec<usize> = (164 * 1024..image.len() - 8)
+        .step_by(8)
+        .filter(|at| image[*at..at + 8] != [0; 8])
+        .collect();
     let rounds = number_from_env("ZPROC_DAMAGE_ROUNDS").unwrap_or(3000);
     let seed = number_from_env("ZPROC_DAMAGE_SEED").unwrap_or(u64::from(std::process::id()));
     let mut noticed = 0;
@@ -69,7 +84,10 @@ fn damage_is_an_error_and_never_a_crash_or_an_endless_loop() {
         let problems = result.unwrap_or_else(|_| panic!("panicked: {again}"));
         noticed += u64::from(problems > 0);
     }
-    assert!(noticed * 10 > rounds || rounds < 100, "only {noticed} of {rounds} were noticed, ZPROC_DAMAGE_SEED={seed}");
+    assert!(
+        noticed * 10 > rounds || rounds < 100,
+        "only {noticed} of {rounds} were noticed, ZPROC_DAMAGE_SEED={seed}"
+    );
 }
 
 /// Opens an arena of these bytes and does everything with it. Returns how many errors there were.
@@ -117,17 +135,30 @@ fn use_arena(file: File, errors: &mut Vec<Error>) -> Result<()> {
         }));
     }
     let cancel = AtomicBool::new(false);
-    note(namespace.wait(On::Any, Strategy::Block, soon(), &cancel, |_| Ok(Some(()))).map(drop));
+    note(
+        namespace
+            .wait(On::Any, Strategy::Block, soon(), &cancel, |_| Ok(Some(())))
+            .map(drop),
+    );
     for number in 0..12 {
         note(model::commit(&namespace, &[put(format!("key {number}"), number)], soon()).map(drop));
         note(model::commit(&namespace, &[remove(format!("key {}", 20 + number))], soon()).map(drop));
         note(model::commit(&namespace, &[put(format!("new {number}"), 300), Change::Pop], soon()).map(drop));
     }
-    note(model::commit(&namespace, &(0..70).map(|n| put(format!("many {n}"), n)).collect::<Vec<_>>(), soon()).map(drop));
+    note(
+        model::commit(
+            &namespace,
+            &(0..70).map(|n| put(format!("many {n}"), n)).collect::<Vec<_>>(),
+            soon(),
+        )
+        .map(drop),
+    );
     note(model::commit(&namespace, &[Change::Clear], soon()).map(drop));
     match arena.verify() {
         Ok(report) if report.is_clean() => {}
-        Ok(report) => note(Err(Error::Corrupt { what: report.problems.join("; ") })),
+        Ok(report) => note(Err(Error::Corrupt {
+            what: report.problems.join("; "),
+        })),
         Err(error) => note(Err(error)),
     }
     note(arena.stats().map(drop));

@@ -30,14 +30,19 @@ fn driver() {
     if let Ok(fault) = std::env::var(FAULT) {
         fault::plant(&fault);
     }
-    let scenario = scenario::all().into_iter().find(|s| s.name == name).expect("an unknown scenario");
+    let scenario = scenario::all()
+        .into_iter()
+        .find(|s| s.name == name)
+        .expect("an unknown scenario");
     sweep::run(&scenario);
 }
 
 /// Runs the driver. Returns whether it succeeded, and what it wrote.
 fn drive(scenario: &str, fault: Option<&str>) -> (bool, String) {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["--exact", "driver", "--nocapture", "--test-threads=1"]).env(SCENARIO, scenario);
+    command
+        .args(["--exact", "driver", "--nocapture", "--test-threads=1"])
+        .env(SCENARIO, scenario);
     if let Some(fault) = fault {
         command.env(FAULT, fault);
     }

@@ -11,7 +11,13 @@ use shm_state::{Arena, ArenaOptions, Deadline, Error, History, Namespace};
 
 /// An arena of the least size.
 fn tiny() -> ArenaOptions {
-    ArenaOptions { capacity: 512 * 1024, history: History { count: 8, bytes: 1 << 20 } }
+    ArenaOptions {
+        capacity: 512 * 1024,
+        history: History {
+            count: 8,
+            bytes: 1 << 20,
+        },
+    }
 }
 
 fn commit(namespace: &Namespace, model: &mut Model, changes: &[Change]) -> shm_state::Result<u64> {
@@ -43,7 +49,11 @@ fn child() {
             let before = model::contents_of(&pinned);
             role.board.set(0, pinned.seq());
             role.board.wait_for(1, 1);
-            assert_same(&model::contents_of(&pinned), &before, "a pinned snapshot beside a full arena");
+            assert_same(
+                &model::contents_of(&pinned),
+                &before,
+                "a pinned snapshot beside a full arena",
+            );
         }
         "tmpfs" => in_a_small_tmpfs(),
         other => panic!("no role {other}"),
@@ -57,7 +67,16 @@ fn a_full_arena_is_an_error_with_the_numbers_and_the_state_stays_readable() {
     let mut model = Model::new();
     let (count, error) = fill(&namespace, &mut model, "k", 3000);
     assert!(count > 50, "only {count} values of 3,000 bytes fit");
-    let Error::Full { requested, free, committed, capacity, ref pins } = error else { panic!("{error}") };
+    let Error::Full {
+        requested,
+        free,
+        committed,
+        capacity,
+        ref pins,
+    } = error
+    else {
+        panic!("{error}")
+    };
     assert!((3000..4096).contains(&requested) && free < 128 * 1024, "{error}");
     assert_eq!((committed, capacity), (512 * 1024, 512 * 1024));
     assert!(pins.is_empty());
@@ -83,7 +102,10 @@ fn every_key_can_be_removed_from_a_full_arena_one_by_one() {
     assert!(namespace.is_empty().unwrap());
     assert_clean(&arena);
     let (again, _) = fill(&namespace, &mut model, "again", 2000);
-    assert!(again * 10 >= large * 9, "{large} values fitted before, {again} afterwards");
+    assert!(
+        again * 10 >= large * 9,
+        "{large} values fitted before, {again} afterwards"
+    );
     model::check(&arena, &namespace, &model, "full again");
 }
 
@@ -120,7 +142,12 @@ fn a_living_process_keeps_its_snapshot_and_is_named_and_a_dead_one_does_not() {
     let arena = Arena::anonymous(&tiny()).unwrap();
     let namespace = arena.namespace("n").unwrap();
     let mut model = Model::new();
-    commit(&namespace, &mut model, &(0..20).map(|n| put(format!("k{n}"), 3000)).collect::<Vec<_>>()).unwrap();
+    commit(
+        &namespace,
+        &mut model,
+        &(0..20).map(|n| put(format!("k{n}"), 3000)).collect::<Vec<_>>(),
+    )
+    .unwrap();
     let (survivor_board, board) = (Board::new(), Board::new());
     let survivor = Kid::start("pinner", 0, Some(&arena), &survivor_board);
     survivor_board.wait_for(0, 1);
@@ -136,13 +163,20 @@ fn a_living_process_keeps_its_snapshot_and_is_named_and_a_dead_one_does_not() {
         panic!("the pinned versions were overwritten");
     };
     let error = overwrite(&mut model);
-    let Error::Full { ref pins, .. } = error else { panic!("{error}") };
+    let Error::Full { ref pins, .. } = error else {
+        panic!("{error}")
+    };
     let mut pids: Vec<u32> = pins.iter().map(|pin| pin.pid).collect();
     pids.sort_unstable();
     let mut expected = [survivor.pid(), victim.pid()];
     expected.sort_unstable();
     assert_eq!(pids, expected);
-    assert!(error.to_string().contains(&format!("process {} pins commit", survivor.pid())), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("process {} pins commit", survivor.pid())),
+        "{error}"
+    );
     model::check(&arena, &namespace, &model, "full because of two snapshots");
     // The reserve, and what removals free, let removals go on.
     for number in 0..20 {
@@ -152,11 +186,20 @@ fn a_living_process_keeps_its_snapshot_and_is_named_and_a_dead_one_does_not() {
     victim.kill();
     commit(&namespace, &mut model, &[put("k0", 2000)]).unwrap_err();
     let stats = arena.stats().unwrap();
-    assert_eq!(stats.namespaces[0].pins.len(), 1, "the pin of the dead process was dropped");
+    assert_eq!(
+        stats.namespaces[0].pins.len(),
+        1,
+        "the pin of the dead process was dropped"
+    );
     survivor_board.set(1, 1);
     survivor.succeeds();
     for round in 0..200 {
-        commit(&namespace, &mut model, &[put(format!("k{}", round % 20), 2900 + round % 50)]).unwrap();
+        commit(
+            &namespace,
+            &mut model,
+            &[put(format!("k{}", round % 20), 2900 + round % 50)],
+        )
+        .unwrap();
     }
     model::check(&arena, &namespace, &model, "after both are gone");
 }
@@ -176,7 +219,11 @@ fn a_transaction_that_meets_a_full_arena_can_go_on_or_be_dropped() {
     assert_eq!(tx.get(&key("second")).unwrap(), None);
     assert_eq!(tx.get(&key("first")).unwrap().unwrap().bytes(), [1; 2500]);
     assert!(tx.put(&key("first"), 1, &[9; 60_000]).is_err());
-    assert_eq!(tx.get(&key("first")).unwrap().unwrap().bytes(), [1; 2500], "as if the call had not been made");
+    assert_eq!(
+        tx.get(&key("first")).unwrap().unwrap().bytes(),
+        [1; 2500],
+        "as if the call had not been made"
+    );
     drop(tx);
     model::check(&arena, &namespace, &model, "after the transaction was dropped");
 
@@ -195,8 +242,13 @@ fn an_index_that_cannot_grow_refuses_the_key_and_keeps_the_rest() {
     let mut model = Model::new();
     let (count, error) = fill(&namespace, &mut model, "", 0);
     assert!(count > 500, "{count}");
-    let Error::Full { requested, .. } = error else { panic!("{error}") };
-    assert!(requested > 4096, "not the index is what did not fit, but {requested} bytes");
+    let Error::Full { requested, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(
+        requested > 4096,
+        "not the index is what did not fit, but {requested} bytes"
+    );
     model::check(&arena, &namespace, &model, "full");
     // Values of existing keys need no index.
     commit(&namespace, &mut model, &[put("7", 16)]).unwrap();
@@ -269,11 +321,19 @@ fn in_a_small_tmpfs() {
     }
     let name = Name::new("tmpfs");
     let ballast = Path::new("/dev/shm/somebody-else");
-    let options = ArenaOptions { capacity: 64 << 20, history: History { count: 8, bytes: 1 << 20 } };
+    let options = ArenaOptions {
+        capacity: 64 << 20,
+        history: History {
+            count: 8,
+            bytes: 1 << 20,
+        },
+    };
     let occupy = |bytes: usize| std::fs::write(ballast, vec![7u8; bytes]);
 
     occupy(3 << 20).expect_err("the ballast fills the file system");
-    let error = Arena::create(&name, &options).err().expect("an arena in a full file system");
+    let error = Arena::create(&name, &options)
+        .err()
+        .expect("an arena in a full file system");
     assert!(matches!(error, Error::FileSystemFull { .. }), "{error}");
     assert!(matches!(Arena::open(&name), Err(Error::NotFound { .. })));
 
@@ -283,8 +343,18 @@ fn in_a_small_tmpfs() {
     let mut model = Model::new();
     let (count, error) = fill(&namespace, &mut model, "k", 5000);
     assert!(count > 20, "{count}");
-    let Error::FileSystemFull { requested, committed, capacity } = error else { panic!("{error}") };
-    assert!(requested >= 64 * 1024 && committed < 2 << 20 && capacity == 64 << 20, "{error}");
+    let Error::FileSystemFull {
+        requested,
+        committed,
+        capacity,
+    } = error
+    else {
+        panic!("{error}")
+    };
+    assert!(
+        requested >= 64 * 1024 && committed < 2 << 20 && capacity == 64 << 20,
+        "{error}"
+    );
     model::check(&arena, &namespace, &model, "with the file system full");
     assert!(matches!(arena.namespace("another"), Err(Error::FileSystemFull { .. })));
     let mut tx = namespace.begin(Deadline::never()).unwrap();
@@ -300,7 +370,10 @@ fn in_a_small_tmpfs() {
 }
 
 fn mount_small_tmpfs() -> bool {
-    let flags = [(libc::CLONE_NEWNS, false), (libc::CLONE_NEWUSER | libc::CLONE_NEWNS, true)];
+    let flags = [
+        (libc::CLONE_NEWNS, false),
+        (libc::CLONE_NEWUSER | libc::CLONE_NEWNS, true),
+    ];
     // SAFETY: changes the namespaces of this process only, which is here for nothing else.
     if !flags.iter().any(|(flags, _)| unsafe { libc::unshare(*flags) } == 0) {
         return false;

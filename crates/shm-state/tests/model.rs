@@ -34,7 +34,10 @@ fn key_bytes(key: u8) -> Vec<u8> {
 }
 
 fn contents(pairs: impl IntoIterator<Item = (Key, Payload)>) -> Vec<(Key, u16, Vec<u8>)> {
-    pairs.into_iter().map(|(k, p)| (k, p.tag(), p.bytes().to_vec())).collect()
+    pairs
+        .into_iter()
+        .map(|(k, p)| (k, p.tag(), p.bytes().to_vec()))
+        .collect()
 }
 
 fn expected(model: &Model) -> Vec<(Key, u16, Vec<u8>)> {
@@ -66,7 +69,11 @@ fn run(arena: &Arena, transactions: &[(Vec<Op>, bool)]) {
             apply(&mut tx, &mut model, op, number);
             assert_eq!(tx.len(), model.len());
         }
-        assert_eq!(contents(tx.entries().unwrap()), expected(&model), "what the transaction sees");
+        assert_eq!(
+            contents(tx.entries().unwrap()),
+            expected(&model),
+            "what the transaction sees"
+        );
         if *commit {
             tx.commit().unwrap();
         } else {

@@ -20,7 +20,13 @@ const WON: u64 = 1;
 const LOST: u64 = 2;
 
 fn small() -> ArenaOptions {
-    ArenaOptions { capacity: 4 << 20, history: History { count: 16, bytes: 1 << 20 } }
+    ArenaOptions {
+        capacity: 4 << 20,
+        history: History {
+            count: 16,
+            bytes: 1 << 20,
+        },
+    }
 }
 
 #[test]
@@ -98,7 +104,10 @@ fn an_arena_lives_until_its_last_user_has_gone() {
     let name = Name::new("life");
     let arena = Arena::create(&name, &small()).unwrap();
     assert_eq!(name.path().metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(Arena::create(&name, &small()), Err(Error::AlreadyExists { .. })));
+    assert!(matches!(
+        Arena::create(&name, &small()),
+        Err(Error::AlreadyExists { .. })
+    ));
     let namespace = arena.namespace("n").unwrap();
     model::commit(&namespace, &[put("a", 8)], Deadline::never()).unwrap();
     Arena::remove(&name).unwrap();
@@ -107,7 +116,11 @@ fn an_arena_lives_until_its_last_user_has_gone() {
     model::commit(&namespace, &[put("b", 8)], Deadline::never()).unwrap();
     assert_eq!(namespace.len().unwrap(), 2);
     let other = Arena::create(&name, &small()).unwrap();
-    assert_eq!(other.namespace("n").unwrap().len().unwrap(), 0, "another arena of the same name");
+    assert_eq!(
+        other.namespace("n").unwrap().len().unwrap(),
+        0,
+        "another arena of the same name"
+    );
 }
 
 #[test]
@@ -126,21 +139,45 @@ fn opening_twice_in_a_process_gives_one_attachment() {
 #[test]
 fn names_that_cannot_be_file_names_are_refused() {
     for name in ["", ".hidden", "a/b", "../up", "new\nline", "nul\0", &"x".repeat(201)] {
-        assert!(matches!(Arena::create(name, &small()), Err(Error::InvalidName { .. })), "{name:?}");
+        assert!(
+            matches!(Arena::create(name, &small()), Err(Error::InvalidName { .. })),
+            "{name:?}"
+        );
         assert!(matches!(Arena::open(name), Err(Error::InvalidName { .. })), "{name:?}");
-        assert!(matches!(Arena::remove(name), Err(Error::InvalidName { .. })), "{name:?}");
+        assert!(
+            matches!(Arena::remove(name), Err(Error::InvalidName { .. })),
+            "{name:?}"
+        );
     }
 }
 
 #[test]
 fn options_out_of_range_are_refused() {
     let refuse = |options: ArenaOptions| {
-        assert!(matches!(Arena::anonymous(&options), Err(Error::InvalidOption { .. })), "{options:?}");
+        assert!(
+            matches!(Arena::anonymous(&options), Err(Error::InvalidOption { .. })),
+            "{options:?}"
+        );
     };
-    refuse(ArenaOptions { capacity: 511 * 1024, ..small() });
-    refuse(ArenaOptions { capacity: u64::MAX, ..small() });
-    refuse(ArenaOptions { history: History { count: 0, bytes: 0 }, ..small() });
-    refuse(ArenaOptions { history: History { count: u32::MAX, bytes: 0 }, ..small() });
+    refuse(ArenaOptions {
+        capacity: 511 * 1024,
+        ..small()
+    });
+    refuse(ArenaOptions {
+        capacity: u64::MAX,
+        ..small()
+    });
+    refuse(ArenaOptions {
+        history: History { count: 0, bytes: 0 },
+        ..small()
+    });
+    refuse(ArenaOptions {
+        history: History {
+            count: u32::MAX,
+            bytes: 0,
+        },
+        ..small()
+    });
 }
 
 /// Damages a good arena's file, and returns why it is refused.
@@ -175,14 +212,20 @@ fn a_truncated_arena_is_refused() {
     for size in [0, 1, 79, 80, 4096, 65_536, (4 << 20) - 1] {
         let reason = reason_after(|file| file.set_len(size).unwrap());
         let expected = if size < 80 { "too short" } else { "truncated" };
-        assert!(reason.contains(expected) && reason.contains(&size.to_string()), "{size}: {reason}");
+        assert!(
+            reason.contains(expected) && reason.contains(&size.to_string()),
+            "{size}: {reason}"
+        );
     }
 }
 
 #[test]
 fn an_arena_of_another_size_is_refused() {
     let reason = reason_after(|file| file.set_len(5 << 20).unwrap());
-    assert!(reason.contains(&(5 << 20).to_string()) && reason.contains(&(4 << 20).to_string()), "{reason}");
+    assert!(
+        reason.contains(&(5 << 20).to_string()) && reason.contains(&(4 << 20).to_string()),
+        "{reason}"
+    );
 }
 
 #[test]

@@ -34,13 +34,21 @@ pub(crate) struct Access {
 
 impl Access {
     pub(crate) fn new(namespace: Namespace, patience: Patience) -> Self {
-        Self { namespace: Some(namespace), closed: AtomicBool::new(false), patience }
+        Self {
+            namespace: Some(namespace),
+            closed: AtomicBool::new(false),
+            patience,
+        }
     }
 
     /// The same under another identity. Unusable if this one is.
     pub(crate) fn fork(&self) -> Self {
         let namespace = self.namespace.as_ref().and_then(|namespace| namespace.fork().ok());
-        Self { namespace, closed: AtomicBool::new(false), patience: self.patience }
+        Self {
+            namespace,
+            closed: AtomicBool::new(false),
+            patience: self.patience,
+        }
     }
 
     /// The namespace, if it can be used.
@@ -122,7 +130,11 @@ pub(crate) fn is_in_atomic() -> bool {
 /// Fails inside of a closure that was passed to `atomic`.
 #[inline]
 pub(crate) fn check_not_in_atomic() -> Result<()> {
-    if is_in_atomic() { Err(Error::NestedAtomic) } else { Ok(()) }
+    if is_in_atomic() {
+        Err(Error::NestedAtomic)
+    } else {
+        Ok(())
+    }
 }
 
 /// While it lives, this thread is inside of `atomic`.

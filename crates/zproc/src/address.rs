@@ -6,7 +6,12 @@ const SHM: &str = "shm://";
 
 /// The name of the arena at an address.
 pub(crate) fn arena_name(address: &str) -> Result<&str> {
-    let invalid = |reason: &str| Err(Error::InvalidAddress { address: address.into(), reason: reason.into() });
+    let invalid = |reason: &str| {
+        Err(Error::InvalidAddress {
+            address: address.into(),
+            reason: reason.into(),
+        })
+    };
     match address.strip_prefix(SHM) {
         Some("") => invalid("it has no name; write shm://NAME"),
         Some(name) => Ok(name),

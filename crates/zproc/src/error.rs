@@ -94,8 +94,10 @@ pub enum Error {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
-    #[error("{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \
-             oldest there is; to miss none, watch more often or create the state with a longer history")]
+    #[error(
+        "{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \
+             oldest there is; to miss none, watch more often or create the state with a longer history"
+    )]
     Lagged {
         /// How many updates it missed.
         missed: u64,
@@ -104,8 +106,10 @@ pub enum Error {
     #[error("no update matched before the timeout")]
     Timeout,
     /// The writer lock was not had in time.
-    #[error("the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
-             it or end it: its lock is then taken over")]
+    #[error(
+        "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
+             it or end it: its lock is then taken over"
+    )]
     LockTimeout {
         /// The process that holds the lock, 0 when unknown.
         pid: u32,
@@ -113,8 +117,10 @@ pub enum Error {
         tid: u32,
     },
     /// A state was written to, or waited on, inside of `atomic`.
-    #[error("this thread is inside of atomic, where states can only be read: make changes through the transaction that \
-             its closure was given; write to other states, and wait, after it")]
+    #[error(
+        "this thread is inside of atomic, where states can only be read: make changes through the transaction that \
+             its closure was given; write to other states, and wait, after it"
+    )]
     NestedAtomic,
     /// The process was forked after the state was opened.
     #[error("the state was opened before this process was forked: open it again in the child")]
@@ -156,9 +162,10 @@ impl Error {
             match error {
                 shm_state::Error::NotFound { .. } => Self::NotFound { address },
                 shm_state::Error::AlreadyExists { .. } => Self::AlreadyExists { address },
-                shm_state::Error::InvalidName { reason, .. } => {
-                    Self::InvalidAddress { address, reason: format!("{reason}; write shm://NAME") }
-                }
+                shm_state::Error::InvalidName { reason, .. } => Self::InvalidAddress {
+                    address,
+                    reason: format!("{reason}; write shm://NAME"),
+                },
                 shm_state::Error::Incompatible { reason, .. } => Self::Incompatible { address, reason },
                 other => other.into(),
             }
@@ -181,9 +188,19 @@ impl From<shm_state::Error> for Error {
             Engine::AlreadyExists { name } => Self::AlreadyExists { address: name },
             Engine::Incompatible { name, reason } => Self::Incompatible { address: name, reason },
             Engine::Corrupt { what } => Self::Corrupt { what },
-            Engine::Full { requested, free, committed, capacity, pins } => {
-                Self::Full { requested, free, committed, capacity, pins }
-            }
+            Engine::Full {
+                requested,
+                free,
+                committed,
+                capacity,
+                pins,
+            } => Self::Full {
+                requested,
+                free,
+                committed,
+                capacity,
+                pins,
+            },
             Engine::LockTimeout { pid, tid } => Self::LockTimeout { pid, tid },
             Engine::Deadlock => Self::NestedAtomic,
             Engine::Forked => Self::Forked,

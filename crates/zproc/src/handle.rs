@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 
 use shm_state::{EntryRef, Namespace};
 
+use crate::access::Access;
 use crate::codec::{decoded, name, with_value};
 use crate::error::Result;
-use crate::access::Access;
 use crate::key::Key;
 use crate::value::{DecodeError, FromValue, ToValue};
 
@@ -41,7 +41,12 @@ pub struct Handle<'s, T> {
 
 impl<'s, T> Handle<'s, T> {
     pub(crate) fn new(access: &'s Access, key: shm_state::Key) -> Self {
-        Self { access, key, place: Cell::new(None), type_: PhantomData }
+        Self {
+            access,
+            key,
+            place: Cell::new(None),
+            type_: PhantomData,
+        }
     }
 
     /// The key.
@@ -97,6 +102,8 @@ impl<'s, T> Handle<'s, T> {
 
 impl<T> fmt::Debug for Handle<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("key", &self.key()).finish_non_exhaustive()
+        f.debug_struct("Handle")
+            .field("key", &self.key())
+            .finish_non_exhaustive()
     }
 }

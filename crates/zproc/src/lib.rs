@@ -40,7 +40,7 @@ pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;
 pub use value::{
-    DecodeError, EncodeError, Encoded, Encoder, Entries, FromValue, Int, Items, ListEncoder, MAX_NESTING, Map, MapEncoder,
-    ToValue, Value, kind_name, tag,
+    DecodeError, EncodeError, Encoded, Encoder, Entries, FromValue, Int, Items, ListEncoder, MAX_NESTING, Map,
+    MapEncoder, ToValue, Value, kind_name, tag,
 };
 pub use watch::{Update, Updates, Verdict, Watch};

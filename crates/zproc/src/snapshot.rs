@@ -109,7 +109,9 @@ impl<'s> Snapshot<'s> {
             Ok(entries) => (Some(entries), None),
             Err(error) => (None, Some(Err(error.into()))),
         };
-        failed.into_iter().chain(entries.into_iter().flatten().map(|entry| Ok(entry?)))
+        failed
+            .into_iter()
+            .chain(entries.into_iter().flatten().map(|entry| Ok(entry?)))
     }
 
     /// A copy that keeps nothing from being recycled.
@@ -190,6 +192,8 @@ impl PartialEq<Snapshot<'_>> for Map {
 /// Gives the number of the update; [`Snapshot::to_map`] gives the contents.
 impl fmt::Debug for Snapshot<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot").field("seq", &self.seq()).finish_non_exhaustive()
+        f.debug_struct("Snapshot")
+            .field("seq", &self.seq())
+            .finish_non_exhaustive()
     }
 }

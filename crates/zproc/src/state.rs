@@ -151,7 +151,11 @@ impl State {
     }
 
     fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {
-        Self { watcher, arena, place: Arc::new(place) }
+        Self {
+            watcher,
+            arena,
+            place: Arc::new(place),
+        }
     }
 
     /// The address; `None` for an anonymous state.
@@ -239,7 +243,11 @@ impl State {
 impl Clone for State {
     fn clone(&self) -> Self {
         let watcher = Watcher::new(self.watcher.access.fork(), None);
-        Self { watcher, arena: self.arena.clone(), place: Arc::clone(&self.place) }
+        Self {
+            watcher,
+            arena: self.arena.clone(),
+            place: Arc::clone(&self.place),
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use crate::access::{Access, InAtomic};
 use crate::codec::{decode, decode_entry, decode_found, decode_key, name, with_key, with_value};
 use crate::error::{Error, Result};
-use crate::access::{Access, InAtomic};
 use crate::key::{Key, ToKey};
 use crate::value::{FromValue, Map, ToValue, Value};
 
@@ -199,6 +199,8 @@ pub(crate) fn pop_item(transaction: &mut shm_state::Transaction<'_>) -> Result<O
 /// Gives the number of keys.
 impl fmt::Debug for Transaction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("Transaction")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
     }
 }

@@ -56,7 +56,12 @@ pub struct Watch<'s> {
 
 impl<'s> Watch<'s> {
     pub(crate) fn new(watcher: &'s Watcher) -> Self {
-        Self { watcher, live: false, duplicates: false, timeout: None }
+        Self {
+            watcher,
+            live: false,
+            duplicates: false,
+            timeout: None,
+        }
     }
 
     /// Looks only at updates that are made after the call, and leaves the cursor where it is.
@@ -170,26 +175,29 @@ impl<'s> Watch<'s> {
     /// Where a watcher for changes starts.
     fn start(self) -> Result<Changes> {
         let namespace = self.watcher.access.ready()?;
-        Ok(if self.live { Changes::after(namespace.seq()) } else { Changes::of_cursor() })
+        Ok(if self.live {
+            Changes::after(namespace.seq())
+        } else {
+            Changes::of_cursor()
+        })
     }
 
     fn next_snapshot(self, subject: Subject) -> Result<Snapshot<'s>> {
         let namespace = self.watcher.access.ready()?;
-        self.change(&mut self.start()?, &subject, |seq| Ok(namespace.pin_at(seq)?.map(Snapshot::new)))
+        self.change(&mut self.start()?, &subject, |seq| {
+            Ok(namespace.pin_at(seq)?.map(Snapshot::new))
+        })
     }
 
     fn next_update(self, changes: &mut Changes) -> Result<Update<'s>> {
         let namespace = self.watcher.access.ready()?;
-        self.change(changes, &Subject::Any, |seq| Update::read(namespace, seq, self.duplicates))
+        self.change(changes, &Subject::Any, |seq| {
+            Update::read(namespace, seq, self.duplicates)
+        })
     }
 
     /// Waits for the next update that changes `subject`, and returns what `take` makes of it.
-    fn change<T>(
-        self,
-        changes: &mut Changes,
-        subject: &Subject,
-        take: impl Fn(u64) -> Result<Option<T>>,
-    ) -> Result<T> {
+    fn change<T>(self, changes: &mut Changes, subject: &Subject, take: impl Fn(u64) -> Result<Option<T>>) -> Result<T> {
         let log = Log::new(self.watcher, subject, self.duplicates)?;
         changes.start(&log);
         let result = self.wait(subject, |until| changes.next(&log, until, &take));
@@ -256,7 +264,12 @@ impl<'s> Watch<'s> {
 
 impl fmt::Debug for Watch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { live, duplicates, timeout, .. } = self;
+        let Self {
+            live,
+            duplicates,
+            timeout,
+            ..
+        } = self;
         f.debug_struct("Watch")
             .field("live", live)
             .field("duplicates", duplicates)

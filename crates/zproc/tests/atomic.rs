@@ -86,7 +86,10 @@ fn an_error_that_the_closure_handles_keeps_the_rest() -> Result<()> {
 fn modifying_a_missing_key_is_an_error_that_names_it() -> Result<()> {
     let state = State::anonymous()?;
     let error = state.atomic(|dict| dict.modify(("user", 5), |n: i64| n)).unwrap_err();
-    assert!(matches!(&error, Error::MissingKey { key } if *key == ("user", 5).into()), "{error}");
+    assert!(
+        matches!(&error, Error::MissingKey { key } if *key == ("user", 5).into()),
+        "{error}"
+    );
     Ok(())
 }
 
@@ -140,7 +143,11 @@ fn reading_inside_of_atomic_sees_the_state_before() -> Result<()> {
         dict.insert("a", 2)?;
         assert_eq!(state.get::<i64>("a")?, Some(1));
         assert_eq!(state.snapshot()?.get::<i64>("a")?, Some(1));
-        assert_eq!(state.get_when_equal("a", 1)?.seq(), 1, "it holds, so there is nothing to wait for");
+        assert_eq!(
+            state.get_when_equal("a", 1)?.seq(),
+            1,
+            "it holds, so there is nothing to wait for"
+        );
         Ok(())
     })?;
     assert_eq!(state.get::<i64>("a")?, Some(2));
@@ -184,7 +191,9 @@ fn a_writer_that_holds_the_lock_is_named_to_those_who_do_not_get_it() -> Result<
         });
         wait_inside.recv_timeout(HANG).unwrap();
         for result in [impatient.insert("a", 2), impatient.atomic(|dict| dict.insert("a", 3))] {
-            let Err(Error::LockTimeout { pid, tid }) = result else { panic!("{result:?}") };
+            let Err(Error::LockTimeout { pid, tid }) = result else {
+                panic!("{result:?}")
+            };
             assert_eq!(pid, std::process::id());
             assert_ne!(tid, 0);
         }

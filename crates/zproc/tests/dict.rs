@@ -10,7 +10,11 @@ fn state<const N: usize>(entries: [(&str, i64); N]) -> State {
 }
 
 fn keys(state: &State) -> Vec<String> {
-    state.keys().unwrap().map(|key| key.as_str().unwrap().to_owned()).collect()
+    state
+        .keys()
+        .unwrap()
+        .map(|key| key.as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -69,7 +73,10 @@ fn integers_of_every_width_are_one_kind_and_floats_another() -> Result<()> {
     state.insert("n", 200u8)?;
     assert_eq!(state.get::<i128>("n")?, Some(200));
     assert_eq!(state.get::<Int>("n")?, Some(200.into()));
-    assert!(matches!(state.get::<i8>("n"), Err(Error::WrongType { .. })), "it does not fit");
+    assert!(
+        matches!(state.get::<i8>("n"), Err(Error::WrongType { .. })),
+        "it does not fit"
+    );
     assert!(matches!(state.get::<f64>("n"), Err(Error::WrongType { .. })));
     state.insert(1u8, "one")?;
     assert_eq!(state.get::<String>(1i64)?.as_deref(), Some("one"));
@@ -97,7 +104,10 @@ fn the_wrong_type_is_an_error_that_names_both_and_the_key() {
     let state = State::anonymous().unwrap();
     state.insert(("user", 5), "ann").unwrap();
     let error = state.get::<i64>(("user", 5)).unwrap_err();
-    assert_eq!(error.to_string(), r#"the value of ("user", 5): expected i64, found str "ann""#);
+    assert_eq!(
+        error.to_string(),
+        r#"the value of ("user", 5): expected i64, found str "ann""#
+    );
 }
 
 #[test]
@@ -132,7 +142,11 @@ fn remove_returns_what_was_there() -> Result<()> {
     assert_eq!(state.remove("a")?, Some(1.into()));
     assert_eq!(state.len()?, 1);
     assert!(matches!(state.take::<String>("b"), Err(Error::WrongType { .. })));
-    assert_eq!(state.take::<u8>("b")?, Some(2), "a value that could not be read was not taken out");
+    assert_eq!(
+        state.take::<u8>("b")?,
+        Some(2),
+        "a value that could not be read was not taken out"
+    );
     Ok(())
 }
 
@@ -142,7 +156,10 @@ fn get_or_insert_leaves_what_is_there() -> Result<()> {
     assert_eq!(state.get_or_insert("cookies", 5)?, 5);
     assert_eq!(state.get_or_insert("cookies", 6)?, 5);
     assert_eq!(state.seq()?, 1, "finding the key is no update");
-    assert!(matches!(state.get_or_insert("cookies", String::new()), Err(Error::WrongType { .. })));
+    assert!(matches!(
+        state.get_or_insert("cookies", String::new()),
+        Err(Error::WrongType { .. })
+    ));
     Ok(())
 }
 
@@ -215,11 +232,29 @@ fn namespaces_are_dicts_of_their_own() -> Result<()> {
 fn a_full_state_says_how_full_and_who_pins() -> Result<()> {
     let state = zproc::Builder::anonymous().capacity(1 << 20).create()?;
     let held = state.snapshot()?;
-    let error = (0..).find_map(|n| state.insert("block", vec![n as u8; 100_000]).err()).unwrap();
-    let Error::Full { requested, capacity, ref pins, .. } = error else { panic!("{error}") };
+    let error = (0..)
+        .find_map(|n| state.insert("block", vec![n as u8; 100_000]).err())
+        .unwrap();
+    let Error::Full {
+        requested,
+        capacity,
+        ref pins,
+        ..
+    } = error
+    else {
+        panic!("{error}")
+    };
     assert!(requested >= 100_000 && capacity <= 1 << 20, "{error}");
-    assert_eq!((pins.len(), pins[0].pid, pins[0].seq), (1, std::process::id(), held.seq()));
-    assert!(error.to_string().contains(&format!("process {} holds a snapshot", std::process::id())), "{error}");
+    assert_eq!(
+        (pins.len(), pins[0].pid, pins[0].seq),
+        (1, std::process::id(), held.seq())
+    );
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("process {} holds a snapshot", std::process::id())),
+        "{error}"
+    );
     drop(held);
     state.insert("block", vec![0u8; 100_000])?;
     assert!(state.verify()?.is_clean());

@@ -115,17 +115,26 @@ macro_rules! perform {
 }
 
 fn perform(state: &State, op: &Op) -> Value {
-    let Op::Atomic(ops, fails) = op else { return perform!(state, op).unwrap() };
+    let Op::Atomic(ops, fails) = op else {
+        return perform!(state, op).unwrap();
+    };
     let result = state.atomic(|dict: &mut Transaction<'_>| {
         let mut model: Model = dict.iter()?.collect();
         let mut results = Vec::new();
         for op in ops {
             results.push(perform!(dict, op)?);
             apply(&mut model, op);
-            assert!(dict.iter()?.eq(model.clone()), "inside of the transaction, after {op:?}");
+            assert!(
+                dict.iter()?.eq(model.clone()),
+                "inside of the transaction, after {op:?}"
+            );
             assert_eq!(dict.len(), model.len());
         }
-        if *fails { Err(Error::other("on purpose")) } else { Ok(Value::List(results)) }
+        if *fails {
+            Err(Error::other("on purpose"))
+        } else {
+            Ok(Value::List(results))
+        }
     });
     match result {
         Err(Error::Custom(_)) if *fails => Value::None,
@@ -134,7 +143,11 @@ fn perform(state: &State, op: &Op) -> Value {
 }
 
 fn assert_same(state: &State, model: &Model) {
-    assert_eq!(state.iter().unwrap().collect::<Model>(), *model);
+    assert!(
+        state.iter().unwrap().eq(model.clone()),
+        "{:?} is not {model:?}",
+        state.to_map()
+    );
     assert!(state.keys().unwrap().eq(model.keys().cloned()));
     assert!(state.values().unwrap().eq(model.values().cloned()));
     assert_eq!(state.len().unwrap(), model.len());
@@ -162,14 +175,14 @@ proptest! {
             prop_assert_eq!(perform(state, op), apply(&mut model, op), "{:?}", op);
             assert_same(state, &model);
             prop_assert_eq!(first.contains_key(&probe).unwrap(), model.contains_key(&probe));
-            prop_assert_eq!(handle.get().unwrap().as_ref(), model.get(&probe));
+            prop_assert_eq!(handle.get().unwrap(), model.get(&probe).cloned());
             if *keep {
                 held.push((first.snapshot().unwrap(), model.clone()));
             }
         }
         for (snapshot, model) in &held {
-            let entries: Result<Model, Error> = snapshot.iter().collect();
-            prop_assert_eq!(&entries.unwrap(), model);
+            let entries: Result<Vec<_>, Error> = snapshot.iter().collect();
+            prop_assert!(entries.unwrap().into_iter().eq(model.clone()));
             prop_assert_eq!(snapshot.len().unwrap(), model.len());
             let map: Map = model.clone().into_iter().collect();
             prop_assert!(*snapshot == map);

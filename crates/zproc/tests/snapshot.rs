@@ -30,7 +30,11 @@ fn snapshots_are_equal_if_their_entries_are() -> Result<()> {
     let (one, other) = (State::anonymous()?, State::anonymous()?);
     one.extend([("a", 1), ("b", 2)])?;
     other.extend([("b", 2), ("a", 1)])?;
-    assert_eq!(one.snapshot()?, other.snapshot()?, "the order does not count, as in a Python dict");
+    assert_eq!(
+        one.snapshot()?,
+        other.snapshot()?,
+        "the order does not count, as in a Python dict"
+    );
     other.insert("a", 1.0)?;
     assert_ne!(one.snapshot()?, other.snapshot()?, "1 is not 1.0");
     other.remove("a")?;

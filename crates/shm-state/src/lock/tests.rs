@@ -116,7 +116,10 @@ fn visit(attachment: &Attachment, shared: &Shared, unmarked: bool) {
     for _ in 0..50 {
         std::hint::spin_loop();
     }
-    if inside.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+    if inside
+        .compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed)
+        .is_err()
+    {
         shared.set(BROKEN, me);
     }
     shared.word(ENTRIES).fetch_add(1, Ordering::Relaxed);

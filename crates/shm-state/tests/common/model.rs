@@ -22,7 +22,9 @@ pub enum Change {
 /// Sets a key to `len` bytes that depend on key and `len`.
 pub fn put(key: impl Into<Vec<u8>>, len: usize) -> Change {
     let key = key.into();
-    let mut value: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(len as u8)).collect();
+    let mut value: Vec<u8> = (0..len)
+        .map(|i| (i as u8).wrapping_mul(31).wrapping_add(len as u8))
+        .collect();
     value.iter_mut().zip(&key).for_each(|(v, k)| *v ^= k);
     Change::Put(key, value)
 }
@@ -71,13 +73,19 @@ pub fn commit(namespace: &Namespace, changes: &[Change], deadline: Deadline) -> 
 
 /// What a transaction sees.
 pub fn contents_in(tx: &Transaction<'_>) -> Model {
-    tx.entries().unwrap().into_iter().map(|(key, value)| (key.bytes().to_vec(), value.into_bytes())).collect()
+    tx.entries()
+        .unwrap()
+        .into_iter()
+        .map(|(key, value)| (key.bytes().to_vec(), value.into_bytes()))
+        .collect()
 }
 
 /// What a snapshot shows.
 pub fn contents_of(pinned: &Pinned<'_>) -> Model {
     let pairs = pinned.iter().unwrap().map(Result::unwrap);
-    pairs.map(|(key, value)| (key.bytes().to_vec(), value.into_bytes())).collect()
+    pairs
+        .map(|(key, value)| (key.bytes().to_vec(), value.into_bytes()))
+        .collect()
 }
 
 /// What the newest snapshot shows.
@@ -102,7 +110,12 @@ pub fn brief(model: &Model) -> String {
 /// Fails unless two states are the same, order included.
 #[track_caller]
 pub fn assert_same(found: &Model, expected: &Model, when: &str) {
-    assert!(same(found, expected), "{when}:\n   found {}\nexpected {}", brief(found), brief(expected));
+    assert!(
+        same(found, expected),
+        "{when}:\n   found {}\nexpected {}",
+        brief(found),
+        brief(expected)
+    );
 }
 
 /// Fails unless every way of reading shows this state, and the verifier finds nothing.
@@ -113,8 +126,15 @@ pub fn check(arena: &Arena, namespace: &Namespace, model: &Model, when: &str) {
     assert_eq!(pinned.len().unwrap(), model.len(), "{when}: length of the snapshot");
     assert_eq!(namespace.len().unwrap(), model.len(), "{when}: length");
     for (key, value) in model {
-        let found = namespace.get(&KeyRef::new(0, key)).unwrap().map(shm_state::Payload::into_bytes);
-        assert!(found.as_ref() == Some(value), "{when}: key {:?}", String::from_utf8_lossy(key));
+        let found = namespace
+            .get(&KeyRef::new(0, key))
+            .unwrap()
+            .map(shm_state::Payload::into_bytes);
+        assert!(
+            found.as_ref() == Some(value),
+            "{when}: key {:?}",
+            String::from_utf8_lossy(key)
+        );
     }
     assert!(!namespace.contains(&KeyRef::new(0, b"never set")).unwrap());
     drop(pinned);

@@ -47,7 +47,9 @@ impl Board {
     /// Waits until a number is at least so large.
     #[track_caller]
     pub fn wait_for(&self, at: u64, least: u64) {
-        eventually(&format!("place {at} of the board to reach {least}"), || self.get(at) >= least);
+        eventually(&format!("place {at} of the board to reach {least}"), || {
+            self.get(at) >= least
+        });
     }
 
     fn path(&self) -> String {
@@ -159,7 +161,12 @@ impl Role {
         let board = std::env::var(BOARD).unwrap();
         let board = Board(File::options().read(true).write(true).open(board).unwrap());
         let number = std::env::var(NUMBER).unwrap().parse().unwrap();
-        Some(Self { name, number, board, arena: std::env::var(ARENA).ok() })
+        Some(Self {
+            name,
+            number,
+            board,
+            arena: std::env::var(ARENA).ok(),
+        })
     }
 
     /// The arena of the parent.
@@ -192,6 +199,9 @@ pub fn fork(child: impl FnOnce()) -> Option<i32> {
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
     }
     let status = ExitStatus::from_raw(status);
-    assert!(status.success() || status.signal().is_some(), "the forked child failed: {status}");
+    assert!(
+        status.success() || status.signal().is_some(),
+        "the forked child failed: {status}"
+    );
     status.signal()
 }

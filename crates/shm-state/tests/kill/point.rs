@@ -42,7 +42,10 @@ pub fn visit(scenario: &Scenario, template: &Template, at: u64, recoverer: Optio
 
     let board = Board::new();
     let signal = fork(|| child(scenario, &world.arena, at, &board));
-    assert!(matches!(signal, None | Some(libc::SIGKILL)), "the child was ended by signal {signal:?}");
+    assert!(
+        matches!(signal, None | Some(libc::SIGKILL)),
+        "the child was ended by signal {signal:?}"
+    );
     let mut expected = vec![world.model.clone(), model::after(&world.model, &scenario.changes)];
     let killed = signal.is_some();
     match scenario.act {
@@ -55,14 +58,26 @@ pub fn visit(scenario: &Scenario, template: &Template, at: u64, recoverer: Optio
     }
     let is_after = recover(scenario, &mut world, &expected);
     for pinned_now in &held {
-        assert_same(&model::contents_of(pinned_now), &pinned, "the snapshot that was pinned all along");
+        assert_same(
+            &model::contents_of(pinned_now),
+            &pinned,
+            "the snapshot that was pinned all along",
+        );
     }
     after_care(&mut world);
     for pinned_now in &held {
-        assert_same(&model::contents_of(pinned_now), &pinned, "the snapshot that was pinned, after more commits");
+        assert_same(
+            &model::contents_of(pinned_now),
+            &pinned,
+            "the snapshot that was pinned, after more commits",
+        );
     }
     check_namespaces(scenario, &world.arena, killed);
-    Outcome { killed, is_after, stores: board.get(0) }
+    Outcome {
+        killed,
+        is_after,
+        stores: board.get(0),
+    }
 }
 
 /// Opens the arena of the parent in a forked child.
@@ -92,7 +107,10 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
         }
         Act::Abort => {
             let mut tx = namespace.begin(Deadline::never()).unwrap();
-            scenario.changes.iter().for_each(|change| model::apply_in(&mut tx, change).unwrap());
+            scenario
+                .changes
+                .iter()
+                .for_each(|change| model::apply_in(&mut tx, change).unwrap());
         }
         Act::CreateNamespace => drop(arena.namespace("new").unwrap()),
         Act::Pin => {
@@ -103,8 +121,14 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
             let cancel = AtomicBool::new(false);
             let deadline = Deadline::after(Duration::from_millis(1));
             let nothing = |_| Ok(None::<()>);
-            namespace.wait(On::Any, Strategy::Block, deadline, &cancel, nothing).unwrap().unwrap_err();
-            namespace.wait(On::Keys(&[1 << 40, 7]), Strategy::Block, deadline, &cancel, nothing).unwrap().unwrap_err();
+            namespace
+                .wait(On::Any, Strategy::Block, deadline, &cancel, nothing)
+                .unwrap()
+                .unwrap_err();
+            namespace
+                .wait(On::Keys(&[1 << 40, 7]), Strategy::Block, deadline, &cancel, nothing)
+                .unwrap()
+                .unwrap_err();
         }
         Act::Leave => drop((namespace, arena)),
         Act::Join | Act::CreateArena => {}
@@ -128,7 +152,10 @@ fn second_death(scenario: &Scenario, arena: &Arena, at: u64, expected: &mut Vec<
         let namespace = arena.namespace("swept").unwrap();
         model::commit(&namespace, &change, Deadline::after(SOON)).unwrap();
     });
-    assert!(matches!(signal, None | Some(libc::SIGKILL)), "the recoverer was ended by signal {signal:?}");
+    assert!(
+        matches!(signal, None | Some(libc::SIGKILL)),
+        "the recoverer was ended by signal {signal:?}"
+    );
     let committed: Vec<Model> = expected.iter().map(|model| model::after(model, &change)).collect();
     if signal.is_none() {
         expected.clear();
@@ -139,13 +166,23 @@ fn second_death(scenario: &Scenario, arena: &Arena, at: u64, expected: &mut Vec<
 /// The next commit, at once. Says whether the operation had been committed.
 fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
     let deadline = Deadline::after(SOON);
-    let mut tx = world.namespace.begin(deadline).expect("the next writer after the death");
+    let mut tx = world
+        .namespace
+        .begin(deadline)
+        .expect("the next writer after the death");
     let found = model::contents_in(&tx);
     let Some(which) = expected.iter().position(|model| model::same(model, &found)) else {
         let expected: Vec<String> = expected.iter().map(model::brief).collect();
-        panic!("an impossible state:\n   found {}\nexpected {}", model::brief(&found), expected.join("\n      or "));
+        panic!(
+            "an impossible state:\n   found {}\nexpected {}",
+            model::brief(&found),
+            expected.join("\n      or ")
+        );
     };
-    scenario.next.iter().for_each(|change| model::apply_in(&mut tx, change).unwrap());
+    scenario
+        .next
+        .iter()
+        .for_each(|change| model::apply_in(&mut tx, change).unwrap());
     let seq = tx.commit().unwrap();
     world.model = model::after(&found, &scenario.next);
     assert_eq!(world.namespace.seq(), seq);
@@ -156,7 +193,13 @@ fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
 
 /// Other commits, with room made for them if there was none; then everything is looked at again.
 fn after_care(world: &mut World) {
-    let keys: Vec<Vec<u8>> = world.model.keys().filter(|key| key.starts_with(b"f")).take(8).cloned().collect();
+    let keys: Vec<Vec<u8>> = world
+        .model
+        .keys()
+        .filter(|key| key.starts_with(b"f"))
+        .take(8)
+        .cloned()
+        .collect();
     world.commit_each(keys.into_iter().map(remove));
     world.commit(&[put("a", 1), put("other", 33), remove("e")]);
     for round in 0..12 {
@@ -172,10 +215,15 @@ fn check_log(namespace: &Namespace) {
     let until = namespace.seq();
     let mut cursor = namespace.floor();
     for seq in cursor + 1..=until {
-        let next = namespace.next_match(&mut cursor, until, Filter::Any, true, None).unwrap();
+        let next = namespace
+            .next_match(&mut cursor, until, Filter::Any, true, None)
+            .unwrap();
         assert_eq!(next, Next::Match(seq));
         let record = namespace.record(seq).unwrap().expect("a commit above the floor");
-        assert_eq!(namespace.changed_keys(&record).unwrap().expect("its keys").len(), record.changes.len());
+        assert_eq!(
+            namespace.changed_keys(&record).unwrap().expect("its keys").len(),
+            record.changes.len()
+        );
     }
 }
 
@@ -188,7 +236,10 @@ fn check_namespaces(scenario: &Scenario, arena: &Arena, killed: bool) {
         (true, true) => &[&["swept"], &["swept", "new"]],
         (true, false) => &[&["swept", "new"]],
     };
-    assert!(allowed.contains(&names.iter().map(String::as_str).collect::<Vec<_>>().as_slice()), "{names:?}");
+    assert!(
+        allowed.contains(&names.iter().map(String::as_str).collect::<Vec<_>>().as_slice()),
+        "{names:?}"
+    );
     if !makes {
         return;
     }
@@ -217,8 +268,16 @@ fn visit_creation(scenario: &Scenario, at: u64) -> Outcome {
     };
     let arena = Arena::open_or_create(&name, &scenario.options).unwrap();
     let namespace = arena.namespace("swept").unwrap();
-    let mut world = World { arena, namespace, model: Model::new() };
+    let mut world = World {
+        arena,
+        namespace,
+        model: Model::new(),
+    };
     (scenario.setup)(&mut world);
     after_care(&mut world);
-    Outcome { killed: signal.is_some(), is_after, stores: board.get(0) }
+    Outcome {
+        killed: signal.is_some(),
+        is_after,
+        stores: board.get(0),
+    }
 }

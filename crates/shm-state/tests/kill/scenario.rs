@@ -67,13 +67,21 @@ impl Template {
     pub fn of(scenario: &Scenario) -> Self {
         let arena = Arena::anonymous(&scenario.options).unwrap();
         let namespace = arena.namespace("swept").unwrap();
-        let mut world = World { arena, namespace, model: Model::new() };
+        let mut world = World {
+            arena,
+            namespace,
+            model: Model::new(),
+        };
         (scenario.setup)(&mut world);
         let stats = world.arena.stats().unwrap();
         let mut bytes = vec![0; stats.committed as usize];
         let file = File::from(world.arena.fd().unwrap().try_clone_to_owned().unwrap());
         file.read_exact_at(&mut bytes, 0).unwrap();
-        Self { capacity: stats.capacity, bytes, model: world.model }
+        Self {
+            capacity: stats.capacity,
+            bytes,
+            model: world.model,
+        }
     }
 
     /// A copy that nobody has attached yet but this process.
@@ -83,7 +91,11 @@ impl Template {
         file.write_all_at(&self.bytes, 0).unwrap();
         let arena = Arena::from_fd(file.as_fd().try_clone_to_owned().unwrap()).unwrap();
         let namespace = arena.namespace("swept").unwrap();
-        World { arena, namespace, model: self.model.clone() }
+        World {
+            arena,
+            namespace,
+            model: self.model.clone(),
+        }
     }
 }
 
@@ -127,7 +139,13 @@ fn scenario(name: &'static str, setup: fn(&mut World), changes: Vec<Change>) -> 
     Scenario {
         name,
         act: Act::Commit,
-        options: ArenaOptions { capacity: 8 << 20, history: History { count: 8, bytes: 1 << 20 } },
+        options: ArenaOptions {
+            capacity: 8 << 20,
+            history: History {
+                count: 8,
+                bytes: 1 << 20,
+            },
+        },
         setup,
         pins: 0,
         setup_after_pins: |_| {},
@@ -166,7 +184,13 @@ fn full_with_room_in_the_history(world: &mut World) {
 }
 
 fn tiny() -> ArenaOptions {
-    ArenaOptions { capacity: 512 * 1024, history: History { count: 8, bytes: 1 << 20 } }
+    ArenaOptions {
+        capacity: 512 * 1024,
+        history: History {
+            count: 8,
+            bytes: 1 << 20,
+        },
+    }
 }
 
 /// All of them.
@@ -184,7 +208,13 @@ fn commits() -> Vec<Scenario> {
         2 => remove(format!("t{number}")),
         _ => put(format!("t{number}"), 8),
     };
-    let most = |number: u32| ArenaOptions { history: History { count: number, bytes: 1 << 20 }, capacity: 8 << 20 };
+    let most = |number: u32| ArenaOptions {
+        history: History {
+            count: number,
+            bytes: 1 << 20,
+        },
+        capacity: 8 << 20,
+    };
     vec![
         scenario("insert", few, vec![put("new", 20)]),
         scenario("overwrite", worn, vec![put("d", 17)]),
@@ -209,7 +239,11 @@ fn commits() -> Vec<Scenario> {
             },
             vec![Change::Clear, put("after the clear", 30)],
         ),
-        scenario("growth", |world| world.commit_each((0..10).map(|n| put(format!("g{n}"), n))), vec![put("g10", 10)]),
+        scenario(
+            "growth",
+            |world| world.commit_each((0..10).map(|n| put(format!("g{n}"), n))),
+            vec![put("g10", 10)],
+        ),
         Scenario {
             options: most(1),
             ..scenario(
@@ -222,9 +256,18 @@ fn commits() -> Vec<Scenario> {
                 vec![put("g3", 10), put("g10", 10)],
             )
         },
-        Scenario { most_points: 1500, ..scenario("large", few, vec![put("e", 9_000)]) },
-        Scenario { most_points: 400, ..scenario("chunks", few, vec![put("e", 150_000), put("a", 70_000)]) },
-        Scenario { options: most(1), ..scenario("recycling", worn, vec![put("a", 12), put("b", 12)]) },
+        Scenario {
+            most_points: 1500,
+            ..scenario("large", few, vec![put("e", 9_000)])
+        },
+        Scenario {
+            most_points: 400,
+            ..scenario("chunks", few, vec![put("e", 150_000), put("a", 70_000)])
+        },
+        Scenario {
+            options: most(1),
+            ..scenario("recycling", worn, vec![put("a", 12), put("b", 12)])
+        },
         Scenario {
             pins: 1,
             setup_after_pins: |world| {
@@ -234,7 +277,10 @@ fn commits() -> Vec<Scenario> {
             },
             ..scenario("pinned", worn, vec![put("a", 8), remove("e"), put("new", 8)])
         },
-        Scenario { act: Act::Abort, ..scenario("abort", worn, vec![put("a", 90_000), remove("b"), put("new", 8)]) },
+        Scenario {
+            act: Act::Abort,
+            ..scenario("abort", worn, vec![put("a", 90_000), remove("b"), put("new", 8)])
+        },
     ]
 }
 
@@ -268,14 +314,23 @@ fn in_full_arenas() -> Vec<Scenario> {
 }
 
 fn others() -> Vec<Scenario> {
-    let other = |name, act| Scenario { act, ..scenario(name, few, vec![]) };
+    let other = |name, act| Scenario {
+        act,
+        ..scenario(name, few, vec![])
+    };
     vec![
-        Scenario { most_points: 2000, ..other("namespace", Act::CreateNamespace) },
+        Scenario {
+            most_points: 2000,
+            ..other("namespace", Act::CreateNamespace)
+        },
         other("arena", Act::CreateArena),
         other("join", Act::Join),
         other("leave", Act::Leave),
         other("pin", Act::Pin),
-        Scenario { pins: 64, ..other("seats", Act::Pin) },
+        Scenario {
+            pins: 64,
+            ..other("seats", Act::Pin)
+        },
         other("wait", Act::Wait),
     ]
 }

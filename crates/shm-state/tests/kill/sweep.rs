@@ -15,7 +15,11 @@ pub fn run(scenario: &Scenario) {
     let whole = visit(scenario, &template, u64::MAX, None);
     assert!(!whole.killed && whole.stores > 0, "{whole:?}");
     let all = std::env::var("ZPROC_SWEEP").is_ok_and(|v| v == "all");
-    let step = if all { 1 } else { whole.stores.div_ceil(scenario.most_points) };
+    let step = if all {
+        1
+    } else {
+        whole.stores.div_ceil(scenario.most_points)
+    };
     let seed = number_from_env("ZPROC_SWEEP_OFFSET").unwrap_or(u64::from(std::process::id()));
     let offset = seed % step;
     let mut points = 0;
@@ -24,7 +28,11 @@ pub fn run(scenario: &Scenario) {
         print_if_it_fails(scenario, at, None, seed);
         let outcome = visit(scenario, &template, at, None);
         points += 1;
-        assert!(outcome.killed, "the operation has {} stores and ended before its store {at}", whole.stores);
+        assert!(
+            outcome.killed,
+            "the operation has {} stores and ended before its store {at}",
+            whole.stores
+        );
         // There is one store by which the operation is decided.
         if outcome.is_after && decided.is_none() {
             decided = Some(at);
@@ -34,11 +42,26 @@ pub fn run(scenario: &Scenario) {
     let last: Outcome = visit(scenario, &template, whole.stores, None);
     assert!(!last.killed, "{last:?}");
     if scenario.act == Act::Commit {
-        assert!(last.is_after && (step > 1 || decided.is_some()), "decided at {decided:?} of {}", whole.stores);
+        assert!(
+            last.is_after && (step > 1 || decided.is_some()),
+            "decided at {decided:?} of {}",
+            whole.stores
+        );
     }
-    let nested = if scenario.act == Act::CreateArena { 0 } else { nested(scenario, &template, whole.stores, all, seed) };
-    let note = if step == 1 { String::new() } else { format!(" (every {step}th, ZPROC_SWEEP_OFFSET={seed})") };
-    println!("\nswept {}: {points} of {} points{note}, {nested} with a second death", scenario.name, whole.stores);
+    let nested = if scenario.act == Act::CreateArena {
+        0
+    } else {
+        nested(scenario, &template, whole.stores, all, seed)
+    };
+    let note = if step == 1 {
+        String::new()
+    } else {
+        format!(" (every {step}th, ZPROC_SWEEP_OFFSET={seed})")
+    };
+    println!(
+        "\nswept {}: {points} of {} points{note}, {nested} with a second death",
+        scenario.name, whole.stores
+    );
 }
 
 /// The recoverer is killed as well: at random pairs of points, most of them where there is something to recover.
@@ -47,7 +70,11 @@ fn nested(scenario: &Scenario, template: &Template, stores: u64, all: bool, seed
     let mut random = Random::new(seed);
     let late = stores.saturating_sub(60);
     for _ in 0..count {
-        let at = if random.below(4) == 0 { random.below(stores) } else { late + random.below(stores - late) };
+        let at = if random.below(4) == 0 {
+            random.below(stores)
+        } else {
+            late + random.below(stores - late)
+        };
         let wide = random.below(4) == 0;
         let second = random.below(if wide { 400 } else { 60 });
         print_if_it_fails(scenario, at, Some(second), seed);

@@ -36,7 +36,13 @@ enum Source {
 impl Builder {
     fn new(source: Source) -> Self {
         let (namespace, patience) = (DEFAULT_NAMESPACE.into(), Patience::default());
-        Self { source, namespace, since: None, patience, options: ArenaOptions::default() }
+        Self {
+            source,
+            namespace,
+            since: None,
+            patience,
+            options: ArenaOptions::default(),
+        }
     }
 
     pub(super) fn at(address: &str) -> Self {
@@ -45,7 +51,11 @@ impl Builder {
 
     pub(super) fn of(state: &State) -> Self {
         let source = Source::Arena(state.arena.clone(), state.place.address.clone());
-        Self { namespace: state.namespace().into(), patience: state.watcher.access.patience, ..Self::new(source) }
+        Self {
+            namespace: state.namespace().into(),
+            patience: state.watcher.access.patience,
+            ..Self::new(source)
+        }
     }
 
     /// For a state without an address: [`Builder::create`] makes a new one, [`Builder::from_fd`] opens one.
@@ -145,7 +155,9 @@ impl Builder {
             }
             Source::Anonymous => Arena::anonymous(&self.options)?,
             Source::Arena(_, address) => {
-                let address = address.clone().unwrap_or_else(|| "the place of an anonymous state".into());
+                let address = address
+                    .clone()
+                    .unwrap_or_else(|| "the place of an anonymous state".into());
                 return Err(Error::AlreadyExists { address });
             }
         };
@@ -179,7 +191,14 @@ impl Builder {
             Source::Arena(_, address) => address,
             Source::Anonymous => None,
         };
-        Ok(State::new(watcher, arena, Place { address, namespace: self.namespace }))
+        Ok(State::new(
+            watcher,
+            arena,
+            Place {
+                address,
+                namespace: self.namespace,
+            },
+        ))
     }
 }
 

@@ -78,7 +78,9 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn take<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        with_key(key, |key| self.watcher.access.write(|transaction| take(transaction, key)))
+        with_key(key, |key| {
+            self.watcher.access.write(|transaction| take(transaction, key))
+        })
     }
 
     /// Takes out the key that was inserted last. Returns it with its value, `None` if there are no keys.

@@ -33,7 +33,10 @@ pub(super) struct Stored {
 
 impl Stored {
     fn new(value: impl ToValue) -> Result<Self> {
-        Ok(value.with_encoded(|encoded| Self { tag: encoded.tag(), bytes: encoded.bytes().to_vec() })?)
+        Ok(value.with_encoded(|encoded| Self {
+            tag: encoded.tag(),
+            bytes: encoded.bytes().to_vec(),
+        })?)
     }
 
     fn equals(&self, payload: &Payload) -> bool {

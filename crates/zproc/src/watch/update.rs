@@ -48,10 +48,18 @@ pub struct Update<'s> {
 impl<'s> Update<'s> {
     /// Reads the update `seq`; `None` if it fell out of the history.
     pub(super) fn read(namespace: &'s Namespace, seq: u64, duplicates: bool) -> Result<Option<Self>> {
-        let Some(before) = namespace.pin_at(seq - 1)?.map(Snapshot::new) else { return Ok(None) };
-        let Some(after) = namespace.pin_at(seq)?.map(Snapshot::new) else { return Ok(None) };
-        let Some(record) = namespace.record(seq)? else { return Ok(None) };
-        let Some(keys) = namespace.changed_keys(&record)? else { return Ok(None) };
+        let Some(before) = namespace.pin_at(seq - 1)?.map(Snapshot::new) else {
+            return Ok(None);
+        };
+        let Some(after) = namespace.pin_at(seq)?.map(Snapshot::new) else {
+            return Ok(None);
+        };
+        let Some(record) = namespace.record(seq)? else {
+            return Ok(None);
+        };
+        let Some(keys) = namespace.changed_keys(&record)? else {
+            return Ok(None);
+        };
         let written = keys.iter().filter(|(_, identical)| duplicates || !identical);
         let changed: Result<Vec<Key>> = written.map(|(key, _)| decode_key(&key.as_ref())).collect();
         Ok(Some(Self {
@@ -77,7 +85,11 @@ pub struct Updates<'s> {
 
 impl<'s> Updates<'s> {
     pub(super) fn new(watch: Watch<'s>, changes: Changes) -> Self {
-        Self { watch, changes, ended: false }
+        Self {
+            watch,
+            changes,
+            ended: false,
+        }
     }
 }
 
@@ -96,6 +108,8 @@ impl<'s> Iterator for Updates<'s> {
 
 impl fmt::Debug for Updates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Updates").field("watch", &self.watch).finish_non_exhaustive()
+        f.debug_struct("Updates")
+            .field("watch", &self.watch)
+            .finish_non_exhaustive()
     }
 }

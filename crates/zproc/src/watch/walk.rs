@@ -42,19 +42,28 @@ pub(super) struct Log<'s, 'w> {
 
 impl<'s, 'w> Log<'s, 'w> {
     pub(super) fn new(watcher: &'s Watcher, subject: &'w Subject, duplicates: bool) -> Result<Self> {
-        Ok(Self { watcher, namespace: watcher.access.ready()?, subject, duplicates })
+        Ok(Self {
+            watcher,
+            namespace: watcher.access.ready()?,
+            subject,
+            duplicates,
+        })
     }
 
     /// The first update of others after `cursor` that changes the subject; the cursor moves there.
     fn next(&self, cursor: &mut u64, until: u64) -> Result<Next> {
         let own = Some(self.namespace.identity());
-        Ok(self.namespace.next_match(cursor, until, self.subject.filter(), self.duplicates, own)?)
+        Ok(self
+            .namespace
+            .next_match(cursor, until, self.subject.filter(), self.duplicates, own)?)
     }
 
     /// Whether anybody changed the subject after the update `since`.
     fn has_any(&self, mut since: u64, until: u64) -> Result<bool> {
         let filter = self.subject.filter();
-        let next = self.namespace.next_match(&mut since, until, filter, self.duplicates, None)?;
+        let next = self
+            .namespace
+            .next_match(&mut since, until, filter, self.duplicates, None)?;
         Ok(next != Next::Nothing)
     }
 
@@ -75,7 +84,13 @@ impl<'s, 'w> Log<'s, 'w> {
 
     fn remember(&self, from: u64, at: u64, condition: Option<&Condition>) {
         let (subject, condition) = (self.subject.clone(), condition.cloned());
-        let looked = Looked { subject, condition, duplicates: self.duplicates, from, at };
+        let looked = Looked {
+            subject,
+            condition,
+            duplicates: self.duplicates,
+            from,
+            at,
+        };
         *self.watcher.looked.lock() = Some(looked);
     }
 }
@@ -93,12 +108,20 @@ pub(super) struct Changes {
 impl Changes {
     /// Follows and moves the cursor.
     pub(super) fn of_cursor() -> Self {
-        Self { of_cursor: true, from: 0, at: 0 }
+        Self {
+            of_cursor: true,
+            from: 0,
+            at: 0,
+        }
     }
 
     /// Keeps its place to itself, at first after the update `seq`.
     pub(super) fn after(seq: u64) -> Self {
-        Self { of_cursor: false, from: seq, at: seq }
+        Self {
+            of_cursor: false,
+            from: seq,
+            at: seq,
+        }
     }
 
     /// To be called before each wait.
@@ -187,7 +210,11 @@ impl States {
     /// After the current state, that of `tested`, was tested.
     pub(super) fn new(log: &Log<'_, '_>, condition: Option<&Condition>, live: bool, tested: u64) -> Self {
         let from = if live { tested } else { log.watcher.cursor() };
-        let at = if live || condition.is_none() { from } else { log.resume(from, condition) };
+        let at = if live || condition.is_none() {
+            from
+        } else {
+            log.resume(from, condition)
+        };
         Self { live, from, at, tested }
     }
 
@@ -202,7 +229,9 @@ impl States {
             let mut at = self.at;
             match log.next(&mut at, until)? {
                 Next::Match(seq) => {
-                    let Some(pinned) = log.namespace.pin_at(seq)? else { continue };
+                    let Some(pinned) = log.namespace.pin_at(seq)? else {
+                        continue;
+                    };
                     let snapshot = Snapshot::new(pinned);
                     if test(&snapshot)? {
                         self.consume(log, seq);

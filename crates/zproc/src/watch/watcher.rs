@@ -25,7 +25,11 @@ impl Watcher {
     pub(crate) fn new(access: Access, since: Option<u64>) -> Self {
         let now = || access.ready().map_or(0, shm_state::Namespace::seq);
         let cursor = AtomicU64::new(since.unwrap_or_else(now));
-        Self { access, cursor, looked: Mutex::default() }
+        Self {
+            access,
+            cursor,
+            looked: Mutex::default(),
+        }
     }
 
     /// The last update that was consumed. Relaxed, as everywhere: nothing is published through the cursor.
@@ -35,7 +39,9 @@ impl Watcher {
 
     /// Moves the cursor, unless another thread has moved it: then says where it stands.
     pub(super) fn move_cursor(&self, from: u64, to: u64) -> Result<(), u64> {
-        self.cursor.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).map(drop)
+        self.cursor
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .map(drop)
     }
 
     /// Moves the cursor to `to` at least.

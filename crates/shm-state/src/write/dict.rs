@@ -1,0 +1,125 @@
+//! The dict as a transaction sees it: the committed state with its own changes on top.
+
+use super::{FEW, Pending, Transaction};
+use crate::error::{Error, Result};
+use crate::key::{Key, KeyRef, Payload};
+use crate::layout::{Entry, Version};
+use crate::read::{Stop, Torn};
+use crate::sync::{Ordering, Word};
+
+impl<'n> Transaction<'n> {
+    /// The version of a key as the transaction sees it.
+    fn current(&self, key: &KeyRef<'_>) -> Result<Option<&'n Version>> {
+        if let Some(at) = self.find_pending(key)? {
+            let pending = self.scratch.pending[at];
+            return if pending.live {
+                self.version(pending.new).map(Some)
+            } else {
+                Ok(None)
+            };
+        }
+        let view = self.before();
+        match view.find(key).map_err(self.damage())? {
+            Some(entry) => view.live_version(entry).map_err(self.damage()),
+            None => Ok(None),
+        }
+    }
+
+    fn copy_out(&self, version: &Version) -> Result<Payload> {
+        self.before().payload(version, usize::MAX).map_err(|stop| match stop {
+            Stop::Torn(torn) => torn.damage(self.space),
+            Stop::Large => Error::Poisoned,
+        })
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        self.current(key)?.map(|v| self.copy_out(v)).transpose()
+    }
+
+    /// Whether a key is present.
+    pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
+        Ok(self.current(key)?.is_some())
+    }
+
+    pub(super) fn pending_of_entry(&self, entry: u32, hash: u64) -> Option<&Pending> {
+        let pending = &self.scratch.pending;
+        if pending.len() <= FEW {
+            return pending.iter().find(|p| p.entry == entry);
+        }
+        let place = self
+            .scratch
+            .places
+            .find(hash, |at| pending[*at as usize].entry == entry)?;
+        Some(&pending[*place as usize])
+    }
+
+    /// Visits the committed keys that keep their place, from `from` on, in insertion order or against it.
+    fn kept(&self) -> Result<impl DoubleEndedIterator<Item = Result<(usize, u32, &'n Version)>> + '_> {
+        let view = self.before();
+        let (slots, end) = view.dense().map_err(self.damage())?;
+        Ok(slots[..end].iter().enumerate().filter_map(move |(at, slot)| {
+            let (entry, version) = match view.at_slot(slot) {
+                Ok(found) => found?,
+                Err(torn) => return Some(Err(torn.damage(self.space))),
+            };
+            let hash = match self.space.mapping.at::<Entry>(entry) {
+                Some(head) => head.hash.load(Ordering::Relaxed),
+                None => return Some(Err(Torn(entry).damage(self.space))),
+            };
+            match self.pending_of_entry(entry, hash) {
+                None => Some(Ok((at, entry, version))),
+                Some(p) if p.live && p.order == 0 => Some(self.version(p.new).map(|v| (at, entry, v))),
+                Some(_) => None,
+            }
+        }))
+    }
+
+    fn own(&self) -> Vec<Pending> {
+        let mut own: Vec<Pending> = self
+            .scratch
+            .pending
+            .iter()
+            .filter(|p| p.live && p.order != 0)
+            .copied()
+            .collect();
+        own.sort_by_key(|p| p.order);
+        own
+    }
+
+    /// All keys and values in insertion order, own changes included.
+    pub fn entries(&self) -> Result<Vec<(Key, Payload)>> {
+        let mut all = Vec::with_capacity(self.len());
+        for item in self.kept()? {
+            let (_, entry, version) = item?;
+            all.push((self.key(entry)?, self.copy_out(version)?));
+        }
+        for pending in self.own() {
+            all.push((self.key(pending.entry)?, self.copy_out(self.version(pending.new)?)?));
+        }
+        Ok(all)
+    }
+
+    fn key(&self, entry: u32) -> Result<Key> {
+        let (tag, bytes) = self.before().key_of(entry).map_err(self.damage())?;
+        Ok(KeyRef::new(tag, &bytes).to_owned())
+    }
+
+    /// Removes the key that was inserted last and returns it with its value.
+    pub fn pop_last(&mut self) -> Result<Option<(Key, Payload)>> {
+        self.check()?;
+        if let Some(last) = self.own().last() {
+            let popped = (self.key(last.entry)?, self.copy_out(self.version(last.new)?)?);
+            self.remove(&popped.0.as_ref())?;
+            return Ok(Some(popped));
+        }
+        let last = self.kept()?.next_back().transpose()?;
+        let Some((at, entry, version)) = last else {
+            return Ok(None);
+        };
+        let popped = (self.key(entry)?, self.copy_out(version)?);
+        self.remove(&popped.0.as_ref())?;
+        self.scratch.live_end = Some(at);
+        Ok(Some(popped))
+    }
+}
