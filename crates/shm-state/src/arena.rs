@@ -46,7 +46,7 @@ impl<'a> Memory<'a> {
     #[inline(always)]
     pub fn at<T: Shared>(self, granule: u32) -> Option<&'a T> {
         let size = size_of::<T>().div_ceil(GRANULE) as u32;
-        if granule == 0 || granule > self.granules.wrapping_sub(size) {
+        if granule == 0 || granule > self.granules.saturating_sub(size) {
             return None;
         }
         // SAFETY: as in `Mapping::at`; the mapping outlives `'a`. There are more granules than any structure has.

@@ -51,14 +51,14 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     let record_block = take_record_block(tx)?;
     let scratch = &mut *tx.scratch;
     scratch.heap.finish(tx.space, &mut scratch.record)?;
-    let (_, retired_before) = log::totals(tx.space, scratch.seq - 1);
+    let (_, retired_before) = log::totals(tx.space, scratch.seq.wrapping_sub(1));
     let header = Header {
         identity: scratch.identity,
         pid: sys::process::pid(),
         time_ns: sys::time::realtime_coarse_ns(),
         live: scratch.live,
         identical,
-        retired_total: retired_before + scratch.heap.retired,
+        retired_total: retired_before.wrapping_add(scratch.heap.retired),
     };
     log::write(
         tx.space.log_slot(scratch.seq),

@@ -31,15 +31,16 @@ pub const fn class_size(class: usize) -> u32 {
     (4 + quarter as u32) << (doubling - 2)
 }
 
-/// The class whose list a block of `granules` belongs to.
+/// The class whose list a block of `granules` belongs to. Lengths that no block has, which damage may bring, get one too.
 #[inline(always)]
 pub const fn class_of(granules: u32) -> usize {
     if granules < 8 {
-        return (granules - 1) as usize;
+        return granules.saturating_sub(1) as usize;
     }
     let doubling = granules.ilog2() as usize;
     let quarter = (granules >> (doubling - 2)) & 3;
-    7 + (doubling - 3) * 4 + quarter as usize
+    let class = 7 + (doubling - 3) * 4 + quarter as usize;
+    if class < CLASSES { class } else { CLASSES - 1 }
 }
 
 /// One free list as the transaction sees it.
@@ -200,7 +201,7 @@ impl Heap {
         if let Some(found) = self.pop(space, class, size)? {
             return Ok(Some(self.split(space, found, size)?));
         }
-        if self.end - self.bump >= size {
+        if self.end.saturating_sub(self.bump) >= size {
             let granule = self.bump;
             self.bump += size;
             self.moved = true;
@@ -245,7 +246,7 @@ impl Heap {
     #[cold]
     fn split_off(&mut self, space: &Space, found: Spare, size: u32) -> Result<()> {
         let rest = Spare {
-            granule: found.granule + size,
+            granule: found.granule.wrapping_add(size),
             granules: found.granules - size,
         };
         // The inside of a free block: means nothing until the commit shortens the block.
@@ -284,7 +285,7 @@ impl Heap {
             }
             (self.run, self.bump, self.end) = (run.first, run.first * CHUNK_GRANULES, claimed_end);
         }
-        let chunks = self.end / CHUNK_GRANULES - self.run;
+        let chunks = (self.end / CHUNK_GRANULES).saturating_sub(self.run);
         let map = space.mapping.chunk_map()?;
         let head = space.mapping.offset_of(&map[self.run as usize]);
         self.heads.push((head, chunks::head_word(space.index, chunks)));
@@ -477,7 +478,7 @@ impl Heap {
 
     /// Bytes that are free in this transaction's view, for the message of an error.
     pub fn slack(&self) -> u64 {
-        u64::from(self.end - self.bump) * GRANULE as u64
+        u64::from(self.end.saturating_sub(self.bump)) * GRANULE as u64
     }
 }
 

@@ -145,6 +145,9 @@ pub fn totals(space: &Space, seq: u64) -> (u32, u64) {
 
 /// Keys alive after commit `seq`, if the log still has it.
 pub fn live(space: &Space, seq: u64) -> Option<u32> {
+    if seq == 0 {
+        return Some(0); // before the first commit; a slot that says 0 may be one that is being written
+    }
     let slot = space.log_slot(seq);
     // Acquire pairs with the Release of the slot's number.
     let before = slot.seq.load(Ordering::Acquire);
@@ -155,10 +158,13 @@ pub fn live(space: &Space, seq: u64) -> Option<u32> {
 
 /// Reads commit `seq`, which is at most the visible one, into `record`.
 pub fn read(space: &Space, seq: u64, record: &mut Record) -> Found {
+    let Some(before) = seq.checked_sub(1) else {
+        return Found::Gone;
+    };
     let slot = space.log_slot(seq);
     let complete = slot.seq.load(Ordering::Acquire) == seq && read_fields(space, slot, record);
     // A commit is readable while floor < seq, that is: while the snapshot before it is.
-    if !still_valid(&space.control().reader.floor, seq - 1) {
+    if !still_valid(&space.control().reader.floor, before) {
         return Found::Gone;
     }
     if complete && slot.seq.load(Ordering::Relaxed) == seq {

@@ -259,9 +259,12 @@ impl Namespace {
         }
     }
 
-    /// Pins the snapshot after commit `seq`. `None` when it fell out of the history.
+    /// Pins the snapshot after commit `seq`. `None` when it fell out of the history, or has not been made.
     pub fn pin_at(&self, seq: u64) -> Result<Option<Pinned<'_>>> {
         self.space.check_fork()?;
+        if seq > self.seq() {
+            return Ok(None);
+        }
         let floor = &self.space.control().reader.floor;
         let own = self.own_seat().map(|seat| (seat, pin::pin_at(&seat.pin, floor, seq)));
         let (seat, pinned, borrowed) = match own {
@@ -337,12 +340,15 @@ impl Namespace {
     /// Shows others how far this identity has read, for their statistics.
     pub fn publish_cursor(&self, cursor: u64) {
         if let Some(seat) = self.own_seat() {
-            seat.cursor.store(cursor + 1, Ordering::Relaxed);
+            seat.cursor.store(cursor.wrapping_add(1), Ordering::Relaxed);
         }
     }
 
-    /// Reads the record of a commit. `None` when it fell out of the history.
+    /// Reads the record of a commit. `None` when it fell out of the history, or has not been made.
     pub fn record(&self, seq: u64) -> Result<Option<Record>> {
+        if seq > self.seq() {
+            return Ok(None);
+        }
         let mut record = Record::default();
         match log::read(&self.space, seq, &mut record) {
             Found::Record => Ok(Some(record)),
@@ -362,7 +368,7 @@ impl Namespace {
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
     /// history.
     pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {
-        let view = View::new(&self.space, record.seq - 1);
+        let view = View::new(&self.space, record.seq.saturating_sub(1));
         let keys: Result<Vec<_>, Torn> = record
             .changes
             .iter()

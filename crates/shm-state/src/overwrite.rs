@@ -44,8 +44,9 @@ pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> R
     let Some(plan) = plan(space, seq, put)? else {
         return put_generally(space, guard, seq, identity, put);
     };
-    overwrite(space, seq + 1, identity, put, &plan)?;
-    record::publish(space, seq + 1)?;
+    let next = seq.wrapping_add(1);
+    overwrite(space, next, identity, put, &plan)?;
+    record::publish(space, next)?;
     guard.unlock();
     wake(space, &[put.key.hash()]);
     Ok(true)
@@ -125,7 +126,7 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     }
     let tail = block(mapping, last)?;
     let (live, retired_total) = log::totals(space, seq);
-    let retired_total = retired_total + u64::from(old_granules);
+    let retired_total = retired_total.wrapping_add(u64::from(old_granules));
     let rest = low(link);
     Ok(Some(Plan {
         entry,

@@ -239,6 +239,14 @@ impl Attachment {
             .map_or(0, |(pid, _)| pid)
     }
 
+    /// The pid of the user number `generation` of a slot; 0 if another one has the slot now.
+    pub(crate) fn pid_of_user(&self, slot: u32, generation: u32) -> u32 {
+        let pid = self.pid_of(slot);
+        let now = self.slot_at(slot).map_or(0, |slot| slot.generation.load(Ordering::Acquire));
+        // Acquire, and after the pid: a new user writes its generation first, so whoever read its pid sees that too.
+        if now == u64::from(generation) { pid } else { 0 }
+    }
+
     /// Whether the user number `generation` of a slot is certainly dead or detached. Never true of a live one.
     pub(crate) fn is_dead(&self, slot: u32, generation: u32) -> bool {
         let Some(participant) = self.slot_at(slot) else {

@@ -26,18 +26,18 @@ pub fn pin<W: Word<Int = u64>>(slot: &W, floor: &W, seq: &W) -> Option<u64> {
     // Acquire pairs with the Release of the commit: what it made visible is there.
     let mut at = seq.load(Ordering::Acquire);
     // SeqCst: before the look at `floor`, see the module header.
-    slot.compare_exchange(NONE, at + 1, Ordering::SeqCst, Ordering::Relaxed)
+    slot.compare_exchange(NONE, at.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed)
         .ok()?;
     while floor.load(Ordering::SeqCst) > at {
         at = seq.load(Ordering::Acquire);
-        slot.store(at + 1, Ordering::SeqCst);
+        slot.store(at.wrapping_add(1), Ordering::SeqCst);
     }
     Some(at)
 }
 
 /// Pins the commit `at` in a free slot: `Ok(false)` when it is too old to be pinned, `Err` when the slot is in use.
 pub fn pin_at<W: Word<Int = u64>>(slot: &W, floor: &W, at: u64) -> Result<bool, ()> {
-    slot.compare_exchange(NONE, at + 1, Ordering::SeqCst, Ordering::Relaxed)
+    slot.compare_exchange(NONE, at.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed)
         .map_err(|_| ())?;
     if floor.load(Ordering::SeqCst) > at {
         unpin(slot);

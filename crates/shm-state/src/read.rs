@@ -342,7 +342,8 @@ fn look_at(group: &[Word64; GROUP], hash: u64) -> (u32, u32) {
         candidates |= u32::from(high(slot) == high(hash)) << i;
         free |= u32::from(slot == 0) << i;
     }
-    (candidates, free)
+    // A hash whose upper half is 0 looks like that of a free slot.
+    (candidates & !free, free)
 }
 
 /// The group where the search for a key begins, in a table of so many slots.

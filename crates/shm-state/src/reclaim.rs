@@ -35,7 +35,7 @@ pub fn trim_history(space: &Space, seq: u64, cache: &mut (u64, u64)) {
     let (_, retired) = log::totals(space, seq);
     let bytes = retired.wrapping_sub(cache.1).wrapping_mul(GRANULE as u64);
     // The slot of `seq + 1` is that of `seq + 1 − ring`; the one of the floor is kept for its totals.
-    if seq + 1 - floor >= space.log_len() || bytes > space.history.bytes {
+    if seq.wrapping_add(1).saturating_sub(floor) >= space.log_len() || bytes > space.history.bytes {
         trim(space, seq, floor, retired);
     }
 }
@@ -53,7 +53,7 @@ fn trim(space: &Space, seq: u64, floor: u64, retired: u64) {
         to += 1;
     }
     let recyclable = raise(space, to);
-    if to - recyclable > REAP_RINGS * space.log_len() && reap(space) > 0 {
+    if to.saturating_sub(recyclable) > REAP_RINGS * space.log_len() && reap(space) > 0 {
         raise(space, to);
     }
 }
@@ -63,6 +63,9 @@ fn raise(space: &Space, to: u64) -> u64 {
     let recyclable = pin::raise(&control.reader.floor, to, space.seats().map(|seat| &seat.pin));
     // Never back: a pin below what was recyclable is below an earlier floor, so whoever wrote it has not looked at the
     // floor yet, and will give that commit up (or died before it could look).
+    let recyclable = recyclable.max(control.writer.recyclable.load(Ordering::Relaxed));
+    // A pin that is just being given up again, because it was too old, may have been seen. It protects nothing: what was
+    // recyclable stays so.
     let recyclable = recyclable.max(control.writer.recyclable.load(Ordering::Relaxed));
     control.writer.recyclable.store(recyclable, Ordering::Relaxed);
     recyclable
@@ -79,11 +82,19 @@ pub fn reap(space: &Space) -> usize {
     let mut reaped = 0;
     for seat in space.seats() {
         let owner = seat.owner.load(Ordering::Acquire);
-        if owner != 0 && space.attachment.is_dead_owner(owner) {
+        // The seat is taken over first: its owner may have left properly since, and another process have come.
+        // AcqRel: what the owner stored comes before, what we store after.
+        let mine = space.attachment.owner_word();
+        if owner != 0
+            && space.attachment.is_dead_owner(owner)
+            && seat
+                .owner
+                .compare_exchange(owner, mine, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
             seat.pin.store(pin::NONE, Ordering::Relaxed);
             seat.cursor.store(0, Ordering::Relaxed);
-            // Release: the cleared words come before the seat is free. Only reapers, which the lock excludes, and the
-            // dead owner ever write to an owned seat.
+            // Release: the cleared words come before the seat is free.
             seat.owner.store(0, Ordering::Release);
             reaped += 1;
         }
@@ -187,7 +198,8 @@ fn merge(space: &Space, tiles: Vec<Tile>, recyclable: u64, is_free: impl Fn(&Til
     for tile in tiles.into_iter().filter(is_free) {
         match free.last_mut() {
             Some(last)
-                if last.granule + last.granules == tile.granule
+                if last.run == tile.run
+                    && last.granule + last.granules == tile.granule
                     && last.retired <= recyclable
                     && tile.retired <= recyclable =>
             {

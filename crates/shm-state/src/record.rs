@@ -111,7 +111,7 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
     let control = space.control();
     let marker = control.writer.marker.load(Ordering::Acquire);
     let seq = control.reader.seq.load(Ordering::Acquire);
-    if marker == seq + 1 {
+    if marker == seq.wrapping_add(1) {
         publish(space, marker)?;
     } else if marker == seq | MAINTENANCE {
         maintain(space, seq)?;
@@ -128,8 +128,7 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
         chunks::sweep(&space.mapping, space.index)?;
     }
     control.writer.recoveries.fetch_add(1, Ordering::Relaxed);
-    // The dead writer may have published without waking anybody. The fence is the writer's of `event`.
-    Word64::fence(Ordering::SeqCst);
+    // The dead writer may have published without waking anybody.
     space.wake_all();
     Ok(())
 }

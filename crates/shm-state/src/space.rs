@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Control, LogSlot, Seat, SeatBlock, high, low, pack};
 use crate::lock::{LockError, LockGuard, WriterLock};
 use crate::participant::Attachment;
-use crate::sync::{ANY, Ordering, Word};
+use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::write::Scratch;
 
@@ -58,9 +58,11 @@ impl Membership {
             .is_some_and(|slot| self.attachment.is_dead(slot, high(owner)))
     }
 
-    /// The process that owns a seat; 0 when unknown.
+    /// The process that owns a seat; 0 when unknown, for it died and its slot is another's.
     pub fn pid_of_owner(&self, owner: u64) -> u32 {
-        low(owner).checked_sub(1).map_or(0, |slot| self.attachment.pid_of(slot))
+        low(owner)
+            .checked_sub(1)
+            .map_or(0, |slot| self.attachment.pid_of_user(slot, high(owner)))
     }
 
     /// Takes a lock of the arena.
@@ -222,6 +224,8 @@ impl Space {
 
     /// Wakes everybody who sleeps on anything here.
     pub fn wake_all(&self) {
+        // The fence of `event` between what the sleepers look at and the look at the sleepers.
+        Word64::fence(Ordering::SeqCst);
         let control = self.control();
         for event in control.events.iter().chain([&control.any]) {
             crate::event::signal(&event.futex, &event.sleepers, ANY);
@@ -266,6 +270,8 @@ impl Space {
     /// Keeps a seat for the next who needs one in this process. Nothing may be pinned or watched through it.
     pub fn return_seat(&self, seat: &Seat) {
         if self.attachment.is_current() {
+            // A pin that was forgotten (`mem::forget`) ends here too: nobody can read through it any more.
+            seat.pin.store(crate::pin::NONE, Ordering::Release);
             seat.cursor.store(0, Ordering::Relaxed);
             self.idle_seats.lock().push(SeatPtr(NonNull::from(seat)));
         }

@@ -212,22 +212,23 @@ impl Arena {
     /// As for [`Arena::create_in`], whose `lock_file` this one must be too (opened anew).
     pub unsafe fn open_in(memory: NonNull<[u8]>, lock_file: OwnedFd) -> Result<Self> {
         check_alignment(memory)?;
-        let capacity = memory.len() as u64 / crate::layout::CHUNK as u64 * crate::layout::CHUNK as u64;
-        if capacity < MIN_CAPACITY {
+        if (memory.len() as u64) < MIN_CAPACITY {
             return Err(incompatible(
                 "",
                 format!("it has {} bytes, the least is {MIN_CAPACITY}", memory.len()),
             ));
         }
-        // SAFETY: the caller's promise.
-        let mapping = unsafe { Mapping::of_caller(memory.cast(), capacity) };
-        let head = mapping.superblock()?;
+        // SAFETY: the caller's promise; only the superblock is looked at.
+        let probe = unsafe { Mapping::of_caller(memory.cast(), MIN_CAPACITY) };
         let mut words = [0; SUPERBLOCK_HEAD_WORDS + 1];
-        let all: &[Word64] = mapping.head_words()?;
-        for (to, from) in words.iter_mut().zip(all) {
+        for (to, from) in words.iter_mut().zip(probe.head_words()?) {
             *to = from.load(Ordering::Acquire);
         }
-        check_head("", &words, head.capacity.load(Ordering::Relaxed).min(capacity))?;
+        // The memory may be larger than the arena, whose tables lie where its own capacity puts them.
+        let capacity = probe.superblock()?.capacity.load(Ordering::Relaxed);
+        check_head("", &words, capacity.min(memory.len() as u64))?;
+        // SAFETY: the caller's promise; the capacity was checked to be no more than the memory.
+        let mapping = unsafe { Mapping::of_caller(memory.cast(), capacity) };
         Self::attach("", mapping, lock_file)
     }
 

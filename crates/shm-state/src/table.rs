@@ -51,7 +51,9 @@ pub fn insert(
     pending: impl Fn(u32) -> bool,
     record: &mut Assignments,
 ) -> Result<Result<(), NoRoom>> {
-    let table = View::new(space, seq - 1).table().map_err(|t| t.damage(space))?;
+    let table = View::new(space, seq.wrapping_sub(1))
+        .table()
+        .map_err(|t| t.damage(space))?;
     let reader = &space.control().reader;
     if table.is_empty() {
         return rebuild(space, heap, seq, insertions, pending, record);
@@ -62,11 +64,13 @@ pub fn insert(
     let number = |word: &Word64| word.load(Ordering::Relaxed) as usize;
     let (used, len, capacity) = (number(&head.used), number(&dense.len), number(&dense.capacity));
     let new_entries = insertions.iter().filter(|i| i.new_entry).count();
-    if used + new_entries > fill(table.len()) || len + insertions.len() > capacity {
+    if used.saturating_add(new_entries) > fill(table.len()) || len.saturating_add(insertions.len()) > capacity {
         return rebuild(space, heap, seq, insertions, pending, record);
     }
     let offset = |word: &Word64| space.mapping.offset_of(word);
-    place(table, insertions, |slot, value| record.push((offset(slot), value)));
+    if !place(table, insertions, |slot, value| record.push((offset(slot), value))) {
+        return Err(Error::corrupt("the index has no free slot, although it counts some"));
+    }
     append(&dense_slots(space, dense_at, capacity)?[len..], insertions, seq);
     if new_entries > 0 {
         record.push((offset(&head.used), (used + new_entries) as u64));
@@ -77,8 +81,9 @@ pub fn insert(
     Ok(Ok(()))
 }
 
-/// Finds a free slot for each new entry and hands it to `store`, without storing yet.
-fn place<'t>(table: &'t [Word64], insertions: &[Insertion], mut store: impl FnMut(&'t Word64, u64)) {
+/// Finds a free slot for each new entry and hands it to `store`, without storing yet. `false` when there is none, which
+/// only damage can cause.
+fn place<'t>(table: &'t [Word64], insertions: &[Insertion], mut store: impl FnMut(&'t Word64, u64)) -> bool {
     let mask = table.len() - 1;
     // Slots that this very commit fills, which the table does not show yet.
     let (mut few, mut many) = (Vec::new(), HashSet::new());
@@ -86,15 +91,20 @@ fn place<'t>(table: &'t [Word64], insertions: &[Insertion], mut store: impl FnMu
     for insertion in insertions.iter().filter(|i| i.new_entry) {
         let mut at = group_of(insertion.hash, table.len()) * GROUP;
         let mut taken = |at: &usize| if large { !many.insert(*at) } else { few.contains(at) };
-        // Ends: insert() left five eighths of the table free.
+        let mut tried = 0;
         while table[at].load(Ordering::Relaxed) != 0 || taken(&at) {
             at = (at + 1) & mask;
+            tried += 1;
+            if tried > mask {
+                return false;
+            }
         }
         if !large {
             few.push(at);
         }
         store(&table[at], slot_value(insertion.hash, insertion.entry));
     }
+    true
 }
 
 #[inline(always)]
@@ -151,7 +161,9 @@ struct Kept {
 }
 
 fn walk(space: &Space, seq: u64, recyclable: u64, pending: impl Fn(u32) -> bool) -> Result<Kept> {
-    let (slots, _) = View::new(space, seq - 1).dense().map_err(|t| t.damage(space))?;
+    let (slots, _) = View::new(space, seq.wrapping_sub(1))
+        .dense()
+        .map_err(|t| t.damage(space))?;
     let mut kept = Kept::default();
     for slot in slots {
         let granule = slot.entry.load(Ordering::Relaxed) as u32;

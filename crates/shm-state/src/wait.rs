@@ -69,6 +69,9 @@ const MAX_KEYS: usize = 64;
 /// Iterations between two looks at the clock while spinning.
 const SPINS: u32 = 64;
 
+/// Looks, a few microseconds each, after which a decided commit that is not published seems to be a dead writer's.
+const UNFINISHED_ROUNDS: u32 = 1000;
+
 /// Waits until `check`, called with the newest commit, returns something.
 pub fn wait<T>(
     space: &Space,
@@ -88,6 +91,7 @@ pub fn wait<T>(
         Strategy::Block => Deadline::after(Duration::ZERO),
     };
     let mut spin = strategy != Strategy::Block;
+    let mut unfinished = 0;
     loop {
         while spin {
             for _ in 0..SPINS {
@@ -103,9 +107,19 @@ pub fn wait<T>(
             if cancel.load(Local::Relaxed) {
                 return Ok(Err(Ended::Cancelled));
             }
+            // A living writer is done in no time; if it takes this long, it may be dead.
+            unfinished = if record::is_unfinished(space) {
+                unfinished + 1
+            } else {
+                0
+            };
+            if unfinished == UNFINISHED_ROUNDS {
+                unfinished = 0;
+                finish_for_the_dead(space, Duration::from_millis(1));
+            }
             if spin_until.passed() {
                 if deadline.passed() {
-                    return Ok(check(space.seq())?.ok_or(Ended::TimedOut));
+                    return last_look(space, &mut check);
                 }
                 spin = strategy == Strategy::Spin;
             }
@@ -113,8 +127,8 @@ pub fn wait<T>(
         match sleep(space, on, deadline, cancel, &mut check)? {
             Slept::Found(found) => return Ok(Ok(found)),
             Slept::Cancelled => return Ok(Err(Ended::Cancelled)),
-            Slept::Slice if deadline.passed() => return Ok(check(space.seq())?.ok_or(Ended::TimedOut)),
-            Slept::Slice => finish_for_the_dead(space),
+            Slept::Slice if deadline.passed() => return last_look(space, &mut check),
+            Slept::Slice => finish_for_the_dead(space, Duration::from_millis(100)),
             Slept::Woken => {}
         }
         seen = space.seq();
@@ -122,6 +136,12 @@ pub fn wait<T>(
             return Ok(Ok(found));
         }
     }
+}
+
+/// After the deadline: what a dead writer decided counts as having happened before.
+fn last_look<T>(space: &Space, check: &mut impl FnMut(u64) -> Result<Option<T>>) -> Result<Result<T, Ended>> {
+    finish_for_the_dead(space, Duration::from_millis(1));
+    Ok(check(space.seq())?.ok_or(Ended::TimedOut))
 }
 
 enum Slept<T> {
@@ -181,9 +201,9 @@ fn sleep<T>(
 }
 
 /// Publishes what a dead writer decided, unless a living one is at it.
-fn finish_for_the_dead(space: &Space) {
+fn finish_for_the_dead(space: &Space, patience: Duration) {
     if record::is_unfinished(space) {
-        // Taking the lock finishes it. If that fails, the next slice tries again.
-        let _ = Transaction::begin(space, 0, Deadline::after(Duration::from_millis(100)));
+        // Taking the lock finishes it. If that fails, the next look tries again.
+        let _ = Transaction::begin(space, 0, Deadline::after(patience));
     }
 }

@@ -18,6 +18,8 @@ pub struct Tile {
     pub granule: u32,
     /// How long.
     pub granules: u32,
+    /// The run that it is part of: blocks of different runs are never one, even if they are neighbours.
+    pub run: u32,
     /// Its `retired`, which means something only if it is not alive.
     pub retired: u64,
 }
@@ -54,6 +56,7 @@ pub fn tiles(space: &Space) -> Result<Vec<Tile>> {
             tiles.push(Tile {
                 granule: at,
                 granules,
+                run: run.first,
                 retired: head.retired.load(Ordering::Relaxed),
             });
             at += granules;

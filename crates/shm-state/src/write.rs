@@ -139,7 +139,7 @@ impl<'n> Transaction<'n> {
         // SAFETY: we hold the writer lock until the transaction is dropped, and ask once.
         let scratch = unsafe { space.scratch() };
         reclaim::trim_history(space, seq, &mut scratch.floor_total);
-        scratch.begin(seq + 1, crate::log::totals(space, seq).0, identity);
+        scratch.begin(seq.wrapping_add(1), crate::log::totals(space, seq).0, identity);
         scratch.heap.begin(space.control());
         Self {
             space,
@@ -151,7 +151,7 @@ impl<'n> Transaction<'n> {
     /// The state before the transaction.
     #[inline(always)]
     pub(crate) fn before(&self) -> View<'n> {
-        View::new(self.space, self.scratch.seq - 1)
+        View::new(self.space, self.scratch.seq.wrapping_sub(1))
     }
 
     fn damage(&self) -> impl Fn(Torn) -> Error + use<'n> {
@@ -180,7 +180,7 @@ impl<'n> Transaction<'n> {
 
     /// The number of the newest commit before the transaction.
     pub fn base_seq(&self) -> u64 {
-        self.scratch.seq - 1
+        self.scratch.seq.wrapping_sub(1)
     }
 
     /// The place of a key among the pending ones.
@@ -260,7 +260,7 @@ impl<'n> Transaction<'n> {
             new_entry: false,
             order,
         });
-        self.scratch.live += u32::from(!was_live);
+        self.scratch.live = self.scratch.live.wrapping_add(u32::from(!was_live));
         Ok(was_live)
     }
 
@@ -299,7 +299,7 @@ impl<'n> Transaction<'n> {
             self.scratch.heap.put_back(self.space, pending.new)?;
         }
         let order = if pending.live { pending.order } else { self.next_order() };
-        self.scratch.live += u32::from(!pending.live);
+        self.scratch.live = self.scratch.live.wrapping_add(u32::from(!pending.live));
         let target = &mut self.scratch.pending[at];
         (target.new, target.live, target.order) = (new, true, order);
         Ok(pending.live)
@@ -342,7 +342,7 @@ impl<'n> Transaction<'n> {
             store_bytes(words.ok_or_else(|| Torn(entry).damage(self.space))?, key.bytes());
         }
         let order = self.next_order();
-        self.scratch.live += 1;
+        self.scratch.live = self.scratch.live.wrapping_add(1);
         let hash = key.hash();
         self.add_pending(Pending {
             hash,
@@ -399,7 +399,7 @@ impl<'n> Transaction<'n> {
             new_entry: false,
             order: 0,
         });
-        self.scratch.live -= 1;
+        self.scratch.live = self.scratch.live.wrapping_sub(1);
         Ok(true)
     }
 
@@ -417,7 +417,7 @@ impl<'n> Transaction<'n> {
         self.scratch.heap.put_back(self.space, pending.new)?;
         let target = &mut self.scratch.pending[at];
         (target.new, target.live, target.order) = (new, false, 0);
-        self.scratch.live -= 1;
+        self.scratch.live = self.scratch.live.wrapping_sub(1);
         Ok(true)
     }
 
@@ -499,7 +499,7 @@ impl<'n> Transaction<'n> {
 
     /// Makes room: history and dead pins go; if `thorough`, free neighbours are merged.
     pub(crate) fn reclaim(&mut self, thorough: bool) -> Result<()> {
-        let recyclable = reclaim::drop_history(self.space, self.scratch.seq - 1)?;
+        let recyclable = reclaim::drop_history(self.space, self.scratch.seq.wrapping_sub(1))?;
         self.scratch.heap.set_recyclable(recyclable);
         if thorough {
             reclaim::rebuild_free_lists(self.space, Some(&mut self.scratch.heap))?;
@@ -510,7 +510,7 @@ impl<'n> Transaction<'n> {
     /// Applies a record, already written, that changes no key.
     pub(crate) fn maintain(self) -> Result<()> {
         self.scratch.committed = true;
-        record::maintain(self.space, self.scratch.seq - 1)
+        record::maintain(self.space, self.scratch.seq.wrapping_sub(1))
     }
 
     #[inline(always)]
@@ -530,11 +530,11 @@ impl<'n> Transaction<'n> {
         self.check()?;
         self.scratch.poisoned = true;
         if self.scratch.pending.is_empty() {
-            return Ok(self.scratch.seq - 1);
+            return Ok(self.scratch.seq.wrapping_sub(1));
         }
         let decided = commit::prepare(&mut self)?;
         if !decided {
-            return Ok(self.scratch.seq - 1);
+            return Ok(self.scratch.seq.wrapping_sub(1));
         }
         // From here on the commit is decided: if publishing fails, which only damage can cause, the next owner of the
         // lock meets the same damage; the chunks must not be freed under it.

@@ -228,10 +228,10 @@ fn a_transaction_that_meets_a_full_arena_can_go_on_or_be_dropped() {
     model::check(&arena, &namespace, &model, "after the transaction was dropped");
 
     let mut tx = namespace.begin(Deadline::never()).unwrap();
-    tx.put(&key("first"), 1, &[1; 2500]).unwrap();
+    tx.put(&key("k7"), 1, &[1; 2500]).unwrap();
     tx.put(&key("second"), 1, &[2; 50_000]).unwrap_err();
     tx.commit().unwrap();
-    model.insert(b"first".to_vec(), vec![1; 2500]);
+    model.insert(b"k7".to_vec(), vec![1; 2500]);
     model::check(&arena, &namespace, &model, "after it was committed");
 }
 

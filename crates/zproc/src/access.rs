@@ -11,6 +11,7 @@ use std::time::Duration;
 use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
 
 use crate::error::{Error, Result};
+use crate::snapshot::Snapshot;
 
 thread_local! {
     /// This thread runs a closure that was passed to `atomic`.
@@ -54,28 +55,42 @@ impl Access {
     /// The namespace, if it can be used.
     #[inline(always)]
     pub(crate) fn ready(&self) -> Result<&Namespace> {
+        let namespace = self.open()?;
+        if namespace.check_fork().is_err() {
+            return Err(self.unusable());
+        }
+        Ok(namespace)
+    }
+
+    /// The namespace, for calls that refuse a forked process themselves.
+    #[inline(always)]
+    fn open(&self) -> Result<&Namespace> {
         match &self.namespace {
             // Relaxed: a call that runs while the state is closed may be on either side of it.
-            Some(namespace) if !self.closed.load(Ordering::Relaxed) => {
-                namespace.check_fork()?;
-                Ok(namespace)
-            }
+            Some(namespace) if !self.closed.load(Ordering::Relaxed) => Ok(namespace),
             _ => Err(self.unusable()),
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn unusable(&self) -> Error {
-        match self.namespace {
-            Some(_) => Error::Closed,
-            None => Error::Forked,
+        match &self.namespace {
+            Some(namespace) if namespace.check_fork().is_ok() => Error::Closed,
+            _ => Error::Forked,
         }
+    }
+
+    /// The newest state.
+    #[inline(always)]
+    pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
+        Snapshot::newest(self.open()?)
     }
 
     /// Begins a transaction.
     #[inline]
     pub(crate) fn begin(&self) -> Result<shm_state::Transaction<'_>> {
-        let namespace = self.ready()?;
+        let namespace = self.open()?;
         check_not_in_atomic()?;
         Ok(namespace.begin(self.deadline())?)
     }
@@ -89,7 +104,7 @@ impl Access {
     /// Puts one value under a key, as one commit. `place` is where the key was found before.
     #[inline]
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
-        let namespace = self.ready()?;
+        let namespace = self.open()?;
         check_not_in_atomic()?;
         namespace.put(key, place, tag, bytes, self.deadline())?;
         Ok(())

@@ -29,14 +29,28 @@ pub(crate) fn decode<T: FromValue>(key: &KeyRef<'_>, payload: &Payload) -> Resul
     T::decode(payload.tag(), payload.bytes()).map_err(|source| wrong_type(key, source))
 }
 
-/// Passes on the value that was read of a key, if it was present.
+/// Reads the value of a key where it lies. The error is boxed because results of this kind are passed up through the
+/// engine's fastest path, which is twice as fast if they are small.
 #[inline(always)]
-pub(crate) fn decoded<T>(key: &KeyRef<'_>, found: Option<Result<T, DecodeError>>) -> Result<Option<T>> {
+pub(crate) fn decode_in_place<T: FromValue>(key: &KeyRef<'_>) -> impl FnOnce(u16, &[u8]) -> Result<T, Box<Error>> {
+    move |tag, bytes| T::decode(tag, bytes).map_err(|source| Box::new(wrong_type(key, source)))
+}
+
+/// The outcome of [`decode_in_place`], if the key was present.
+#[inline(always)]
+pub(crate) fn decoded<T>(found: Option<Result<T, Box<Error>>>) -> Result<Option<T>> {
     match found {
         Some(Ok(value)) => Ok(Some(value)),
-        Some(Err(source)) => Err(wrong_type(key, source)),
+        Some(Err(error)) => Err(*error),
         None => Ok(None),
     }
+}
+
+/// The error of a handle; see [`decode_in_place`].
+#[cold]
+#[inline(never)]
+pub(crate) fn boxed_wrong_type(key: &shm_state::Key, source: DecodeError) -> Box<Error> {
+    Box::new(wrong_type(&key.as_ref(), source))
 }
 
 /// Reads the value of a key that may be absent.

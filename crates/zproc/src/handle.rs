@@ -7,10 +7,10 @@ use std::marker::PhantomData;
 use shm_state::{EntryRef, Namespace};
 
 use crate::access::Access;
-use crate::codec::{decoded, name, with_value};
-use crate::error::Result;
+use crate::codec::{boxed_wrong_type, decoded, name, with_value};
+use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::value::{DecodeError, FromValue, ToValue};
+use crate::value::{FromValue, ToValue};
 
 /// One key of a state, to be read and written again and again without a lookup.
 ///
@@ -64,26 +64,33 @@ impl<'s, T> Handle<'s, T> {
         T: FromValue,
     {
         let namespace = self.access.ready()?;
-        let found = match self.place.get() {
-            Some(place) => match namespace.get_at(place, T::decode)? {
-                Ok(found) => found,
-                Err(shm_state::Stale) => self.find(namespace)?,
-            },
-            None => self.find(namespace)?,
-        };
-        decoded(&self.key.as_ref(), found)
+        if let Some(place) = self.place.get()
+            && let Ok(found) = namespace.get_at(place, |tag, bytes| self.read(tag, bytes))?
+        {
+            return decoded(found);
+        }
+        self.find(namespace)
+    }
+
+    #[inline(always)]
+    fn read(&self, tag: u16, bytes: &[u8]) -> Result<T, Box<Error>>
+    where
+        T: FromValue,
+    {
+        T::decode(tag, bytes).map_err(|source| boxed_wrong_type(&self.key, source))
     }
 
     /// Looks the key up, and remembers where it is.
     #[cold]
-    fn find(&self, namespace: &Namespace) -> Result<Option<Result<T, DecodeError>>>
+    #[inline(never)]
+    fn find(&self, namespace: &Namespace) -> Result<Option<T>>
     where
         T: FromValue,
     {
         let key = self.key.as_ref();
         self.place.set(namespace.locate(&key)?);
         // Not from the place, which may have gone stale again.
-        Ok(namespace.get_with(&key, T::decode)?)
+        decoded(namespace.get_with(&key, |tag, bytes| self.read(tag, bytes))?)
     }
 
     /// Puts `value` under the key.

@@ -15,8 +15,8 @@
 //! # Ok::<(), zproc::Error>(())
 //! ```
 //!
-//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `snapshot` →
-//! `access` → `codec` → `value`, `key` → `error`.
+//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access` →
+//! `snapshot` → `codec` → `value`, `key` → `error`.
 
 #![forbid(unsafe_code)]
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use shm_state::{KeyRef, Payload, Pinned};
+use shm_state::{KeyRef, Namespace, Payload, Pinned};
 
 use crate::codec::{decode_entry, decode_found, with_key};
 use crate::error::Result;
@@ -32,12 +32,31 @@ use crate::value::{Encoded, FromValue, Map, Value};
 /// ```
 pub struct Snapshot<'s> {
     pinned: Pinned<'s>,
+    namespace: &'s Namespace,
 }
 
 impl<'s> Snapshot<'s> {
     #[inline(always)]
-    pub(crate) fn new(pinned: Pinned<'s>) -> Self {
-        Self { pinned }
+    pub(crate) fn new(namespace: &'s Namespace, pinned: Pinned<'s>) -> Self {
+        Self { pinned, namespace }
+    }
+
+    /// The newest one.
+    #[inline(always)]
+    pub(crate) fn newest(namespace: &'s Namespace) -> Result<Self> {
+        Ok(Self::new(namespace, namespace.pin()?))
+    }
+
+    /// That of the update `seq`; `None` if it fell out of the history.
+    pub(crate) fn at(namespace: &'s Namespace, seq: u64) -> Result<Option<Self>> {
+        Ok(namespace.pin_at(seq)?.map(|pinned| Self::new(namespace, pinned)))
+    }
+
+    /// What was pinned, unless this process was forked since, whose parent may have let it go.
+    #[inline(always)]
+    fn pinned(&self) -> Result<&Pinned<'s>> {
+        self.namespace.check_fork()?;
+        Ok(&self.pinned)
     }
 
     /// The number of the update after which the state was like this; 0 before the first.
@@ -57,22 +76,22 @@ impl<'s> Snapshot<'s> {
     /// The value of a key as it is stored.
     #[inline]
     pub(crate) fn payload(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
-        Ok(self.pinned.get(key)?)
+        Ok(self.pinned()?.get(key)?)
     }
 
     /// Whether a key is present.
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
-        with_key(key, |key| Ok(self.pinned.contains(key)?))
+        with_key(key, |key| Ok(self.pinned()?.contains(key)?))
     }
 
     /// How many keys are present.
     pub fn len(&self) -> Result<usize> {
-        Ok(self.pinned.len()?)
+        Ok(self.pinned()?.len()?)
     }
 
     /// Whether no key is present.
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.pinned.is_empty()?)
+        Ok(self.pinned()?.is_empty()?)
     }
 
     /// The keys and values in the order of insertion.
@@ -105,9 +124,9 @@ impl<'s> Snapshot<'s> {
 
     /// What is stored, in the order of insertion. If that cannot be told, the only item says why.
     fn stored(&self) -> impl DoubleEndedIterator<Item = Result<(shm_state::Key, Payload)>> + '_ {
-        let (entries, failed) = match self.pinned.iter() {
+        let (entries, failed) = match self.pinned().and_then(|pinned| Ok(pinned.iter()?)) {
             Ok(entries) => (Some(entries), None),
-            Err(error) => (None, Some(Err(error.into()))),
+            Err(error) => (None, Some(Err(error))),
         };
         failed
             .into_iter()

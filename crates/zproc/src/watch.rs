@@ -184,9 +184,7 @@ impl<'s> Watch<'s> {
 
     fn next_snapshot(self, subject: Subject) -> Result<Snapshot<'s>> {
         let namespace = self.watcher.access.ready()?;
-        self.change(&mut self.start()?, &subject, |seq| {
-            Ok(namespace.pin_at(seq)?.map(Snapshot::new))
-        })
+        self.change(&mut self.start()?, &subject, |seq| Snapshot::at(namespace, seq))
     }
 
     fn next_update(self, changes: &mut Changes) -> Result<Update<'s>> {
@@ -222,7 +220,7 @@ impl<'s> Watch<'s> {
         mut test: impl FnMut(&Snapshot<'_>) -> Result<bool>,
     ) -> Result<Snapshot<'s>> {
         let namespace = self.watcher.access.ready()?;
-        let now = Snapshot::new(namespace.pin()?);
+        let now = Snapshot::newest(namespace)?;
         if test(&now)? {
             return Ok(now);
         }

@@ -227,7 +227,7 @@ fn errors_of_all_sorts_pass_through() -> Result<()> {
     let state = State::anonymous()?;
     let result: Result<i64> = state.atomic(|_| "five".parse::<i64>().map_err(Error::other));
     assert!(matches!(result, Err(Error::Custom(_))));
-    let result: Result<Value> = state.atomic(|_| Err("five".to_owned()).map_err(Error::other));
+    let result: Result<Value> = state.atomic(|_| Err(Error::other("five".to_owned())));
     assert_eq!(result.unwrap_err().to_string(), "five");
     let boxed: Box<dyn std::error::Error + Send + Sync> = "boxed".into();
     let result: Result<()> = state.atomic(|_| Ok(Err(boxed)?));

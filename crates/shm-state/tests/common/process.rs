@@ -193,15 +193,17 @@ pub fn fork(child: impl FnOnce()) -> Option<i32> {
         // SAFETY: ends this process.
         unsafe { libc::_exit(i32::from(result.is_err())) };
     }
+    wait_for(pid)
+}
+
+/// Waits for a forked child; see [`fork`].
+pub fn wait_for(pid: i32) -> Option<i32> {
     let mut status = 0;
-    // SAFETY: waits for the child made above; `status` outlives the call.
+    // SAFETY: waits for a child of this process; `status` outlives the call.
     while unsafe { libc::waitpid(pid, &raw mut status, 0) } != pid {
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
     }
     let status = ExitStatus::from_raw(status);
-    assert!(
-        status.success() || status.signal().is_some(),
-        "the forked child failed: {status}"
-    );
+    assert!(status.success() || status.signal().is_some(), "the forked child failed: {status}");
     status.signal()
 }

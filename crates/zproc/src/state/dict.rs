@@ -1,7 +1,7 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::codec::{decode, decoded, own_key, with_key, with_value};
+use crate::codec::{decode, decode_in_place, decoded, own_key, with_key, with_value};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
@@ -29,7 +29,7 @@ impl State {
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
         let namespace = self.watcher.access.ready()?;
-        with_key(key, |key| decoded(key, namespace.get_with(key, T::decode)?))
+        with_key(key, |key| decoded(namespace.get_with(key, decode_in_place(key))?))
     }
 
     /// Puts `value` under `key`. A new key goes to the end, an old one stays where it is.
@@ -180,9 +180,9 @@ impl State {
     }
 
     /// The state as it is now, to be read at leisure. Costs nanoseconds, because nothing is copied.
-    #[inline]
+    #[inline(always)]
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
-        Ok(Snapshot::new(self.watcher.access.ready()?.pin()?))
+        self.watcher.access.snapshot()
     }
 
     /// A copy of the state as it is now, which keeps nothing from being recycled.

@@ -48,10 +48,10 @@ pub struct Update<'s> {
 impl<'s> Update<'s> {
     /// Reads the update `seq`; `None` if it fell out of the history.
     pub(super) fn read(namespace: &'s Namespace, seq: u64, duplicates: bool) -> Result<Option<Self>> {
-        let Some(before) = namespace.pin_at(seq - 1)?.map(Snapshot::new) else {
+        let Some(before) = Snapshot::at(namespace, seq - 1)? else {
             return Ok(None);
         };
-        let Some(after) = namespace.pin_at(seq)?.map(Snapshot::new) else {
+        let Some(after) = Snapshot::at(namespace, seq)? else {
             return Ok(None);
         };
         let Some(record) = namespace.record(seq)? else {

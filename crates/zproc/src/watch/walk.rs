@@ -229,10 +229,9 @@ impl States {
             let mut at = self.at;
             match log.next(&mut at, until)? {
                 Next::Match(seq) => {
-                    let Some(pinned) = log.namespace.pin_at(seq)? else {
+                    let Some(snapshot) = Snapshot::at(log.namespace, seq)? else {
                         continue;
                     };
-                    let snapshot = Snapshot::new(pinned);
                     if test(&snapshot)? {
                         self.consume(log, seq);
                         return Ok(Some(snapshot));
@@ -247,7 +246,7 @@ impl States {
             }
         }
         if self.tested < until && log.has_any(self.tested, until)? {
-            let snapshot = Snapshot::new(log.namespace.pin()?);
+            let snapshot = Snapshot::newest(log.namespace)?;
             self.tested = snapshot.seq();
             if test(&snapshot)? {
                 return Ok(Some(snapshot));

@@ -1,0 +1,28 @@
+//! One clock for all processes.
+
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Nanoseconds of CLOCK_MONOTONIC, which all processes of a machine read alike.
+#[inline]
+pub fn now_ns() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("this clock is always there");
+    Duration::from(time).as_nanos() as u64
+}
+
+/// Stays busy for so long: the core neither sleeps nor slows down.
+pub fn stay_busy(duration: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
+/// Nanoseconds that each of `count` operations took when `f` did them all.
+#[inline]
+pub fn ns_each(count: usize, f: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    f();
+    start.elapsed().as_nanos() as f64 / count as f64
+}
