@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use zproc::{Builder, Snapshot, State};
+use zproc::{Builder, NamespaceStats, Snapshot, State};
 
 use child::{Load, Writer};
 use governor::{BUSY, CALM};
@@ -84,13 +84,16 @@ fn direct() -> Result<()> {
     let reporter = thread::spawn(move || reporter::report(&watching));
     let written = perform(&state)?;
     let report = reporter.join().map_err(|_| "the reporter panicked")??;
-    println!(
-        "\n{}",
-        Table {
-            report: &report,
-            stats: state.stats()?
-        }
-    );
+    let stats = state.stats()?;
+    let table = Table {
+        report: &report,
+        stats: &stats.namespaces[0],
+        bytes: stats.committed,
+    };
+    println!("\n{table}");
+    if table.stats.recoveries == 0 {
+        return Err("nobody took over from the sampler that was killed".into());
+    }
     check("the reporter's count", report.seen + report.lost, written)?;
     check("the state's count", state.seq()?, written)
 }
@@ -193,23 +196,22 @@ impl Clock {
 /// The figures at the end.
 struct Table<'r> {
     report: &'r reporter::Report,
-    stats: zproc::Stats,
+    stats: &'r NamespaceStats,
+    bytes: u64,
 }
 
 impl fmt::Display for Table<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { report, stats } = self;
-        let commits: u64 = stats.namespaces.iter().map(|namespace| namespace.commits).sum();
-        let recoveries: u64 = stats.namespaces.iter().map(|namespace| namespace.recoveries).sum();
+        let Self { report, stats, bytes } = self;
         let wake = |share| format!("{:.1} µs", report.write_to_wake(share).as_secs_f64() * 1e6);
         let columns = [
-            ("commits", commits.to_string()),
+            ("commits", stats.commits.to_string()),
             ("seen", report.seen.to_string()),
             ("lost", report.lost.to_string()),
             ("write-to-wake p50", wake(0.50)),
             ("write-to-wake p99", wake(0.99)),
-            ("recoveries", recoveries.to_string()),
-            ("bytes", stats.committed.to_string()),
+            ("recoveries", stats.recoveries.to_string()),
+            ("bytes", bytes.to_string()),
         ];
         let width = |(name, value): &(&str, String)| name.len().max(value.chars().count());
         let names: Vec<_> = columns

@@ -63,6 +63,9 @@ pub fn report(state: &State) -> Result<Report> {
             }
         }
         if is_done(&update)? {
+            if report.delays.is_empty() {
+                return Err("no update was waited for".into());
+            }
             report.delays.sort_unstable();
             return Ok(report);
         }

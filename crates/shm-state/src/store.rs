@@ -30,7 +30,7 @@ use crate::participant::{AttachError, Attachment, ParticipantSlot};
 use crate::seats;
 use crate::space::{History, Membership, Space};
 use crate::stats::{NamespaceStats, Stats};
-use crate::sync::{Ordering, Word, Word64};
+use crate::sync::{Ordering, Word};
 use crate::sys::time::Deadline;
 use crate::sys::{file, fork, process};
 use crate::verify::{self, Report};

@@ -21,6 +21,7 @@ const STOP: usize = 2;
 const INSIDE: usize = 3;
 const BROKEN: usize = 4;
 const ENTRIES: usize = 5;
+#[cfg(feature = "kill-points")]
 const DEADLY: usize = 6;
 
 const ROUNDS: u64 = 20_000;
