@@ -36,10 +36,20 @@ pub const SLEEP: u32 = 7;
 
 /// Serves with the state that the arguments name.
 pub fn serve(service: &Service) -> ! {
-    let fd = service.arguments.first().and_then(|number| number.parse().ok()).expect("the state's descriptor");
-    let state = Builder::anonymous().wait_strategy(WaitStrategy::Spin).from_fd(descriptor_of(service.parent, fd));
+    let fd = service
+        .arguments
+        .first()
+        .and_then(|number| number.parse().ok())
+        .expect("the state's descriptor");
+    let state = Builder::anonymous()
+        .wait_strategy(WaitStrategy::Spin)
+        .from_fd(descriptor_of(service.parent, fd));
     let state = state.expect("the parent keeps the state open");
-    let sleepy = state.fork().wait_strategy(WaitStrategy::Block).open().expect("it is open already");
+    let sleepy = state
+        .fork()
+        .wait_strategy(WaitStrategy::Block)
+        .open()
+        .expect("it is open already");
     let subject = Subject::with(State::anonymous().expect("there is room for a state"), 1000);
     service.serve(|board, job, argument| match job {
         WRITE => write(board, &state, &subject.draws),
@@ -56,7 +66,9 @@ pub fn serve(service: &Service) -> ! {
 /// Adds one to the counter.
 #[inline]
 pub fn increment(state: &State) {
-    state.atomic(|dict| dict.modify(COUNT, |count: u64| count + 1)).expect("the counter is there");
+    state
+        .atomic(|dict| dict.modify(COUNT, |count: u64| count + 1))
+        .expect("the counter is there");
 }
 
 fn until_stopped(board: &Board, mut f: impl FnMut()) -> u64 {

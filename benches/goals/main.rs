@@ -42,7 +42,9 @@ impl Bench {
 
     /// The CPU of the second process.
     pub fn other_cpu(&self) -> usize {
-        self.cpus.1.expect("rows with a second process are skipped where there is no second CPU")
+        self.cpus
+            .1
+            .expect("rows with a second process are skipped where there is no second CPU")
     }
 
     /// The CPU of this process.
@@ -62,12 +64,20 @@ pub struct Row {
 impl Row {
     /// One that this process measures by itself.
     pub const fn alone(goal: Goal, measure: fn(&Bench) -> Measured) -> Self {
-        Self { goal, needs_two_cpus: false, measure }
+        Self {
+            goal,
+            needs_two_cpus: false,
+            measure,
+        }
     }
 
     /// One that takes a second process on another CPU.
     pub const fn between(goal: Goal, measure: fn(&Bench) -> Measured) -> Self {
-        Self { goal, needs_two_cpus: true, measure }
+        Self {
+            goal,
+            needs_two_cpus: true,
+            measure,
+        }
     }
 }
 
@@ -78,28 +88,50 @@ fn main() -> ExitCode {
     let (options, filters): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
     let has = |name: &str| options.iter().any(|option| option == name);
     // `cargo bench` adds `--bench`.
-    if let Some(unknown) = options.iter().find(|option| !["--bench", "--quick", "--strict"].contains(&&***option)) {
+    if let Some(unknown) = options
+        .iter()
+        .find(|option| !["--bench", "--quick", "--strict"].contains(&&***option))
+    {
         eprintln!("{unknown}: there are --quick, --strict, and parts of the names of rows");
         return ExitCode::FAILURE;
     }
     println!("{}", cpu::machine());
     let allowed = cpu::allowed();
     let own = *allowed.last().expect("a process runs somewhere");
-    let bench = Bench { quick: has("--quick"), cpus: (own, allowed.first().copied().filter(|&first| first != own)) };
+    let bench = Bench {
+        quick: has("--quick"),
+        cpus: (own, allowed.first().copied().filter(|&first| first != own)),
+    };
     cpu::pin(&[own]);
     let missed = measure_all(&bench, &filters);
     if missed > 0 {
         println!("{missed} missed");
     }
-    if missed > 0 && has("--strict") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if missed > 0 && has("--strict") {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Prints the table. Returns how many goals were missed.
 fn measure_all(bench: &Bench, filters: &[String]) -> usize {
     println!("{}", head());
-    let rows = [reading::ROWS, writing::ROWS, together::ROWS, notifying::ROWS, memory::ROWS].concat();
+    let rows = [
+        reading::ROWS,
+        writing::ROWS,
+        together::ROWS,
+        notifying::ROWS,
+        memory::ROWS,
+    ]
+    .concat();
     let mut missed = 0;
-    for Row { goal, needs_two_cpus, measure } in rows {
+    for Row {
+        goal,
+        needs_two_cpus,
+        measure,
+    } in rows
+    {
         if !filters.is_empty() && !filters.iter().any(|filter| goal.work.contains(filter.as_str())) {
             continue;
         }

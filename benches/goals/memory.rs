@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use zproc_bench::heap::bytes_taken_by;
 use zproc_bench::keys::distinct;
-use zproc_bench::table::{Goal, Limit, Measured, Unit};
 use zproc_bench::rounds::Spread;
+use zproc_bench::table::{Goal, Limit, Measured, Unit};
 
 use crate::subject::Subject;
 use crate::{Bench, Row};
@@ -32,8 +32,19 @@ fn bytes(_: &Bench) -> Measured {
     let stats = &stats.namespaces[0];
     let [ours, reference] = [stats.live_bytes as f64, heap as f64].map(|bytes| bytes / KEYS as f64);
     let ratio = ours / reference;
-    let ratio = Spread { p10: ratio, median: ratio, p90: ratio };
+    let ratio = Spread {
+        p10: ratio,
+        median: ratio,
+        p90: ratio,
+    };
     let old = (stats.retired_bytes + stats.free_bytes) as f64 / KEYS as f64;
-    let note = format!("beside it, {old:.1} B/key retired and free, {} bytes of log and control", stats.control_bytes);
-    Measured { figure: ours, against: Some((reference, ratio)), note }
+    let note = format!(
+        "beside it, {old:.1} B/key retired and free, {} bytes of log and control",
+        stats.control_bytes
+    );
+    Measured {
+        figure: ours,
+        against: Some((reference, ratio)),
+        note,
+    }
 }

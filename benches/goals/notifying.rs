@@ -17,21 +17,50 @@ use crate::subject::Subject;
 use crate::{Bench, Row};
 
 const fn goal(work: &'static str, limit: f64, reference: &'static str) -> Goal {
-    Goal { work, limit: Limit::AtMost(limit), reference, unit: Unit::Time }
+    Goal {
+        work,
+        limit: Limit::AtMost(limit),
+        reference,
+        unit: Unit::Time,
+    }
 }
 
 /// The rows.
 pub const ROWS: &[Row] = &[
-    Row::between(goal("write → watcher has the value, spinning", 5.0, "one-way cache-line ping"), spinning),
-    Row::between(goal("write → watcher has the value, asleep 1 ms", 1.25, "raw FUTEX_WAKE → running"), asleep),
-    Row::between(goal("insert with 1,000 watchers on other keys", 1.2, "insert with none"), watched),
+    Row::between(
+        goal(
+            "write → watcher has the value, spinning",
+            5.0,
+            "one-way cache-line ping",
+        ),
+        spinning,
+    ),
+    Row::between(
+        goal(
+            "write → watcher has the value, asleep 1 ms",
+            1.25,
+            "raw FUTEX_WAKE → running",
+        ),
+        asleep,
+    ),
+    Row::between(
+        goal("insert with 1,000 watchers on other keys", 1.2, "insert with none"),
+        watched,
+    ),
 ];
 
 /// What rounds between processes say, with their control.
 pub fn controlled(rounds: &Controlled, note: &str) -> Measured {
     let Spread { p10, median, p90 } = Spread::of(rounds.one_way_ns.clone());
-    let control = format!("one way {median:.0} ns ({p10:.0}–{p90:.0}), {} rounds redone", rounds.discarded);
-    let note = if note.is_empty() { control } else { format!("{note}; {control}") };
+    let control = format!(
+        "one way {median:.0} ns ({p10:.0}–{p90:.0}), {} rounds redone",
+        rounds.discarded
+    );
+    let note = if note.is_empty() {
+        control
+    } else {
+        format!("{note}; {control}")
+    };
     Measured::from(Comparison::of(&rounds.rounds)).with_note(note)
 }
 
@@ -40,8 +69,13 @@ fn spinning(bench: &Bench) -> Measured {
     subject.state.insert(MESSAGE, 0).expect("there is room");
     let mut peer = Peer::spawn(bench.other_cpu(), &[subject.address()]);
     let rounds = peer.rounds(bench.rounds(50), |peer, _, one_way_ns| {
-        let ours = exchange(peer, jobs::RECEIVE_SPINNING, 2000, Duration::from_micros(3), |_| tell(&subject.state));
-        Round { ours, reference: one_way_ns }
+        let ours = exchange(peer, jobs::RECEIVE_SPINNING, 2000, Duration::from_micros(3), |_| {
+            tell(&subject.state)
+        });
+        Round {
+            ours,
+            reference: one_way_ns,
+        }
     });
     controlled(&rounds, "")
 }
@@ -53,7 +87,11 @@ fn asleep(bench: &Bench) -> Measured {
     let rounds = peer.rounds(bench.rounds(100), |peer, number, _| {
         let peer = RefCell::new(peer);
         let pause = Duration::from_millis(1);
-        let ours = || exchange(&mut peer.borrow_mut(), jobs::RECEIVE_ASLEEP, 40, pause, |_| tell(&subject.state));
+        let ours = || {
+            exchange(&mut peer.borrow_mut(), jobs::RECEIVE_ASLEEP, 40, pause, |_| {
+                tell(&subject.state)
+            })
+        };
         let reference = || exchange(&mut peer.borrow_mut(), jobs::RECEIVE_BY_FUTEX, 40, pause, tell_by_futex);
         take_turns(number, ours, reference)
     });
@@ -75,7 +113,11 @@ fn exchange(peer: &mut Peer, job: u32, count: u64, pause: Duration, send: impl F
     peer.during(job, count, |board| {
         for number in 0..count {
             // The receiver by futex says that it is ready by a number of its own.
-            let ready = if number == 0 && job == jobs::RECEIVE_BY_FUTEX { u64::MAX } else { number };
+            let ready = if number == 0 && job == jobs::RECEIVE_BY_FUTEX {
+                u64::MAX
+            } else {
+                number
+            };
             await_received(board, ready);
             stay_busy(pause);
             send(board);
@@ -110,6 +152,10 @@ fn watched(bench: &Bench) -> Measured {
     let wakes = || watched.state.stats().expect("the lock is free").namespaces[0].wakes;
     let wakes_before = wakes();
     let comparison = compare(bench.rounds(200), || watched.insert(), || alone.insert());
-    let note = format!("{WATCHERS} asleep, {} wakes; one way {}", wakes() - wakes_before, Time(before));
+    let note = format!(
+        "{WATCHERS} asleep, {} wakes; one way {}",
+        wakes() - wakes_before,
+        Time(before)
+    );
     Measured::from(comparison).with_note(note)
 }

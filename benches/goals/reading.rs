@@ -14,7 +14,12 @@ const GET: &str = "HashMap::get";
 const GET_OF_1000: &str = "HashMap::get, 1,000 keys";
 
 const fn goal(work: &'static str, limit: f64, reference: &'static str) -> Goal {
-    Goal { work, limit: Limit::AtMost(limit), reference, unit: Unit::Time }
+    Goal {
+        work,
+        limit: Limit::AtMost(limit),
+        reference,
+        unit: Unit::Time,
+    }
 }
 
 /// The rows.
@@ -23,8 +28,13 @@ pub const ROWS: &[Row] = &[
     Row::alone(goal("get, 10 keys", 1.5, GET), |bench| get(bench, 10)),
     Row::alone(goal("get, 100,000 keys", 1.5, GET), |bench| get(bench, 100_000)),
     Row::alone(goal("Handle::get", 0.2, GET_OF_1000), handle_get),
-    Row::alone(goal("snapshot take and drop, 10 keys", 0.6, GET_OF_1000), |bench| snapshot(bench, 10)),
-    Row::alone(goal("snapshot take and drop, 100,000 keys", 0.6, GET_OF_1000), |bench| snapshot(bench, 100_000)),
+    Row::alone(goal("snapshot take and drop, 10 keys", 0.6, GET_OF_1000), |bench| {
+        snapshot(bench, 10)
+    }),
+    Row::alone(
+        goal("snapshot take and drop, 100,000 keys", 0.6, GET_OF_1000),
+        |bench| snapshot(bench, 100_000),
+    ),
 ];
 
 fn get(bench: &Bench, keys: usize) -> Measured {
@@ -36,7 +46,12 @@ fn get(bench: &Bench, keys: usize) -> Measured {
 fn handle_get(bench: &Bench) -> Measured {
     let subject = Subject::new(1000);
     let handle = subject.state.handle(subject.draws[0]).expect("the key has a form");
-    compare(bench.rounds(300), || get_by(&handle, subject.draws.len()), || subject.map_get()).into()
+    compare(
+        bench.rounds(300),
+        || get_by(&handle, subject.draws.len()),
+        || subject.map_get(),
+    )
+    .into()
 }
 
 #[inline(never)]
@@ -54,7 +69,12 @@ fn get_by(handle: &Handle<'_, u64>, count: usize) -> f64 {
 fn snapshot(bench: &Bench, keys: usize) -> Measured {
     let (subject, reference) = (Subject::new(keys), Subject::new(1000));
     let count = reference.draws.len();
-    compare(bench.rounds(300), || take_and_drop(&subject.state, count), || reference.map_get()).into()
+    compare(
+        bench.rounds(300),
+        || take_and_drop(&subject.state, count),
+        || reference.map_get(),
+    )
+    .into()
 }
 
 #[inline(never)]

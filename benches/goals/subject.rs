@@ -30,7 +30,11 @@ impl Subject {
             state.insert(key, value).expect("there is room");
             map.insert(key.clone(), value);
         }
-        Self { state, map, draws: draw(keys, if count > 10_000 { 1 << 17 } else { 1 << 16 }) }
+        Self {
+            state,
+            map,
+            draws: draw(keys, if count > 10_000 { 1 << 17 } else { 1 << 16 }),
+        }
     }
 
     /// Nanoseconds of a `get`.

@@ -70,7 +70,11 @@ fn increments(bench: &Bench) -> Measured {
     let rounds = peer.rounds(bench.rounds(40), |peer, number, _| {
         let peer = std::cell::RefCell::new(peer);
         let ours = || rate(&mut peer.borrow_mut(), jobs::INCREMENT, |_| increment(state));
-        let reference = || rate(&mut peer.borrow_mut(), jobs::INCREMENT_ROBUST, |board| board.counter.increment());
+        let reference = || {
+            rate(&mut peer.borrow_mut(), jobs::INCREMENT_ROBUST, |board| {
+                board.counter.increment()
+            })
+        };
         take_turns(number, ours, reference)
     });
     controlled(&rounds, "")
@@ -98,11 +102,14 @@ fn third_writer(bench: &Bench) -> Measured {
     let mut second = Peer::spawn(bench.other_cpu(), &[subject.address()]);
     let time = Duration::from_secs(if bench.quick { 1 } else { 5 });
     cpu::pin(&[bench.own_cpu(), bench.other_cpu()]);
-    let (((count, longest), others), more) =
-        second.during(jobs::INCREMENT, 0, |_| first.during(jobs::INCREMENT, 0, |_| longest_of(state, time)));
+    let (((count, longest), others), more) = second.during(jobs::INCREMENT, 0, |_| {
+        first.during(jobs::INCREMENT, 0, |_| longest_of(state, time))
+    });
     cpu::pin(&[bench.own_cpu()]);
-    Measured::figure(longest.as_nanos() as f64)
-        .with_note(format!("{count} of {} increments were the third's", count + others + more))
+    Measured::figure(longest.as_nanos() as f64).with_note(format!(
+        "{count} of {} increments were the third's",
+        count + others + more
+    ))
 }
 
 /// How often the counter could be incremented, and how long that took at worst, until it was committed.

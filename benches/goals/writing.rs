@@ -21,14 +21,24 @@ pub const ROWS: &[Row] = &[
         insert,
     ),
     Row::alone(
-        Goal { work: "atomic over 16 keys", limit: Limit::AtMost(16.0), reference: "insert", unit: Unit::Time },
+        Goal {
+            work: "atomic over 16 keys",
+            limit: Limit::AtMost(16.0),
+            reference: "insert",
+            unit: Unit::Time,
+        },
         atomic,
     ),
 ];
 
 fn insert(bench: &Bench) -> Measured {
     let subject = RefCell::new(Subject::new(1000));
-    compare(bench.rounds(200), || subject.borrow().insert(), || subject.borrow_mut().map_insert()).into()
+    compare(
+        bench.rounds(200),
+        || subject.borrow().insert(),
+        || subject.borrow_mut().map_insert(),
+    )
+    .into()
 }
 
 fn atomic(bench: &Bench) -> Measured {
@@ -41,7 +51,9 @@ fn insert_16_at_once(subject: &Subject) -> f64 {
     let chunks = subject.draws.chunks_exact(16);
     ns_each(chunks.len(), || {
         for (keys, value) in chunks.zip(0u64..) {
-            let result = subject.state.atomic(|dict| keys.iter().try_for_each(|key| dict.insert(*key, value)));
+            let result = subject
+                .state
+                .atomic(|dict| keys.iter().try_for_each(|key| dict.insert(*key, value)));
             result.expect("there is room");
         }
     })

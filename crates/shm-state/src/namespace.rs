@@ -8,7 +8,7 @@ use crate::key::{Key, KeyRef, Payload};
 use crate::layout::Seat;
 use crate::log::{self, Found, Record};
 use crate::overwrite::{self, Put};
-use crate::pin;
+use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
 use crate::read::{ATTEMPTS, OPTIMISTIC_MAX, Stop, Torn, View};
 use crate::seats;
@@ -241,7 +241,7 @@ impl Namespace {
         self.space.check_fork()?;
         let reader = &self.space.control().reader;
         if let Some(seat) = self.own_seat()
-            && let Some(seq) = pin::pin(&seat.pin, &reader.floor, &reader.seq)
+            && let Ok(seq) = pin::pin(&seat.pin, &reader.floor, &reader.seq)
         {
             return Ok(Pinned::new(&self.space, seat, seq, false));
         }
@@ -253,8 +253,16 @@ impl Namespace {
         let reader = &self.space.control().reader;
         loop {
             let seat = seats::take(&self.space)?;
-            if let Some(seq) = pin::pin(&seat.pin, &reader.floor, &reader.seq) {
-                return Ok(Pinned::new(&self.space, seat, seq, true));
+            match pin::pin(&seat.pin, &reader.floor, &reader.seq) {
+                Ok(seq) => return Ok(Pinned::new(&self.space, seat, seq, true)),
+                Err(Refused::InUse) => {}
+                Err(Refused::Damaged) => {
+                    self.space.return_seat(seat);
+                    let name = &self.space.name;
+                    return Err(Error::corrupt(format!(
+                        "namespace {name:?}: its history begins after its newest commit"
+                    )));
+                }
             }
         }
     }
@@ -294,10 +302,12 @@ impl Namespace {
 
     #[cold]
     fn take_own_seat(&self) -> Option<&Seat> {
-        let seat = seats::take(&self.space).ok()?;
+        // Without waiting for anybody: whoever finds none does without one of its own.
+        let seat = self.space.take_seat()?;
         if self.seat.set(SeatRef(seat.into())).is_err() {
             self.space.return_seat(seat); // another thread was faster
         }
+        seats::keep_some_free(&self.space);
         // SAFETY: as in `own_seat`.
         self.seat.get().map(|seat| unsafe { seat.0.as_ref() })
     }
@@ -311,7 +321,7 @@ impl Namespace {
         Transaction::begin(&self.space, self.identity, deadline)
     }
 
-    /// Sets one key, as one commit. Returns whether it was present. `place` saves the lookup if it is still valid.
+    /// Sets one key, as one commit. Returns the number of the commit. `place` saves the lookup if it is still valid.
     ///
     /// # Errors
     /// As for [`Namespace::begin`] and [`Transaction::put`]; the state is then as before.
@@ -323,7 +333,7 @@ impl Namespace {
         tag: u16,
         bytes: &[u8],
         deadline: Deadline,
-    ) -> Result<bool> {
+    ) -> Result<u64> {
         overwrite::put(
             &self.space,
             self.identity,

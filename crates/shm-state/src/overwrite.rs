@@ -34,9 +34,9 @@ pub struct Put<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Sets one key, as one commit. Returns whether it was present.
+/// Sets one key, as one commit. Returns the number of the commit.
 #[inline]
-pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> Result<bool> {
+pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> Result<u64> {
     let (guard, seq) = enter(space, deadline)?;
     // SAFETY: we hold the writer lock, and `Transaction::entered` below is only called after the last use.
     let floor_total = unsafe { &mut space.scratch().floor_total };
@@ -49,15 +49,14 @@ pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> R
     record::publish(space, next)?;
     guard.unlock();
     wake(space, &[put.key.hash()]);
-    Ok(true)
+    Ok(next)
 }
 
 #[cold]
-fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, identity: u32, put: &Put<'_>) -> Result<bool> {
+fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, identity: u32, put: &Put<'_>) -> Result<u64> {
     let mut transaction = Transaction::entered(space, guard, seq, identity);
-    let was = transaction.put(&put.key, put.tag, put.bytes)?;
-    transaction.commit()?;
-    Ok(was)
+    transaction.put(&put.key, put.tag, put.bytes)?;
+    transaction.commit()
 }
 
 /// The blocks and words that an overwriting commit involves.

@@ -242,7 +242,9 @@ impl Attachment {
     /// The pid of the user number `generation` of a slot; 0 if another one has the slot now.
     pub(crate) fn pid_of_user(&self, slot: u32, generation: u32) -> u32 {
         let pid = self.pid_of(slot);
-        let now = self.slot_at(slot).map_or(0, |slot| slot.generation.load(Ordering::Acquire));
+        let now = self
+            .slot_at(slot)
+            .map_or(0, |slot| slot.generation.load(Ordering::Acquire));
         // Acquire, and after the pid: a new user writes its generation first, so whoever read its pid sees that too.
         if now == u64::from(generation) { pid } else { 0 }
     }

@@ -20,19 +20,36 @@ use crate::sync::{Ordering, Word};
 /// What [`Word`] a pin slot holds when nothing is pinned.
 pub const NONE: u64 = 0;
 
-/// Pins the newest commit in a free slot. `None` when the slot is in use.
+/// Why nothing was pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The slot is in use.
+    InUse,
+    /// The floor is above the newest commit, which no correct process stores.
+    Damaged,
+}
+
+/// Pins the newest commit in a free slot.
 #[inline(always)]
-pub fn pin<W: Word<Int = u64>>(slot: &W, floor: &W, seq: &W) -> Option<u64> {
+pub fn pin<W: Word<Int = u64>>(slot: &W, floor: &W, seq: &W) -> Result<u64, Refused> {
     // Acquire pairs with the Release of the commit: what it made visible is there.
     let mut at = seq.load(Ordering::Acquire);
     // SeqCst: before the look at `floor`, see the module header.
     slot.compare_exchange(NONE, at.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed)
-        .ok()?;
-    while floor.load(Ordering::SeqCst) > at {
+        .map_err(|_| Refused::InUse)?;
+    loop {
+        let floor = floor.load(Ordering::SeqCst);
+        if floor <= at {
+            return Ok(at);
+        }
         at = seq.load(Ordering::Acquire);
+        // Whoever raised the floor had seen that commit: a `seq` that is loaded after the floor is not below it.
+        if at < floor {
+            unpin(slot);
+            return Err(Refused::Damaged);
+        }
         slot.store(at.wrapping_add(1), Ordering::SeqCst);
     }
-    Some(at)
 }
 
 /// Pins the commit `at` in a free slot: `Ok(false)` when it is too old to be pinned, `Err` when the slot is in use.
@@ -82,7 +99,8 @@ mod tests {
     #[test]
     fn a_pin_holds_up_recycling_but_not_the_floor() {
         let (slot, floor, seq) = (Word64::new(0), Word64::new(0), Word64::new(5));
-        assert_eq!(pin(&slot, &floor, &seq), Some(5));
+        assert_eq!(pin(&slot, &floor, &seq), Ok(5));
+        assert_eq!(pin(&slot, &floor, &seq), Err(Refused::InUse));
         assert_eq!(raise(&floor, 9, [&slot].into_iter()), 5);
         assert!(!still_valid(&floor, 5), "optimistic readers do not look at pins");
         unpin(&slot);
@@ -95,5 +113,13 @@ mod tests {
         assert_eq!(pin_at(&slot, &floor, 6), Ok(false));
         assert_eq!(pin_at(&slot, &floor, 7), Ok(true));
         assert_eq!(pin_at(&slot, &floor, 8), Err(()), "the slot is in use");
+    }
+
+    /// A get that found its snapshot gone pinned one, and looked for a commit above the floor for ever.
+    #[test]
+    fn a_floor_above_all_commits_is_damage() {
+        let (slot, floor, seq) = (Word64::new(0), Word64::new(9), Word64::new(5));
+        assert_eq!(pin(&slot, &floor, &seq), Err(Refused::Damaged));
+        assert_eq!(slot.load(Ordering::Relaxed), NONE);
     }
 }

@@ -16,7 +16,9 @@
 use crate::arena::Memory;
 use crate::error::{Error, Result};
 use crate::key::{INLINE, KeyRef, Payload};
-use crate::layout::{Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, TOMBSTONE, Table, Version, high, low, pack};
+use crate::layout::{
+    Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, Shared, TOMBSTONE, Table, Version, high, low, pack,
+};
 use crate::pin::still_valid;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
@@ -97,8 +99,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The newest snapshot for an optimistic reader. It may miss memory that was backed just now, and then finds
-    /// [`Torn`], after which the reader looks again with [`View::new`].
+    /// The newest snapshot for an optimistic reader.
     #[inline(always)]
     pub fn newest(space: &'a Space) -> Self {
         Self {
@@ -106,6 +107,36 @@ impl<'a> View<'a> {
             seq: space.seq(),
             memory: space.mapping.recent(),
         }
+    }
+
+    /// The structure at a granule. The arena may have grown since the view was made.
+    #[inline(always)]
+    fn at<T: Shared>(&self, granule: u32) -> Option<&'a T> {
+        match self.memory.at(granule) {
+            Some(found) => Some(found),
+            None => self.at_in_grown(granule),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn at_in_grown<T: Shared>(&self, granule: u32) -> Option<&'a T> {
+        self.space.mapping.memory().at(granule)
+    }
+
+    /// Words behind the start of a granule; as for [`View::at`].
+    #[inline(always)]
+    fn words(&self, granule: u32, skip: usize, count: usize) -> Option<&'a [Word64]> {
+        match self.memory.words(granule, skip, count) {
+            Some(found) => Some(found),
+            None => self.words_in_grown(granule, skip, count),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn words_in_grown(&self, granule: u32, skip: usize, count: usize) -> Option<&'a [Word64]> {
+        self.space.mapping.memory().words(granule, skip, count)
     }
 
     /// The value of an entry, if it is small. `Err` when it is not, or when something was read that cannot be.
@@ -194,7 +225,7 @@ impl<'a> View<'a> {
     /// Whether the entry at `granule` is that of `key`.
     #[inline(always)]
     pub fn entry_has_key(&self, granule: u32, key: &KeyRef<'_>) -> Result<bool, Torn> {
-        let entry: &Entry = self.memory.at(granule).ok_or(Torn(granule))?;
+        let entry: &Entry = self.at(granule).ok_or(Torn(granule))?;
         let shape = high(entry.newest.load(Ordering::Relaxed));
         let bytes = key.bytes();
         if shape != key_shape(key.tag(), bytes.len()) {
@@ -214,19 +245,19 @@ impl<'a> View<'a> {
 
     #[inline(never)]
     fn entry_has_long_key(&self, granule: u32, bytes: &[u8]) -> Result<bool, Torn> {
-        let words = self.memory.words(granule, KEY_AT, bytes.len().div_ceil(8));
+        let words = self.words(granule, KEY_AT, bytes.len().div_ceil(8));
         Ok(same_bytes(words.ok_or(Torn(granule))?, bytes))
     }
 
     /// The version of an entry that this snapshot sees, tombstones included.
     #[inline(always)]
     pub fn version(&self, entry: u32) -> Result<Option<&'a Version>, Torn> {
-        let head: &Entry = self.memory.at(entry).ok_or(Torn(entry))?;
+        let head: &Entry = self.at(entry).ok_or(Torn(entry))?;
         // Acquire pairs with the Release by which a commit made the version the newest.
         let mut granule = low(head.newest.load(Ordering::Acquire));
         let mut newer = u64::MAX;
         while granule != 0 {
-            let version: &Version = self.memory.at(granule).ok_or(Torn(granule))?;
+            let version: &Version = self.at(granule).ok_or(Torn(granule))?;
             let birth = version.head.birth.load(Ordering::Relaxed);
             if birth <= self.seq {
                 return Ok(Some(version));
@@ -276,7 +307,7 @@ impl<'a> View<'a> {
         if len > block.saturating_sub(PAYLOAD_AT) {
             return Err(torn);
         }
-        self.memory.words(granule, PAYLOAD_AT, len.div_ceil(8)).ok_or(torn)
+        self.words(granule, PAYLOAD_AT, len.div_ceil(8)).ok_or(torn)
     }
 
     /// Whether the snapshot was intact until now.
@@ -288,14 +319,14 @@ impl<'a> View<'a> {
     /// The key of an entry.
     pub fn key_of(&self, granule: u32) -> Result<(u8, Vec<u8>), Torn> {
         let torn = Torn(granule);
-        let entry: &Entry = self.memory.at(granule).ok_or(torn)?;
+        let entry: &Entry = self.at(granule).ok_or(torn)?;
         let shape = high(entry.newest.load(Ordering::Relaxed));
         let len = (shape & 0xff_ffff) as usize;
         let block = high(entry.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
         if len > block.saturating_sub(KEY_AT) {
             return Err(torn);
         }
-        let words = self.memory.words(granule, KEY_AT, len.div_ceil(8)).ok_or(torn)?;
+        let words = self.words(granule, KEY_AT, len.div_ceil(8)).ok_or(torn)?;
         Ok(((shape >> 24) as u8, load_bytes(words, len)))
     }
 
@@ -306,7 +337,7 @@ impl<'a> View<'a> {
             return Ok((&[], 0));
         }
         let torn = Torn(granule);
-        let dense: &Dense = self.memory.at(granule).ok_or(torn)?;
+        let dense: &Dense = self.at(granule).ok_or(torn)?;
         // Acquire pairs with the Release of the commit that appended: the slots below are written.
         let len = dense.len.load(Ordering::Acquire) as usize;
         let live_end = dense.live_end.load(Ordering::Relaxed) as usize;

@@ -19,24 +19,42 @@ use crate::write::Transaction;
 /// How long to wait for the writer lock when all seats are taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A seat for this process.
+/// Seats that should be free, so that readers need not wait for the writer lock to get one.
+const SPARE: usize = 8;
+
+/// A seat for this process. Waits for the writer lock only when all are taken.
 pub fn take(space: &Space) -> Result<&Seat> {
     if let Some(seat) = space.take_seat() {
         return Ok(seat);
     }
     loop {
         let transaction = Transaction::begin(space, 0, Deadline::after(PATIENCE))?;
-        if reclaim::reap(space) == 0
-            && space.take_seat().is_none_or(|seat| {
-                space.return_seat(seat);
-                false
-            })
-        {
+        if reclaim::reap(space) == 0 && free(space) == 0 {
             add_block(transaction)?;
         }
         if let Some(seat) = space.take_seat() {
             return Ok(seat);
         }
+    }
+}
+
+fn free(space: &Space) -> usize {
+    space
+        .seats()
+        .filter(|seat| seat.owner.load(Ordering::Relaxed) == 0)
+        .count()
+}
+
+/// Adds seats before the last are taken, if nobody has the writer lock at the moment.
+pub fn keep_some_free(space: &Space) {
+    if free(space) >= SPARE {
+        return;
+    }
+    // Best effort: who finds no seat later waits in `take`.
+    if let Ok(transaction) = Transaction::begin(space, 0, Deadline::at_once())
+        && reclaim::reap(space) == 0
+    {
+        let _ = add_block(transaction);
     }
 }
 

@@ -140,11 +140,18 @@ fn take(space: &Space, heap: &mut Heap, slots: usize) -> Result<Result<(u32, u32
     let Some(table_at) = heap.take(space, table)? else {
         return Ok(Err(NoRoom { granules: table }));
     };
-    let Some(dense_at) = heap.take(space, dense)? else {
-        heap.put_back(space, table_at)?;
-        return Ok(Err(NoRoom { granules: dense }));
-    };
-    Ok(Ok((table_at, dense_at)))
+    match heap.take(space, dense) {
+        Ok(Some(dense_at)) => Ok(Ok((table_at, dense_at))),
+        // The caller may go on after an error: what was taken is given back.
+        Ok(None) => {
+            heap.put_back(space, table_at)?;
+            Ok(Err(NoRoom { granules: dense }))
+        }
+        Err(error) => {
+            heap.put_back(space, table_at)?;
+            Err(error)
+        }
+    }
 }
 
 /// What a walk over the old array keeps.

@@ -123,7 +123,7 @@ fn use_arena(file: File, errors: &mut Vec<Error>) -> Result<()> {
     });
     note(snapshot);
     let mut cursor = namespace.seq().saturating_sub(30);
-    let until = namespace.seq().min(cursor + 60);
+    let until = namespace.seq().min(cursor.saturating_add(60));
     let keys = [key("key 3").to_owned()];
     for filter in [Filter::Any, Filter::Keys(&keys), Filter::Except(&keys)] {
         note(namespace.next_match(&mut cursor, until, filter, true, None).map(drop));

@@ -8,7 +8,14 @@ use common::{assert_clean, eventually};
 use shm_state::{Arena, ArenaOptions, Deadline, History, Namespace, NamespaceStats, Pinned};
 
 fn arena() -> Arena {
-    Arena::anonymous(&ArenaOptions { capacity: 8 << 20, history: History { count: 8, bytes: 1 << 20 } }).unwrap()
+    Arena::anonymous(&ArenaOptions {
+        capacity: 8 << 20,
+        history: History {
+            count: 8,
+            bytes: 1 << 20,
+        },
+    })
+    .unwrap()
 }
 
 fn stats(arena: &Arena) -> NamespaceStats {
@@ -29,7 +36,8 @@ fn child() {
             let before = model::contents(&namespace);
             role.board.set(HELD, 1);
             role.board.wait_for(LET_GO, 1);
-            held.iter().for_each(|pinned| assert_same(&model::contents_of(pinned), &before, "held by the child"));
+            held.iter()
+                .for_each(|pinned| assert_same(&model::contents_of(pinned), &before, "held by the child"));
         }
         "attach" => {
             role.board.set(HELD, 1);
@@ -49,7 +57,11 @@ fn hold(arena: &Arena, count: u64) -> (Kid, Board) {
 /// Commits that change every key, with values that wander through the free lists.
 fn churn(namespace: &Namespace, model: &mut Model, rounds: usize) {
     for round in 0..rounds {
-        let changes = [put("a", round % 90), put(format!("k{}", round % 7), round % 40), remove(format!("k{}", round % 5))];
+        let changes = [
+            put("a", round % 90),
+            put(format!("k{}", round % 7), round % 40),
+            remove(format!("k{}", round % 5)),
+        ];
         model::commit(namespace, &changes, Deadline::never()).unwrap();
         *model = model::after(model, &changes);
     }
@@ -98,7 +110,10 @@ fn old_commits_can_be_pinned_while_they_are_in_the_history() {
                 assert_same(&model::contents_of(&pinned), then, "an old commit");
             }
         }
-        assert!(namespace.seq() - namespace.floor() >= 8.min(namespace.seq()), "the history is at least 8 commits long");
+        assert!(
+            namespace.seq() - namespace.floor() >= 8.min(namespace.seq()),
+            "the history is at least 8 commits long"
+        );
     }
 }
 
@@ -116,7 +131,8 @@ fn seats_of_dead_processes_are_used_again() {
         let before = model.clone();
         first.kill();
         churn(&namespace, &mut model, 200);
-        own.iter().for_each(|pinned| assert_same(&model::contents_of(pinned), &before, "beside a dead process"));
+        own.iter()
+            .for_each(|pinned| assert_same(&model::contents_of(pinned), &before, "beside a dead process"));
         board.set(LET_GO, 1);
         second.succeeds();
         drop(own);
@@ -125,7 +141,11 @@ fn seats_of_dead_processes_are_used_again() {
     assert_eq!(sizes[7], sizes[6], "seats are used again: {sizes:?} bytes are alive");
     // More dead ones than there is room for, at last, and one who asks for a seat.
     let all: Vec<Pinned<'_>> = (0..250).map(|_| namespace.pin().unwrap()).collect();
-    let dead = stats(&arena).pins.iter().filter(|pin| pin.pid != std::process::id()).count();
+    let dead = stats(&arena)
+        .pins
+        .iter()
+        .filter(|pin| pin.pid != std::process::id())
+        .count();
     assert_eq!(dead, 0, "they were cleared to make room");
     drop(all);
     model::check(&arena, &namespace, &model, "at the end");
@@ -144,7 +164,11 @@ fn a_dead_process_s_snapshot_is_not_attributed_to_another() {
     let heir = Kid::start("attach", 0, Some(&arena), &board);
     board.wait_for(HELD, 1);
     let pins = stats(&arena).pins;
-    assert!(pins.iter().all(|pin| pin.pid != heir.pid()), "{pins:?} names the heir {}", heir.pid());
+    assert!(
+        pins.iter().all(|pin| pin.pid != heir.pid()),
+        "{pins:?} names the heir {}",
+        heir.pid()
+    );
     board.set(LET_GO, 1);
     heir.succeeds();
 }

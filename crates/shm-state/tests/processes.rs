@@ -16,7 +16,14 @@ const INSIDE: u64 = 0;
 const GO_ON: u64 = 1;
 
 fn arena() -> Arena {
-    Arena::anonymous(&ArenaOptions { capacity: 8 << 20, history: History { count: 16, bytes: 1 << 20 } }).unwrap()
+    Arena::anonymous(&ArenaOptions {
+        capacity: 8 << 20,
+        history: History {
+            count: 16,
+            bytes: 1 << 20,
+        },
+    })
+    .unwrap()
 }
 
 #[test]
@@ -59,12 +66,20 @@ fn a_stopped_writer_stops_only_writers_who_learn_its_pid() {
     // of the owner's death.
     for _ in 0..4 {
         model::assert_same(&model::contents(&namespace), &before, "beside a stopped writer");
-        let error = namespace.begin(Deadline::after(Duration::from_millis(400))).err().expect("the lock is taken");
-        assert!(matches!(error, Error::LockTimeout { pid, tid } if pid == kid.pid() && tid != 0), "{error}");
+        let error = namespace
+            .begin(Deadline::after(Duration::from_millis(400)))
+            .err()
+            .expect("the lock is taken");
+        assert!(
+            matches!(error, Error::LockTimeout { pid, tid } if pid == kid.pid() && tid != 0),
+            "{error}"
+        );
         assert!(error.to_string().contains(&kid.pid().to_string()), "{error}");
         let (soon, cancel) = (Deadline::after(Duration::from_millis(5)), AtomicBool::new(false));
         let seq = namespace.seq();
-        let ended = namespace.wait(On::Any, Strategy::default(), soon, &cancel, |now| Ok((now > seq).then_some(())));
+        let ended = namespace.wait(On::Any, Strategy::default(), soon, &cancel, |now| {
+            Ok((now > seq).then_some(()))
+        });
         assert_eq!(ended.unwrap(), Err(Ended::TimedOut));
     }
     assert!(namespace.begin(Deadline::at_once()).is_err());
@@ -75,8 +90,15 @@ fn a_stopped_writer_stops_only_writers_who_learn_its_pid() {
     board.set(GO_ON, 1);
     kid.signal(libc::SIGCONT);
     kid.succeeds();
-    assert_eq!(waiter.join().unwrap(), 3, "the stopped writer committed before whoever waited");
-    assert_eq!(namespace.get(&key("held")).unwrap().unwrap().bytes(), 5u64.to_le_bytes());
+    assert_eq!(
+        waiter.join().unwrap(),
+        3,
+        "the stopped writer committed before whoever waited"
+    );
+    assert_eq!(
+        namespace.get(&key("held")).unwrap().unwrap().bytes(),
+        5u64.to_le_bytes()
+    );
     assert_eq!(arena.stats().unwrap().namespaces[0].recoveries, 0, "nothing was stolen");
     assert_clean(&arena);
 }
@@ -144,7 +166,13 @@ fn fork_with_an_open_arena(raw: bool) {
         assert!(is_forked(namespace.put(&key("x"), None, 1, b"x", Deadline::at_once())));
         assert!(is_forked(namespace.check_fork()));
         let cancel = AtomicBool::new(false);
-        assert!(is_forked(namespace.wait(On::Any, Strategy::Block, Deadline::at_once(), &cancel, |_| Ok(Some(())))));
+        assert!(is_forked(namespace.wait(
+            On::Any,
+            Strategy::Block,
+            Deadline::at_once(),
+            &cancel,
+            |_| Ok(Some(()))
+        )));
         assert!(is_forked(arena.namespace("n")) && is_forked(arena.namespace("new")) && is_forked(arena.verify()));
         // Plain reading needs nothing that the child lacks.
         assert_eq!(other.get(&key("a")).unwrap().unwrap().bytes().len(), 8);
@@ -160,7 +188,12 @@ fn fork_with_an_open_arena(raw: bool) {
     let signal = if raw { raw_fork(in_child) } else { fork(in_child) };
     assert_eq!(signal, None);
 
-    assert!(namespace.lock_holder().is_some_and(|(pid, _)| pid == std::process::id()), "the parent has its lock");
+    assert!(
+        namespace
+            .lock_holder()
+            .is_some_and(|(pid, _)| pid == std::process::id()),
+        "the parent has its lock"
+    );
     ManuallyDrop::into_inner(tx).commit().unwrap();
     assert_eq!(namespace.get(&key("small")).unwrap().unwrap().bytes(), b"parent");
     assert_eq!(namespace.get(&key("large")).unwrap().unwrap().bytes(), vec![1; 300_000]);
@@ -169,7 +202,13 @@ fn fork_with_an_open_arena(raw: bool) {
     }
     model::assert_same(&model::contents_of(&pinned), &before, "the parent's snapshot");
     drop(ManuallyDrop::into_inner(pinned));
-    assert_eq!((other.contains(&key("child")).unwrap(), other.contains(&key("a")).unwrap()), (!raw, raw));
+    assert_eq!(
+        (
+            other.contains(&key("child")).unwrap(),
+            other.contains(&key("a")).unwrap()
+        ),
+        (!raw, raw)
+    );
     assert_clean(&arena);
 }
 

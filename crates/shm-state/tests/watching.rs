@@ -11,7 +11,14 @@ use common::{PATIENCE, assert_clean, eventually, key};
 use shm_state::{Arena, ArenaOptions, Deadline, Filter, History, KeyRef, Namespace, Next, On, Strategy};
 
 fn arena() -> Arena {
-    Arena::anonymous(&ArenaOptions { capacity: 8 << 20, history: History { count: 64, bytes: 1 << 20 } }).unwrap()
+    Arena::anonymous(&ArenaOptions {
+        capacity: 8 << 20,
+        history: History {
+            count: 64,
+            bytes: 1 << 20,
+        },
+    })
+    .unwrap()
 }
 
 /// Places on the board.
@@ -25,7 +32,10 @@ const ROUNDS: u64 = 2000;
 fn sleep_until_after(namespace: &Namespace, on: On<'_>, seq: u64) -> u64 {
     let cancel = AtomicBool::new(false);
     let newer = |now| Ok((now > seq).then_some(now));
-    namespace.wait(on, Strategy::Block, Deadline::after(PATIENCE), &cancel, newer).unwrap().expect("a wake-up was lost")
+    namespace
+        .wait(on, Strategy::Block, Deadline::after(PATIENCE), &cancel, newer)
+        .unwrap()
+        .expect("a wake-up was lost")
 }
 
 /// Sleeps until a key has this value.
@@ -33,10 +43,20 @@ fn sleep_until_value(namespace: &Namespace, key: &KeyRef<'_>, value: u64) {
     let cancel = AtomicBool::new(false);
     let check = |_| {
         let found = namespace.get(key)?;
-        Ok(found.is_some_and(|found| found.bytes() == value.to_le_bytes()).then_some(()))
+        Ok(found
+            .is_some_and(|found| found.bytes() == value.to_le_bytes())
+            .then_some(()))
     };
     let on = [key.hash()];
-    let ended = namespace.wait(On::Keys(&on), Strategy::Block, Deadline::after(PATIENCE), &cancel, check).unwrap();
+    let ended = namespace
+        .wait(
+            On::Keys(&on),
+            Strategy::Block,
+            Deadline::after(PATIENCE),
+            &cancel,
+            check,
+        )
+        .unwrap();
     ended.unwrap_or_else(|ended| panic!("waiting for {value}: {ended:?}"));
 }
 
@@ -68,7 +88,10 @@ fn child() {
             let (mut seen, mut lost) = (0, 0);
             role.board.set(READY, 1);
             while role.board.get(STOP) == 0 || cursor < namespace.seq() {
-                match namespace.next_match(&mut cursor, namespace.seq(), Filter::Any, true, None).unwrap() {
+                match namespace
+                    .next_match(&mut cursor, namespace.seq(), Filter::Any, true, None)
+                    .unwrap()
+                {
                     Next::Match(seq) => {
                         seen += 1;
                         assert_eq!(seen + lost, seq, "in order, and none left out");
@@ -93,18 +116,36 @@ fn a_watcher_a_million_commits_behind_learns_exactly_how_many_it_missed() {
     let arena = arena();
     let namespace = arena.namespace("n").unwrap();
     for number in 1..=COMMITS {
-        namespace.put(&key("k"), None, 1, &number.to_le_bytes(), Deadline::never()).unwrap();
+        namespace
+            .put(&key("k"), None, 1, &number.to_le_bytes(), Deadline::never())
+            .unwrap();
     }
     let mut cursor = 0;
-    let mut next = || namespace.next_match(&mut cursor, COMMITS, Filter::Any, true, None).unwrap();
+    let mut next = || {
+        namespace
+            .next_match(&mut cursor, COMMITS, Filter::Any, true, None)
+            .unwrap()
+    };
     let floor = namespace.floor();
     assert_eq!(next(), Next::Lagged(floor));
     assert!(COMMITS - floor >= 64, "the history keeps 64 commits");
     for seq in floor + 1..=COMMITS {
         assert_eq!(next(), Next::Match(seq));
         // Before and after are both there.
-        let value = |seq: u64| namespace.pin_at(seq).unwrap().unwrap().get(&key("k")).unwrap().unwrap().into_bytes();
-        assert_eq!((value(seq - 1), value(seq)), ((seq - 1).to_le_bytes().to_vec(), seq.to_le_bytes().to_vec()));
+        let value = |seq: u64| {
+            namespace
+                .pin_at(seq)
+                .unwrap()
+                .unwrap()
+                .get(&key("k"))
+                .unwrap()
+                .unwrap()
+                .into_bytes()
+        };
+        assert_eq!(
+            (value(seq - 1), value(seq)),
+            ((seq - 1).to_le_bytes().to_vec(), seq.to_le_bytes().to_vec())
+        );
     }
     assert_eq!(next(), Next::Nothing);
     assert_clean(&arena);
@@ -112,7 +153,9 @@ fn a_watcher_a_million_commits_behind_learns_exactly_how_many_it_missed() {
 
 /// Whether all threads of a process sleep.
 fn sleeps(pid: u32) -> bool {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
     tasks.filter_map(Result::ok).all(|task| {
         let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
@@ -127,7 +170,10 @@ fn wakeups(arena: &Arena) -> u64 {
 fn key_of_another_group(other: &KeyRef<'_>) -> String {
     // Keys whose hashes differ a lot: of a few, one is certainly in another group.
     let group = |hash: u64| (hash >> 20) % 512;
-    (0..).map(|n| format!("other {n}")).find(|text| group(key(text).hash()) != group(other.hash())).unwrap()
+    (0..)
+        .map(|n| format!("other {n}"))
+        .find(|text| group(key(text).hash()) != group(other.hash()))
+        .unwrap()
 }
 
 #[test]
@@ -159,17 +205,25 @@ fn no_wake_up_is_lost_between_two_processes() {
     kid.succeeds();
     assert_eq!(namespace.seq(), 2 * ROUNDS);
     // Whoever misses a wake-up looks for itself a second later, so many lost ones show here.
-    assert!(start.elapsed() < 2 * PATIENCE, "{ROUNDS} rounds took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < 2 * PATIENCE,
+        "{ROUNDS} rounds took {:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
 fn watchers_see_and_miss_together_exactly_what_was_committed() {
     let arena = arena();
     let boards: Vec<Board> = (0..3).map(|_| Board::new()).collect();
-    let watchers: Vec<Kid> =
-        boards.iter().map(|board| Kid::start("watch all", 0, Some(&arena), board)).collect();
+    let watchers: Vec<Kid> = boards
+        .iter()
+        .map(|board| Kid::start("watch all", 0, Some(&arena), board))
+        .collect();
     boards.iter().for_each(|board| board.wait_for(READY, 1));
-    let writers: Vec<Kid> = (0..3).map(|number| Kid::start("write", number, Some(&arena), &boards[0])).collect();
+    let writers: Vec<Kid> = (0..3)
+        .map(|number| Kid::start("write", number, Some(&arena), &boards[0]))
+        .collect();
     writers.into_iter().for_each(Kid::succeeds);
     boards.iter().for_each(|board| board.set(STOP, 1));
     watchers.into_iter().for_each(Kid::succeeds);
@@ -193,7 +247,9 @@ fn a_record_says_who_made_the_commit_and_what_it_changed() {
         assert_eq!((record.seq, record.pid), (seq, std::process::id()));
         assert_eq!(record.identity, if seq == 2 { two.identity() } else { one.identity() });
         let keys = one.changed_keys(&record).unwrap().unwrap();
-        keys.into_iter().map(|(key, identical)| (String::from_utf8_lossy(key.bytes()).into(), identical)).collect()
+        keys.into_iter()
+            .map(|(key, identical)| (String::from_utf8_lossy(key.bytes()).into(), identical))
+            .collect()
     };
     assert_eq!(changes(1), [("a".into(), false), ("b".into(), false)]);
     assert_eq!(changes(2), [("b".into(), true), ("c".into(), false)]);
@@ -202,7 +258,10 @@ fn a_record_says_who_made_the_commit_and_what_it_changed() {
     let matches = |filter: Filter<'_>, duplicates, skip| -> Vec<u64> {
         let mut cursor = 0;
         let mut found = Vec::new();
-        while let Next::Match(seq) = one.next_match(&mut cursor, one.seq(), filter, duplicates, skip).unwrap() {
+        while let Next::Match(seq) = one
+            .next_match(&mut cursor, one.seq(), filter, duplicates, skip)
+            .unwrap()
+        {
             found.push(seq);
         }
         found
@@ -238,7 +297,13 @@ fn sleepers_on_many_keys_and_on_any_are_woken() {
     let hashes: Vec<u64> = (0..40).map(|n| key(&format!("k{n}")).hash()).collect();
     let too_many: Vec<u64> = (0..100).map(|n| key(&format!("k{n}")).hash()).collect();
     for round in 0..60 {
-        let ons = [On::Any, On::Keys(&hashes), On::Keys(&too_many), On::Keys(&hashes[..2]), On::Keys(&[])];
+        let ons = [
+            On::Any,
+            On::Keys(&hashes),
+            On::Keys(&too_many),
+            On::Keys(&hashes[..2]),
+            On::Keys(&[]),
+        ];
         let seq = namespace.seq();
         std::thread::scope(|scope| {
             let sleepers: Vec<_> = ons

@@ -82,8 +82,13 @@ impl SharedBoard {
     }
 
     fn map(fd: OwnedFd) -> Self {
-        let mapping = MmapOptions::new().len(size_of::<Board>()).map_raw(&File::from(fd.try_clone().expect("a descriptor is left")));
-        Self { mapping: mapping.expect("a memfd can be mapped"), fd }
+        let mapping = MmapOptions::new()
+            .len(size_of::<Board>())
+            .map_raw(&File::from(fd.try_clone().expect("a descriptor is left")));
+        Self {
+            mapping: mapping.expect("a memfd can be mapped"),
+            fd,
+        }
     }
 }
 

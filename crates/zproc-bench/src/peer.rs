@@ -35,7 +35,12 @@ impl Peer {
         let board = SharedBoard::create();
         let own = [std::process::id() as usize, number_of(&board) as usize, cpu].map(|number| number.to_string());
         let mut command = Command::new("/proc/self/exe");
-        let child = command.arg("peer").args(own).args(arguments).spawn().expect("this program can be started");
+        let child = command
+            .arg("peer")
+            .args(own)
+            .args(arguments)
+            .spawn()
+            .expect("this program can be started");
         Self { child, board }
     }
 
@@ -90,7 +95,11 @@ impl Peer {
     /// Takes `count` rounds, each within one mode of the control, which `round` gets as its last argument. Those in
     /// which the mode changed are taken again.
     pub fn rounds(&mut self, count: usize, mut round: impl FnMut(&mut Self, usize, f64) -> Round) -> Controlled {
-        let mut result = Controlled { rounds: Vec::new(), one_way_ns: Vec::new(), discarded: 0 };
+        let mut result = Controlled {
+            rounds: Vec::new(),
+            one_way_ns: Vec::new(),
+            discarded: 0,
+        };
         for _ in 0..ATTEMPTS * count {
             let before = self.one_way_ns();
             let measured = round(self, result.rounds.len(), before);
@@ -142,13 +151,25 @@ impl Service {
         if args.next()? != "peer" {
             return None;
         }
-        let mut number = || args.next().and_then(|arg| arg.parse().ok()).expect("a peer is started by its parent");
+        let mut number = || {
+            args.next()
+                .and_then(|arg| arg.parse().ok())
+                .expect("a peer is started by its parent")
+        };
         let [parent, fd, cpu]: [usize; 3] = std::array::from_fn(|_| number());
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).expect("a process may ask to die");
-        assert_eq!(std::os::unix::process::parent_id() as usize, parent, "the parent has ended already");
+        assert_eq!(
+            std::os::unix::process::parent_id() as usize,
+            parent,
+            "the parent has ended already"
+        );
         cpu::pin(&[cpu]);
         let parent = parent as u32;
-        Some(Self { board: SharedBoard::open(parent, fd as i32), parent, arguments: args.collect() })
+        Some(Self {
+            board: SharedBoard::open(parent, fd as i32),
+            parent,
+            arguments: args.collect(),
+        })
     }
 
     /// Does what it is told, `job` being what else there is but pings, until the parent ends it.
@@ -161,7 +182,10 @@ impl Service {
                 futex::wait(&board.order, number, Duration::from_secs(1));
             }
             number += 1;
-            let (what, argument) = (board.job.load(Ordering::Relaxed), board.argument.load(Ordering::Relaxed));
+            let (what, argument) = (
+                board.job.load(Ordering::Relaxed),
+                board.argument.load(Ordering::Relaxed),
+            );
             board.begun.store(number, Ordering::Release);
             let result = match what {
                 PING => {

@@ -21,7 +21,11 @@ impl Spread {
         assert!(!values.is_empty(), "no round was measured");
         values.sort_by(f64::total_cmp);
         let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
-        Self { p10: at(0.1), median: at(0.5), p90: at(0.9) }
+        Self {
+            p10: at(0.1),
+            median: at(0.5),
+            p90: at(0.9),
+        }
     }
 }
 
@@ -61,17 +65,25 @@ impl Comparison {
 pub fn take_turns(number: usize, ours: impl FnOnce() -> f64, reference: impl FnOnce() -> f64) -> Round {
     if number.is_multiple_of(2) {
         let ours = ours();
-        Round { ours, reference: reference() }
+        Round {
+            ours,
+            reference: reference(),
+        }
     } else {
         let reference = reference();
-        Round { ours: ours(), reference }
+        Round {
+            ours: ours(),
+            reference,
+        }
     }
 }
 
 /// Compares in `count` rounds, after one that warms both sides up.
 pub fn compare(count: usize, mut ours: impl FnMut() -> f64, mut reference: impl FnMut() -> f64) -> Comparison {
     take_turns(0, &mut ours, &mut reference);
-    let rounds: Vec<Round> = (0..count).map(|number| take_turns(number, &mut ours, &mut reference)).collect();
+    let rounds: Vec<Round> = (0..count)
+        .map(|number| take_turns(number, &mut ours, &mut reference))
+        .collect();
     Comparison::of(&rounds)
 }
 
@@ -81,9 +93,21 @@ mod tests {
 
     #[test]
     fn a_drift_that_both_sides_share_leaves_the_ratio_alone() {
-        let rounds: Vec<Round> = (1..=9).map(|n| Round { ours: 3.0 * f64::from(n), reference: f64::from(n) }).collect();
+        let rounds: Vec<Round> = (1..=9)
+            .map(|n| Round {
+                ours: 3.0 * f64::from(n),
+                reference: f64::from(n),
+            })
+            .collect();
         let comparison = Comparison::of(&rounds);
         assert_eq!((comparison.ours, comparison.reference), (15.0, 5.0));
-        assert_eq!(comparison.ratio, Spread { p10: 3.0, median: 3.0, p90: 3.0 });
+        assert_eq!(
+            comparison.ratio,
+            Spread {
+                p10: 3.0,
+                median: 3.0,
+                p90: 3.0
+            }
+        );
     }
 }

@@ -53,14 +53,22 @@ pub struct Measured {
 impl From<Comparison> for Measured {
     fn from(comparison: Comparison) -> Self {
         let Comparison { ours, reference, ratio } = comparison;
-        Self { figure: ours, against: Some((reference, ratio)), note: String::new() }
+        Self {
+            figure: ours,
+            against: Some((reference, ratio)),
+            note: String::new(),
+        }
     }
 }
 
 impl Measured {
     /// A figure without a reference.
     pub fn figure(figure: f64) -> Self {
-        Self { figure, against: None, note: String::new() }
+        Self {
+            figure,
+            against: None,
+            note: String::new(),
+        }
     }
 
     /// With a note beside it.
@@ -113,7 +121,15 @@ pub fn row(goal: &Goal, measured: &Measured) -> String {
         None => ("–".into(), "–".into()),
     };
     let verdict = if goal.is_met(measured) { "met" } else { "MISSED" };
-    line([goal.work, &goal.must(), &goal.show(measured.figure), &reference, &ratio, verdict, &measured.note])
+    line([
+        goal.work,
+        &goal.must(),
+        &goal.show(measured.figure),
+        &reference,
+        &ratio,
+        verdict,
+        &measured.note,
+    ])
 }
 
 fn line([work, must, figure, reference, ratio, verdict, note]: [&str; 7]) -> String {
@@ -141,12 +157,29 @@ mod tests {
 
     #[test]
     fn a_miss_is_visible() {
-        let goal = Goal { work: "get", limit: Limit::AtMost(1.5), reference: "HashMap::get", unit: Unit::Time };
-        let with = |ratio| {
-            let ratio = Spread { p10: ratio, median: ratio, p90: ratio };
-            Measured { figure: 1500.0, against: Some((1000.0, ratio)), note: String::new() }
+        let goal = Goal {
+            work: "get",
+            limit: Limit::AtMost(1.5),
+            reference: "HashMap::get",
+            unit: Unit::Time,
         };
-        assert!(row(&goal, &with(1.5)).ends_with("1.50 (1.50–1.50)    met"), "{}", row(&goal, &with(1.5)));
+        let with = |ratio| {
+            let ratio = Spread {
+                p10: ratio,
+                median: ratio,
+                p90: ratio,
+            };
+            Measured {
+                figure: 1500.0,
+                against: Some((1000.0, ratio)),
+                note: String::new(),
+            }
+        };
+        assert!(
+            row(&goal, &with(1.5)).ends_with("1.50 (1.50–1.50)    met"),
+            "{}",
+            row(&goal, &with(1.5))
+        );
         assert!(row(&goal, &with(1.6)).contains("MISSED"));
         assert!(row(&goal, &with(f64::NAN)).contains("MISSED"));
         assert!(row(&goal, &with(1.5)).contains("≤ 1.5 × HashMap::get"));

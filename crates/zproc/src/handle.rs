@@ -50,6 +50,12 @@ impl<'s, T> Handle<'s, T> {
     }
 
     /// The key.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert_eq!(state.handle::<i64>("cookies")?.key(), "cookies".into());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn key(&self) -> Key {
         name(&self.key.as_ref())
     }
@@ -58,6 +64,15 @@ impl<'s, T> Handle<'s, T> {
     ///
     /// # Errors
     /// [`Error::WrongType`](crate::Error::WrongType) if the value cannot be read as a `T`.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let cookies = state.handle::<i64>("cookies")?;
+    /// assert_eq!(cookies.get()?, None);
+    /// state.insert("cookies", 5)?;
+    /// assert_eq!(cookies.get()?, Some(5));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline]
     pub fn get(&self) -> Result<Option<T>>
     where
@@ -94,6 +109,14 @@ impl<'s, T> Handle<'s, T> {
     }
 
     /// Puts `value` under the key.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let cookies = state.handle::<i64>("cookies")?;
+    /// cookies.set(5)?;
+    /// assert_eq!(state.get::<i64>("cookies")?, Some(5));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn set(&self, value: T) -> Result<()>
     where
         T: ToValue,

@@ -60,6 +60,13 @@ impl<'s> Snapshot<'s> {
     }
 
     /// The number of the update after which the state was like this; 0 before the first.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// assert_eq!(state.snapshot()?.seq(), 1);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn seq(&self) -> u64 {
         self.pinned.seq()
     }
@@ -68,6 +75,15 @@ impl<'s> Snapshot<'s> {
     ///
     /// # Errors
     /// [`Error::WrongType`](crate::Error::WrongType) if the value cannot be read as a `T`.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// let snapshot = state.snapshot()?;
+    /// assert_eq!(snapshot.get::<i64>("cookies")?, Some(5));
+    /// assert_eq!(snapshot.get::<i64>("flour")?, None);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
         with_key(key, |key| decode_found(key, self.payload(key)?))
@@ -80,16 +96,36 @@ impl<'s> Snapshot<'s> {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// assert!(state.snapshot()?.contains_key("cookies")?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
         with_key(key, |key| Ok(self.pinned()?.contains(key)?))
     }
 
     /// How many keys are present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("a", 1), ("b", 2)])?;
+    /// assert_eq!(state.snapshot()?.len()?, 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn len(&self) -> Result<usize> {
         Ok(self.pinned()?.len()?)
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert!(state.snapshot()?.is_empty()?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.pinned()?.is_empty()?)
     }
@@ -110,11 +146,27 @@ impl<'s> Snapshot<'s> {
     }
 
     /// The keys in the order of insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("b", 1), ("a", 2)])?;
+    /// let keys: zproc::Result<Vec<_>> = state.snapshot()?.keys().collect();
+    /// assert_eq!(keys?, ["b".into(), "a".into()]);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = Result<Key>> + '_ {
         self.stored().map(|entry| crate::codec::decode_key(&entry?.0.as_ref()))
     }
 
     /// The values in the order of their keys' insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("b", 1), ("a", 2)])?;
+    /// let values: zproc::Result<Vec<_>> = state.snapshot()?.values().rev().collect();
+    /// assert_eq!(values?, [2.into(), 1.into()]);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn values(&self) -> impl DoubleEndedIterator<Item = Result<Value>> + '_ {
         self.stored().map(|entry| {
             let (key, payload) = entry?;

@@ -81,16 +81,46 @@ impl State {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::InvalidAddress`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// # let address = format!("shm://zproc-doc-create-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::create(address)?;
+    /// assert!(matches!(State::create(address), Err(Error::AlreadyExists { .. })));
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn create(address: &str) -> Result<Self> {
         Self::builder(address).create()
     }
 
     /// Opens the state at an address, or creates it. When several processes do so at once, all get the same one.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-either-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let (one, other) = (State::open_or_create(address)?, State::open_or_create(address)?);
+    /// one.insert("door", "open")?;
+    /// assert!(other.contains_key("door")?);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn open_or_create(address: &str) -> Result<Self> {
         Self::builder(address).open_or_create()
     }
 
     /// Creates a state without an address. Other processes get it by its descriptor: [`State::fd`], [`State::from_fd`].
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("door", "open")?;
+    /// assert_eq!(state.address(), None);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn anonymous() -> Result<Self> {
         Builder::anonymous().create()
     }
@@ -175,6 +205,14 @@ impl State {
     }
 
     /// The number of the newest update; 0 before the first.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("door", "open")?;
+    /// state.insert("door", "shut")?;
+    /// assert_eq!(state.seq()?, 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn seq(&self) -> Result<u64> {
         Ok(self.watcher.access.ready()?.seq())
     }
@@ -216,6 +254,14 @@ impl State {
 
     /// Figures about memory, updates, snapshots and watchers, of all namespaces. Takes their writer locks one after the
     /// other.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("door", "open")?;
+    /// let stats = state.stats()?;
+    /// assert_eq!((stats.namespaces[0].keys, stats.namespaces[0].commits), (1, 1));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn stats(&self) -> Result<Stats> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
@@ -264,6 +310,17 @@ impl fmt::Debug for State {
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::InvalidAddress`], and [`Error::Incompatible`] if what is there is no state.
+///
+/// ```
+/// use zproc::{Error, State};
+///
+/// # let address = format!("shm://zproc-doc-remove-{}", std::process::id());
+/// # let address = address.as_str();
+/// State::create(address)?;
+/// zproc::remove(address)?;
+/// assert!(matches!(State::open(address), Err(Error::NotFound { .. })));
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub fn remove(address: &str) -> Result<()> {
     Arena::remove(arena_name(address)?).map_err(Error::at(address))
 }

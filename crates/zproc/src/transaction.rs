@@ -42,11 +42,31 @@ impl Transaction<'_> {
     }
 
     /// The value of a key; `None` if the key is absent.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.insert("cookies", 5)?;
+    ///     assert_eq!(dict.get::<i64>("cookies")?, Some(5));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
         with_key(key, |key| decode_found(key, self.inner.get(key)?))
     }
 
     /// Puts `value` under `key`. A new key goes to the end, an old one stays where it is.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.insert("cookies", 5)?;
+    ///     dict.insert(("user", 7), "ann")?;
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn insert(&mut self, key: impl ToKey, value: impl ToValue) -> Result<()> {
         with_key(key, |key| {
             with_value(value, |tag, bytes| {
@@ -57,6 +77,16 @@ impl Transaction<'_> {
     }
 
     /// Takes out a key. Returns its value, `None` if the key was absent.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.insert("cookies", 5)?;
+    ///     assert_eq!(dict.remove("cookies")?, Some(5.into()));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn remove(&mut self, key: impl ToKey) -> Result<Option<Value>> {
         self.take(key)
     }
@@ -65,6 +95,17 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error::WrongType`] if the value cannot be read as a `T`; then it stays.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.insert("cookies", 5)?;
+    ///     assert!(dict.take::<String>("cookies").is_err());
+    ///     assert_eq!(dict.take::<i64>("cookies")?, Some(5));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn take<T: FromValue>(&mut self, key: impl ToKey) -> Result<Option<T>> {
         with_key(key, |key| take(&mut self.inner, key))
     }
@@ -112,6 +153,16 @@ impl Transaction<'_> {
     }
 
     /// The value of a key; if the key is absent, `default`, which is then put there.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     assert_eq!(dict.get_or_insert("cookies", 5)?, 5);
+    ///     assert_eq!(dict.get_or_insert("cookies", 6)?, 5);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_or_insert<T: FromValue + ToValue>(&mut self, key: impl ToKey, default: T) -> Result<T> {
         with_key(key, |key| match self.inner.get(key)? {
             Some(value) => decode(key, &value),
@@ -120,48 +171,139 @@ impl Transaction<'_> {
     }
 
     /// Takes out the key that was inserted last. Returns it with its value, `None` if there are no keys.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert_eq!(dict.pop_item()?, Some(("b".into(), 2.into())));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn pop_item(&mut self) -> Result<Option<(Key, Value)>> {
         pop_item(&mut self.inner)
     }
 
     /// Puts all of `entries` there, each as [`Transaction::insert`] does.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert_eq!(dict.len(), 2);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn extend<K: ToKey, V: ToValue>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> Result<()> {
         entries.into_iter().try_for_each(|(key, value)| self.insert(key, value))
     }
 
     /// Takes out all keys.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     dict.clear()?;
+    ///     assert!(dict.is_empty());
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn clear(&mut self) -> Result<()> {
         Ok(self.inner.clear()?)
     }
 
     /// Takes out all keys and puts `entries` there, in their order.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     dict.replace_all([("c", 3)])?;
+    ///     assert_eq!(dict.to_map()?.to_string(), r#"{"c": 3}"#);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn replace_all<K: ToKey, V: ToValue>(&mut self, entries: impl IntoIterator<Item = (K, V)>) -> Result<()> {
         self.clear()?;
         self.extend(entries)
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.insert("cookies", 5)?;
+    ///     assert!(dict.contains_key("cookies")?);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
         with_key(key, |key| Ok(self.inner.contains(key)?))
     }
 
     /// How many keys are present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert_eq!(dict.len(), 2);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.inner.len()
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     assert!(dict.is_empty());
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.inner.is_empty()
     }
 
     /// A copy of the keys and values in the order of insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert_eq!(dict.iter()?.next(), Some(("a".into(), 1.into())));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn iter(&self) -> Result<impl DoubleEndedIterator<Item = (Key, Value)> + ExactSizeIterator + use<>> {
         let entries: Result<Vec<_>> = self.inner.entries()?.into_iter().map(decode_entry).collect();
         Ok(entries?.into_iter())
     }
 
     /// A copy of the keys in the order of insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert!(dict.keys()?.eq(["a".into(), "b".into()]));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn keys(&self) -> Result<impl DoubleEndedIterator<Item = Key> + ExactSizeIterator + use<>> {
         let entries = self.inner.entries()?.into_iter();
         let keys: Result<Vec<_>> = entries.map(|(key, _)| decode_key(&key.as_ref())).collect();
@@ -169,11 +311,31 @@ impl Transaction<'_> {
     }
 
     /// A copy of the values in the order of their keys' insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert!(dict.values()?.eq([1.into(), 2.into()]));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn values(&self) -> Result<impl DoubleEndedIterator<Item = Value> + ExactSizeIterator + use<>> {
         Ok(self.iter()?.map(|(_, value)| value))
     }
 
     /// A copy of the state as this transaction sees it.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.atomic(|dict| {
+    ///     dict.extend([("a", 1), ("b", 2)])?;
+    ///     assert_eq!(dict.to_map()?.to_string(), r#"{"a": 1, "b": 2}"#);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn to_map(&self) -> Result<Map> {
         Ok(self.iter()?.collect())
     }

@@ -89,7 +89,7 @@ impl<'n> Transaction<'n> {
 
     /// All keys and values in insertion order, own changes included.
     pub fn entries(&self) -> Result<Vec<(Key, Payload)>> {
-        let mut all = Vec::with_capacity(self.len());
+        let mut all = Vec::new();
         for item in self.kept()? {
             let (_, entry, version) = item?;
             all.push((self.key(entry)?, self.copy_out(version)?));

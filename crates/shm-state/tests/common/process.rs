@@ -204,6 +204,9 @@ pub fn wait_for(pid: i32) -> Option<i32> {
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
     }
     let status = ExitStatus::from_raw(status);
-    assert!(status.success() || status.signal().is_some(), "the forked child failed: {status}");
+    assert!(
+        status.success() || status.signal().is_some(),
+        "the forked child failed: {status}"
+    );
     status.signal()
 }

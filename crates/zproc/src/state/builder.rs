@@ -70,12 +70,28 @@ impl Builder {
     }
 
     /// The address, `shm://NAME`.
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::builder("shm://kitchen").address("shm://hall").open();
+    /// assert!(matches!(state, Err(Error::NotFound { address }) if address == "shm://hall"));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn address(mut self, address: &str) -> Self {
         self.source = Source::Address(address.into());
         self
     }
 
     /// The namespace, which is a dict of its own with its own writer lock and history. `"default"` if none is set.
+    ///
+    /// ```
+    /// use zproc::Builder;
+    ///
+    /// let kitchen = Builder::anonymous().namespace("kitchen").create()?;
+    /// assert_eq!(kitchen.namespace(), "kitchen");
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = name.into();
         self
@@ -98,6 +114,15 @@ impl Builder {
     }
 
     /// How watchers pass the time until something happens. They spin for 20 µs and then sleep, if nothing is set.
+    ///
+    /// ```
+    /// use zproc::{Builder, WaitStrategy};
+    ///
+    /// let state = Builder::anonymous().wait_strategy(WaitStrategy::Spin).create()?;
+    /// state.clone().insert("cookies", 5)?;
+    /// assert!(state.get_when_any_change().is_ok());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn wait_strategy(mut self, strategy: Strategy) -> Self {
         self.patience.strategy = strategy;
         self
@@ -105,12 +130,34 @@ impl Builder {
 
     /// How long a write waits for other writers before it fails with [`Error::LockTimeout`]. `None`, which is the
     /// default, waits for as long as it takes; a writer that dies is noticed at once in either case.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().lock_timeout(Duration::from_millis(10)).create()?;
+    /// let other = state.clone();
+    /// state.atomic(|_| {
+    ///     let write = std::thread::scope(|scope| scope.spawn(|| other.insert("a", 1)).join().unwrap());
+    ///     assert!(matches!(write, Err(Error::LockTimeout { pid, .. }) if pid == std::process::id()));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn lock_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.patience.lock_timeout = timeout.into();
         self
     }
 
     /// Bytes of memory that a new state may grow to, 1 GiB if nothing is set. It is a limit, and not taken beforehand.
+    ///
+    /// ```
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().capacity(1 << 20).create()?;
+    /// assert!(matches!(state.insert("large", vec![0u8; 2 << 20]), Err(Error::Full { .. })));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.options.capacity = bytes;
         self
@@ -118,6 +165,18 @@ impl Builder {
 
     /// How much history each namespace of a new state keeps for its watchers: at least `count` updates, unless their
     /// superseded values take more than `bytes`. 256 and 64 MiB if nothing is set.
+    ///
+    /// ```
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().history(10, 1 << 20).create()?;
+    /// let other = state.clone();
+    /// for n in 0..100 {
+    ///     other.insert("cookies", n)?;
+    /// }
+    /// assert!(matches!(state.get_when_any_change(), Err(Error::Lagged { missed }) if missed <= 90));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn history(mut self, count: u32, bytes: u64) -> Self {
         self.options.history = shm_state::History { count, bytes };
         self

@@ -164,28 +164,64 @@ impl State {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// assert!(state.contains_key("cookies")?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
         let namespace = self.watcher.access.ready()?;
         with_key(key, |key| Ok(namespace.contains(key)?))
     }
 
     /// How many keys are present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("a", 1), ("b", 2)])?;
+    /// assert_eq!(state.len()?, 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn len(&self) -> Result<usize> {
         Ok(self.watcher.access.ready()?.len()?)
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert!(state.is_empty()?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.watcher.access.ready()?.is_empty()?)
     }
 
     /// The state as it is now, to be read at leisure. Costs nanoseconds, because nothing is copied.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// let before = state.snapshot()?;
+    /// state.insert("cookies", 4)?;
+    /// assert_eq!(before.get::<i64>("cookies")?, Some(5));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline(always)]
     pub fn snapshot(&self) -> Result<Snapshot<'_>> {
         self.watcher.access.snapshot()
     }
 
     /// A copy of the state as it is now, which keeps nothing from being recycled.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("b", 1), ("a", 2)])?;
+    /// assert_eq!(state.to_map()?.to_string(), r#"{"b": 1, "a": 2}"#);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn to_map(&self) -> Result<Map> {
         self.snapshot()?.to_map()
     }
@@ -205,12 +241,26 @@ impl State {
     }
 
     /// A copy of the keys in the order of insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("b", 1), ("a", 2)])?;
+    /// assert!(state.keys()?.eq(["b".into(), "a".into()]));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn keys(&self) -> Result<impl DoubleEndedIterator<Item = Key> + ExactSizeIterator + use<>> {
         let keys: Result<Vec<_>> = self.snapshot()?.keys().collect();
         Ok(keys?.into_iter())
     }
 
     /// A copy of the values in the order of their keys' insertion.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("b", 1), ("a", 2)])?;
+    /// assert!(state.values()?.eq([1.into(), 2.into()]));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn values(&self) -> Result<impl DoubleEndedIterator<Item = Value> + ExactSizeIterator + use<>> {
         let values: Result<Vec<_>> = self.snapshot()?.values().collect();
         Ok(values?.into_iter())

@@ -50,6 +50,14 @@ impl State {
     }
 
     /// As [`State::get_when_change`], for a change of any key.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let other = state.clone();
+    /// other.insert("cookies", 5)?;
+    /// assert_eq!(state.get_when_any_change()?.seq(), 1);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_any_change(&self) -> Result<Snapshot<'_>> {
         self.watch().get_when_any_change()
     }
@@ -101,26 +109,68 @@ impl State {
     }
 
     /// As [`State::get_when`], until `key` is there and its value differs from `value`.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let other = state.clone();
+    /// other.insert("door", "shut")?;
+    /// other.insert("door", "open")?;
+    /// assert_eq!(state.get_when_not_equal("door", "open")?.seq(), 1);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_not_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'_>> {
         self.watch().get_when_not_equal(key, value)
     }
 
     /// As [`State::get_when`], until `key` is there and its value is none.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("oven", None::<i64>)?;
+    /// assert!(state.get_when_none("oven")?.contains_key("oven")?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_none(&self, key: impl ToKey) -> Result<Snapshot<'_>> {
         self.watch().get_when_none(key)
     }
 
     /// As [`State::get_when`], until `key` is there and its value is not none.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("oven", Some(180))?;
+    /// assert_eq!(state.get_when_not_none("oven")?.get("oven")?, Some(180));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_not_none(&self, key: impl ToKey) -> Result<Snapshot<'_>> {
         self.watch().get_when_not_none(key)
     }
 
     /// As [`State::get_when`], until `key` is there.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let other = state.clone();
+    /// other.insert("cookies", 5)?;
+    /// other.remove("cookies")?;
+    /// assert_eq!(state.get_when_available("cookies")?.get("cookies")?, Some(5));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_available(&self, key: impl ToKey) -> Result<Snapshot<'_>> {
         self.watch().get_when_available(key)
     }
 
     /// Waits for the next update, as [`State::get_when_any_change`] does, and returns all that is known about it.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let other = state.clone();
+    /// other.insert("cookies", 5)?;
+    /// let update = state.get_raw_update()?;
+    /// assert_eq!(update.changed, ["cookies".into()]);
+    /// assert!(update.before.is_empty()? && update.after.contains_key("cookies")?);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_raw_update(&self) -> Result<Update<'_>> {
         self.watch().get_raw_update()
     }
