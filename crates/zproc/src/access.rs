@@ -5,7 +5,7 @@
 //! namespace and waits for another could wait for ever.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
@@ -31,13 +31,19 @@ pub(crate) struct Access {
     namespace: Option<Namespace>,
     closed: AtomicBool,
     pub(crate) patience: Patience,
+    /// The newest update that was made through this access, and how many before it were too: see [`Access::note_own`].
+    own: AtomicU64,
 }
+
+/// Bits of [`Access::own`] that count; the others number the update.
+const RUN_BITS: u32 = 20;
 
 impl Access {
     pub(crate) fn new(namespace: Namespace, patience: Patience) -> Self {
         Self {
             namespace: Some(namespace),
             closed: AtomicBool::new(false),
+            own: AtomicU64::new(0),
             patience,
         }
     }
@@ -48,6 +54,7 @@ impl Access {
         Self {
             namespace,
             closed: AtomicBool::new(false),
+            own: AtomicU64::new(0),
             patience: self.patience,
         }
     }
@@ -106,8 +113,27 @@ impl Access {
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        namespace.put(key, place, tag, bytes, self.deadline())?;
+        self.note_own(namespace.put(key, place, tag, bytes, self.deadline())?);
         Ok(())
+    }
+
+    /// Takes note of an own update, so that a watcher need not find it in the log to leave it out.
+    ///
+    /// One word with the last own update and the length of the run that it ends. It is true whenever it is read: a store
+    /// that is overtaken by another thread's only shortens what is known.
+    #[inline]
+    pub(crate) fn note_own(&self, seq: u64) {
+        const MOST: u64 = (1 << RUN_BITS) - 1;
+        let known = self.own.load(Ordering::Relaxed);
+        let run = if known >> RUN_BITS == seq - 1 { (known & MOST) + 1 } else { 1 };
+        self.own.store(seq << RUN_BITS | run.min(MOST), Ordering::Relaxed);
+    }
+
+    /// The last of the own updates that follow `seq` without a gap, `seq` if there are none.
+    pub(crate) fn behind_own(&self, seq: u64) -> u64 {
+        let known = self.own.load(Ordering::Relaxed);
+        let (last, run) = (known >> RUN_BITS, known & ((1 << RUN_BITS) - 1));
+        if (last - run..last).contains(&seq) { last } else { seq }
     }
 
     /// Makes one commit of what `f` does.
@@ -115,8 +141,20 @@ impl Access {
     pub(crate) fn write<R>(&self, f: impl FnOnce(&mut shm_state::Transaction<'_>) -> Result<R>) -> Result<R> {
         let mut transaction = self.begin()?;
         let result = f(&mut transaction)?;
-        transaction.commit()?;
+        self.commit(transaction)?;
         Ok(result)
+    }
+
+    /// Makes one commit of a transaction.
+    #[inline]
+    pub(crate) fn commit(&self, transaction: shm_state::Transaction<'_>) -> Result<()> {
+        let before = transaction.base_seq();
+        let seq = transaction.commit()?;
+        // A transaction that changed nothing makes no update.
+        if seq != before {
+            self.note_own(seq);
+        }
+        Ok(())
     }
 
     /// Ends every wait, and all use.

@@ -37,7 +37,7 @@ impl Transaction<'_> {
             f(&mut transaction)?
         };
         transaction.inner.rearm();
-        transaction.inner.commit()?;
+        access.commit(transaction.inner)?;
         Ok(result)
     }
 

@@ -91,6 +91,11 @@ fn a_file_that_is_no_state_is_refused_and_not_removed() {
             "{error}"
         );
     }
+    let error = State::from_fd(std::fs::File::open(&path).unwrap().into()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("the descriptor cannot be used: "),
+        "{error}"
+    );
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20);
     std::fs::remove_file(&path).unwrap();
 }

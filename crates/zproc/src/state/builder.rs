@@ -239,7 +239,7 @@ impl Builder {
     #[allow(clippy::wrong_self_convention, reason = "ends the builder, like open and create")]
     pub fn from_fd(mut self, fd: OwnedFd) -> Result<State> {
         self.source = Source::Anonymous;
-        self.finish(Arena::from_fd(fd)?)
+        self.finish(Arena::from_fd(fd).map_err(Error::at("the descriptor"))?)
     }
 
     fn finish(self, arena: Arena) -> Result<State> {

@@ -53,6 +53,8 @@ impl<'s, 'w> Log<'s, 'w> {
     /// The first update of others after `cursor` that changes the subject; the cursor moves there.
     fn next(&self, cursor: &mut u64, until: u64) -> Result<Next> {
         let own = Some(self.namespace.identity());
+        // Own updates are left out even if they fell out of the history: nothing that would be shown was missed.
+        *cursor = self.watcher.access.behind_own(*cursor).min(until).max(*cursor);
         Ok(self
             .namespace
             .next_match(cursor, until, self.subject.filter(), self.duplicates, own)?)
