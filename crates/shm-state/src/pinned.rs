@@ -16,8 +16,9 @@ pub struct Pinned<'n> {
     space: &'n Space,
     seat: &'n Seat,
     seq: u64,
-    /// The seat is not the one of the [`crate::Namespace`] itself, and goes back to the idle ones.
-    borrowed: bool,
+    /// Not 0: the seat is not the one of the [`crate::Namespace`] itself, and goes back to the idle ones. A whole word,
+    /// since a byte with padding behind it is moved by a load that stalls on the stores before.
+    borrowed: u64,
 }
 
 impl<'n> Pinned<'n> {
@@ -27,7 +28,7 @@ impl<'n> Pinned<'n> {
             space,
             seat,
             seq,
-            borrowed,
+            borrowed: u64::from(borrowed),
         }
     }
 
@@ -116,7 +117,7 @@ impl Drop for Pinned<'_> {
             return; // a forked child: the pin is its parent's
         }
         pin::unpin(&self.seat.pin);
-        if self.borrowed {
+        if self.borrowed != 0 {
             self.space.return_seat(self.seat);
         }
     }

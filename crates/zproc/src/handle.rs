@@ -73,7 +73,7 @@ impl<'s, T> Handle<'s, T> {
     /// assert_eq!(cookies.get()?, Some(5));
     /// # Ok::<(), zproc::Error>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn get(&self) -> Result<Option<T>>
     where
         T: FromValue,
