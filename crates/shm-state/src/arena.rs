@@ -127,7 +127,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Takes over what the superblock says about backed memory. `file_size` bounds it.
+    /// Takes over what the superblock says about backed memory.
     pub fn trust_committed(&self) -> Result<()> {
         // The superblock page was backed before the arena got its name.
         self.committed.store((4096 / GRANULE) as u32, Relaxed);
@@ -283,6 +283,11 @@ impl Mapping {
         let backoff = Backoff::new();
         loop {
             let now = word.load(Ordering::Acquire);
+            if now > self.capacity / GRANULE as u64 {
+                return Err(Error::corrupt(format!(
+                    "it claims to have {now} granules of memory, more than its capacity"
+                )));
+            }
             let chunk = (now * GRANULE as u64 / CHUNK as u64) as u32;
             let room = self.sections.chunks.saturating_sub(chunk);
             if need > room {

@@ -4,9 +4,11 @@
 //! sleeps until it changes. Any of them may be SIGKILLed at any instruction; the others go on. Keys and values are
 //! bytes with a type tag; the crate `zproc` puts types on top.
 //!
-//! The layers, each of which only knows those below it: `store` (arenas) → `directory`, `namespace`, `wait` →
-//! `record` (commit, recovery) → `read`, `write`, `overwrite`, `commit`, `table`, `reclaim` → `heap`, `pin`, `log`, `event`,
-//! `lock` → `space` → `chunks`, `arena` → `layout` → `sync`, `sys`.
+//! From the outside in: `store` (arenas) and `namespace` are what users see; `write`, `overwrite` and `commit` make a
+//! commit, `record` publishes it and finishes a dead writer's; `read` and `wait` are the readers' side; `table`, `heap`
+//! and `reclaim` own index and memory; `pin`, `event`, `log` and `lock` are protocols of a few words each, which know
+//! nothing of the rest; `space` resolves one namespace, `arena` turns offsets into references, `layout` says what lies
+//! where, and only `sync` and `sys` touch atomics and the system.
 
 #[cfg(not(all(
     target_os = "linux",

@@ -62,11 +62,10 @@ fn raise(space: &Space, to: u64) -> u64 {
     let control = space.control();
     let recyclable = pin::raise(&control.reader.floor, to, space.seats().map(|seat| &seat.pin));
     // Never back: a pin below what was recyclable is below an earlier floor, so whoever wrote it has not looked at the
-    // floor yet, and will give that commit up (or died before it could look).
-    let recyclable = recyclable.max(control.writer.recyclable.load(Ordering::Relaxed));
-    // A pin that is just being given up again, because it was too old, may have been seen. It protects nothing: what was
-    // recyclable stays so.
-    let recyclable = recyclable.max(control.writer.recyclable.load(Ordering::Relaxed));
+    // floor yet, and will give that commit up (or died before it could look). The other bound is for damage.
+    let recyclable = recyclable
+        .max(control.writer.recyclable.load(Ordering::Relaxed))
+        .min(to);
     control.writer.recyclable.store(recyclable, Ordering::Relaxed);
     recyclable
 }

@@ -152,6 +152,14 @@ impl Space {
             .ok_or_else(|| damaged("its log is out of bounds"))?;
         let index = control.index.load(Ordering::Relaxed);
         let index = u32::try_from(index).map_err(|_| damaged("its index is out of range"))?;
+        // The chunk map knows the namespace by its index: a wrong one would take the chunks of another.
+        let directory: Option<&[Word64]> = mapping.slice(mapping.sections().directory, crate::layout::NAMESPACES);
+        let entry = directory
+            .and_then(|d| d.get(index as usize))
+            .map(|entry| entry.load(Ordering::Acquire));
+        if entry != Some(u64::from(granule)) {
+            return Err(damaged("its index is not its place in the directory"));
+        }
         let heap_start = log_granule + (1u32 << bits);
         let (control, log_mask) = (NonNull::from(control), (1u64 << bits) - 1);
         let log = NonNull::from(&log[0]);

@@ -2,7 +2,7 @@
 //!
 //! The lock, the events, the pins and the publication of a commit are written against the trait [`Word`], not
 //! against `std::sync::atomic`. Production code instantiates them with [`Word32`] and [`Word64`], which live in
-//! the arena; a model checker instantiates the very same functions with its own words.
+//! the arena; a model checker can instantiate the very same functions with its own words.
 //!
 //! Every store to the arena goes through this module, so a test build (feature `kill-points`) can stop the
 //! process before each one of them: see [`kill_point`].

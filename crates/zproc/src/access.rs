@@ -125,7 +125,11 @@ impl Access {
     pub(crate) fn note_own(&self, seq: u64) {
         const MOST: u64 = (1 << RUN_BITS) - 1;
         let known = self.own.load(Ordering::Relaxed);
-        let run = if known >> RUN_BITS == seq - 1 { (known & MOST) + 1 } else { 1 };
+        let run = if known >> RUN_BITS == seq - 1 {
+            (known & MOST) + 1
+        } else {
+            1
+        };
         self.own.store(seq << RUN_BITS | run.min(MOST), Ordering::Relaxed);
     }
 

@@ -322,6 +322,9 @@ fn own_updates_are_never_missed_however_many() -> Result<()> {
         state.insert("own", i)?;
     }
     let update = state.watch().timeout(Duration::ZERO).get_when_any_change();
-    assert!(matches!(update, Err(Error::Lagged { missed }) if missed > 0), "the update of the other is gone");
+    assert!(
+        matches!(update, Err(Error::Lagged { missed }) if missed > 0),
+        "the update of the other is gone"
+    );
     Ok(())
 }

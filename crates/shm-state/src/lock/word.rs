@@ -16,7 +16,7 @@
 //!
 //! User space only uses 64-bit operations, the kernel only the low half. `who` makes two owners differ that
 //! had the same TID one after the other, so that a compare-and-exchange of the whole word never mistakes one
-//! for the other. The functions are generic over the word: a model checker runs these very steps.
+//! for the other. The functions are generic over the word: a model checker can run these very steps.
 
 use crate::sync::{Ordering, Word};
 use crate::sys::robust::{OWNER_DIED, TID_MASK, WAITERS};

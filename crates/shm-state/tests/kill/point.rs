@@ -6,7 +6,7 @@ use std::time::Duration;
 use shm_state::{Arena, Deadline, Filter, Namespace, Next, On, Pinned, Strategy, kill_at, kill_points_passed};
 
 use super::scenario::{Act, Scenario, Template, World};
-use crate::common::model::{self, Model, assert_same, put, remove};
+use crate::common::model::{self, Change, Model, assert_same, put, remove};
 use crate::common::process::{Board, fork};
 use crate::common::{Name, is_full};
 
@@ -193,14 +193,18 @@ fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
 
 /// Other commits, with room made for them if there was none; then everything is looked at again.
 fn after_care(world: &mut World) {
-    let keys: Vec<Vec<u8>> = world
-        .model
-        .keys()
-        .filter(|key| key.starts_with(b"f"))
-        .take(8)
-        .cloned()
-        .collect();
-    world.commit_each(keys.into_iter().map(remove));
+    let large = |world: &World, count| -> Vec<Vec<u8>> {
+        world
+            .model
+            .keys()
+            .filter(|key| key.starts_with(b"f"))
+            .take(count)
+            .cloned()
+            .collect()
+    };
+    world.commit_each(large(world, 6).into_iter().map(remove));
+    let more: Vec<Change> = large(world, 30).into_iter().map(remove).collect();
+    world.commit(&more);
     world.commit(&[put("a", 1), put("other", 33), remove("e")]);
     for round in 0..12 {
         world.commit(&[put(format!("churn{}", round % 5), 7 * round), put("a", round)]);

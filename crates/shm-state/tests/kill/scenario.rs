@@ -242,7 +242,15 @@ fn commits() -> Vec<Scenario> {
             },
             vec![Change::Clear, put("after the clear", 30)],
         ),
-XX        Scenario {
+        Scenario {
+            least_stores: 120,
+            ..scenario(
+                "growth",
+                |world| world.commit_each((0..12).map(|n| put(format!("g{n}"), n))),
+                vec![put("g12", 10)],
+            )
+        },
+        Scenario {
             options: most(1),
             ..scenario(
                 "dropping",
@@ -326,7 +334,9 @@ fn others() -> Vec<Scenario> {
         other("leave", Act::Leave),
         other("pin", Act::Pin),
         Scenario {
-            pins: 64,
+            // The last ones that can be taken before another block of seats is added.
+            pins: 56,
+            least_stores: 200,
             ..other("seats", Act::Pin)
         },
         other("wait", Act::Wait),
