@@ -26,7 +26,9 @@ fn image() -> Vec<u8> {
     })
     .unwrap();
     let namespace = arena.namespace("n").unwrap();
-    let commit = |changes: &[Change]| drop(model::commit(&namespace, changes, Deadline::never()).unwrap());
+    let commit = |changes: &[Change]| {
+        model::commit(&namespace, changes, Deadline::never()).unwrap();
+    };
     for number in 0..40 {
         commit(&[put(format!("key {number}"), number % 20)]);
     }

@@ -82,7 +82,9 @@ fn child() {
                 set(&namespace, &key("pong"), round);
             }
         }
-        "write" => (0..ROUNDS).for_each(|round| drop(set(&namespace, &key(&format!("k{}", role.number)), round))),
+        "write" => (0..ROUNDS).for_each(|round| {
+            set(&namespace, &key(&format!("k{}", role.number)), round);
+        }),
         "watch all" => {
             let mut cursor = 0;
             let (mut seen, mut lost) = (0, 0);
@@ -185,7 +187,9 @@ fn a_watcher_of_one_key_sleeps_through_commits_to_others() {
     board.wait_for(READY, 1);
     eventually("the watcher to fall asleep", || sleeps(kid.pid()));
     let before = wakeups(&arena);
-    (0..5000).for_each(|number| drop(set(&namespace, &key(&other), number)));
+    (0..5000).for_each(|number| {
+        set(&namespace, &key(&other), number);
+    });
     assert_eq!(wakeups(&arena), before, "it was woken by commits to another key");
     set(&namespace, &key("watched"), 1);
     kid.succeeds();
@@ -284,7 +288,9 @@ fn a_killed_sleeper_costs_the_others_nothing() {
         kid.kill();
         board.set(READY, 0);
         let before = arena.stats().unwrap().namespaces[0].wakes;
-        (0..100).for_each(|number| drop(set(&namespace, &key("watched"), number + 2)));
+        (0..100).for_each(|number| {
+            set(&namespace, &key("watched"), number + 2);
+        });
         let woken = arena.stats().unwrap().namespaces[0].wakes - before;
         assert!(woken <= 1, "{woken} commits tried to wake a dead process");
     }
