@@ -7,7 +7,7 @@ use zproc::{Builder, State, WaitStrategy};
 use zproc_bench::board::{Board, descriptor_of};
 use zproc_bench::clock::now_ns;
 use zproc_bench::futex;
-use zproc_bench::keys::distinct;
+use zproc_bench::keys::{Draws, distinct};
 use zproc_bench::peer::Service;
 
 use crate::subject::Subject;
@@ -80,13 +80,11 @@ fn until_stopped(board: &Board, mut f: impl FnMut()) -> u64 {
     count
 }
 
-fn write(board: &Board, state: &State, keys: &[&str]) -> u64 {
-    let mut keys = keys.iter().cycle();
-    let mut value = 0u64;
+fn write(board: &Board, state: &State, draws: &Draws) -> u64 {
+    let mut keys = (0..).flat_map(|pass| draws.pass(pass)).zip(0u64..);
     until_stopped(board, || {
-        let key = keys.next().expect("it goes round and round");
+        let (key, value) = keys.next().expect("it goes round and round");
         state.insert(*key, value).expect("there is room");
-        value += 1;
     })
 }
 

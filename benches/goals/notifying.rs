@@ -151,7 +151,11 @@ fn watched(bench: &Bench) -> Measured {
     peer.during(jobs::SLEEP, 0, |_| ());
     let wakes = || watched.state.stats().expect("the lock is free").namespaces[0].wakes;
     let wakes_before = wakes();
-    let comparison = compare(bench.rounds(200), || watched.insert(), || alone.insert());
+    let comparison = compare(
+        bench.rounds(1000),
+        |round| watched.insert(round),
+        |round| alone.insert(round),
+    );
     let note = format!(
         "{WATCHERS} asleep, {} wakes; one way {}",
         wakes() - wakes_before,

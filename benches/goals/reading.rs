@@ -39,26 +39,25 @@ pub const ROWS: &[Row] = &[
 
 fn get(bench: &Bench, keys: usize) -> Measured {
     let subject = Subject::new(keys);
-    let rounds = bench.rounds(if keys > 10_000 { 50 } else { 300 });
-    compare(rounds, || subject.get(), || subject.map_get()).into()
+    let rounds = bench.rounds(if keys > 10_000 { 200 } else { 2000 });
+    compare(rounds, |round| subject.get(round), |round| subject.map_get(round)).into()
 }
 
 fn handle_get(bench: &Bench) -> Measured {
     let subject = Subject::new(1000);
-    let handle = subject.state.handle(subject.draws[0]).expect("the key has a form");
-    compare(
-        bench.rounds(300),
-        || get_by(&handle, subject.draws.len()),
-        || subject.map_get(),
-    )
-    .into()
+    let handle = subject
+        .state
+        .handle(subject.draws.pass(0)[0])
+        .expect("the key has a form");
+    let rounds = bench.rounds(2000);
+    compare(rounds, |_| get_by(&handle), |round| subject.map_get(round)).into()
 }
 
 #[inline(never)]
-fn get_by(handle: &Handle<'_, u64>, count: usize) -> f64 {
+fn get_by(handle: &Handle<'_, u64>) -> f64 {
     let mut sum = 0u64;
-    let ns = ns_each(count, || {
-        for _ in 0..count {
+    let ns = ns_each(1 << 13, || {
+        for _ in 0..1 << 13 {
             sum = sum.wrapping_add(handle.get().expect("is readable").expect("is present"));
         }
     });
@@ -68,20 +67,20 @@ fn get_by(handle: &Handle<'_, u64>, count: usize) -> f64 {
 
 fn snapshot(bench: &Bench, keys: usize) -> Measured {
     let (subject, reference) = (Subject::new(keys), Subject::new(1000));
-    let count = reference.draws.len();
+    let rounds = bench.rounds(2000);
     compare(
-        bench.rounds(300),
-        || take_and_drop(&subject.state, count),
-        || reference.map_get(),
+        rounds,
+        |_| take_and_drop(&subject.state),
+        |round| reference.map_get(round),
     )
     .into()
 }
 
 #[inline(never)]
-fn take_and_drop(state: &State, count: usize) -> f64 {
+fn take_and_drop(state: &State) -> f64 {
     let mut sum = 0u64;
-    let ns = ns_each(count, || {
-        for _ in 0..count {
+    let ns = ns_each(1 << 13, || {
+        for _ in 0..1 << 13 {
             sum = sum.wrapping_add(state.snapshot().expect("a seat is free").seq());
         }
     });

@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 use zproc::State;
 use zproc_bench::board::number_of;
 use zproc_bench::clock::ns_each;
-use zproc_bench::keys::{distinct, draw};
+use zproc_bench::keys::{Draws, distinct};
 
-/// Both, and the keys of one round in the order of their use.
+/// Both, and keys in the order of their use.
 pub struct Subject {
     pub state: State,
     pub map: HashMap<String, u64>,
-    pub draws: Vec<&'static str>,
+    pub draws: Draws,
 }
 
 impl Subject {
@@ -33,16 +33,16 @@ impl Subject {
         Self {
             state,
             map,
-            draws: draw(keys, if count > 10_000 { 1 << 17 } else { 1 << 16 }),
+            draws: Draws::from(keys, if count > 10_000 { 1 << 15 } else { 1 << 13 }),
         }
     }
 
-    /// Nanoseconds of a `get`.
+    /// Nanoseconds of a `get`, in the pass with this number.
     #[inline(never)]
-    pub fn get(&self) -> f64 {
-        let mut sum = 0u64;
-        let ns = ns_each(self.draws.len(), || {
-            for key in &self.draws {
+    pub fn get(&self, pass: usize) -> f64 {
+        let (keys, mut sum) = (self.draws.pass(pass), 0u64);
+        let ns = ns_each(keys.len(), || {
+            for key in keys {
                 sum = sum.wrapping_add(self.state.get::<u64>(*key).expect("is readable").expect("is present"));
             }
         });
@@ -50,12 +50,12 @@ impl Subject {
         ns
     }
 
-    /// Nanoseconds of a `HashMap::get`.
+    /// Nanoseconds of a `HashMap::get`, in the pass opposite to this one.
     #[inline(never)]
-    pub fn map_get(&self) -> f64 {
-        let mut sum = 0u64;
-        let ns = ns_each(self.draws.len(), || {
-            for key in &self.draws {
+    pub fn map_get(&self, pass: usize) -> f64 {
+        let (keys, mut sum) = (self.draws.pass(Draws::opposite(pass)), 0u64);
+        let ns = ns_each(keys.len(), || {
+            for key in keys {
                 sum = sum.wrapping_add(*self.map.get(*key).expect("is present"));
             }
         });
@@ -63,23 +63,24 @@ impl Subject {
         ns
     }
 
-    /// Nanoseconds of an `insert` over a key that is there.
+    /// Nanoseconds of an `insert` over a key that is there, in the pass with this number.
     #[inline(never)]
-    pub fn insert(&self) -> f64 {
-        ns_each(self.draws.len(), || {
-            for (key, value) in self.draws.iter().zip(0u64..) {
+    pub fn insert(&self, pass: usize) -> f64 {
+        let keys = self.draws.pass(pass);
+        ns_each(keys.len(), || {
+            for (key, value) in keys.iter().zip(0u64..) {
                 self.state.insert(*key, value).expect("there is room");
             }
         })
     }
 
-    /// Nanoseconds of a `HashMap::insert` of a copy of the key.
+    /// Nanoseconds of a `HashMap::insert` of a copy of the key, in the pass opposite to this one.
     #[inline(never)]
-    pub fn map_insert(&mut self) -> f64 {
-        let Self { map, draws, .. } = self;
-        ns_each(draws.len(), || {
-            for (key, value) in draws.iter().zip(0u64..) {
-                map.insert((*key).to_owned(), value);
+    pub fn map_insert(&mut self, pass: usize) -> f64 {
+        let keys = self.draws.pass(Draws::opposite(pass));
+        ns_each(keys.len(), || {
+            for (key, value) in keys.iter().zip(0u64..) {
+                self.map.insert((*key).to_owned(), value);
             }
         })
     }

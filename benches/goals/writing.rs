@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use zproc_bench::clock::ns_each;
+use zproc_bench::keys::Draws;
 use zproc_bench::rounds::compare;
 use zproc_bench::table::{Goal, Limit, Measured, Unit};
 
@@ -33,22 +34,19 @@ pub const ROWS: &[Row] = &[
 
 fn insert(bench: &Bench) -> Measured {
     let subject = RefCell::new(Subject::new(1000));
-    compare(
-        bench.rounds(200),
-        || subject.borrow().insert(),
-        || subject.borrow_mut().map_insert(),
-    )
-    .into()
+    let ours = |round| subject.borrow().insert(round);
+    compare(bench.rounds(1000), ours, |round| subject.borrow_mut().map_insert(round)).into()
 }
 
 fn atomic(bench: &Bench) -> Measured {
     let subject = Subject::new(1000);
-    compare(bench.rounds(200), || insert_16_at_once(&subject), || subject.insert()).into()
+    let ours = |round| insert_16_at_once(&subject, round);
+    compare(bench.rounds(1000), ours, |round| subject.insert(Draws::opposite(round))).into()
 }
 
 #[inline(never)]
-fn insert_16_at_once(subject: &Subject) -> f64 {
-    let chunks = subject.draws.chunks_exact(16);
+fn insert_16_at_once(subject: &Subject, pass: usize) -> f64 {
+    let chunks = subject.draws.pass(pass).chunks_exact(16);
     ns_each(chunks.len(), || {
         for (keys, value) in chunks.zip(0u64..) {
             let result = subject

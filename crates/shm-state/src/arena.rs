@@ -41,6 +41,11 @@ pub struct Memory<'a> {
     mapping: PhantomData<&'a Mapping>,
 }
 
+// SAFETY: as for `Mapping`, which it borrows: only atomic words are reached through it.
+unsafe impl Send for Memory<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Memory<'_> {}
+
 impl<'a> Memory<'a> {
     /// As [`Mapping::at`], for memory that was backed at that moment.
     #[inline(always)]

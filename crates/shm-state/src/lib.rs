@@ -54,7 +54,7 @@ mod write;
 pub use error::{Error, PinInfo, Result};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
-pub use namespace::{EntryRef, Filter, Namespace, Next, Stale};
+pub use namespace::{EntryRef, Filter, Namespace, Next, Place};
 pub use pinned::Pinned;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
-use crate::layout::Seat;
+use crate::layout::{Entry, Seat};
 use crate::log::{self, Found, Record};
 use crate::overwrite::{self, Put};
 use crate::pin::{self, Refused};
@@ -41,6 +41,42 @@ unsafe impl Sync for SeatRef {}
 pub struct EntryRef {
     pub(crate) entry: u32,
     pub(crate) generation: u64,
+}
+
+/// Where a key's value lives, resolved: reads it in a few loads. Made by [`Namespace::place`].
+#[derive(Clone, Copy)]
+pub struct Place<'n> {
+    view: View<'n>,
+    entry: &'n Entry,
+    at: EntryRef,
+}
+
+impl Place<'_> {
+    /// The newest value, handed to `f` as by [`Namespace::get_with`]. `None` when it cannot be had this way: because it is
+    /// large, the place is no longer that of the key, or writers were faster. Then look the key up.
+    #[inline(always)]
+    pub fn peek<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
+        let view = self.view.renewed();
+        if !self.is_current() {
+            return None;
+        }
+        match view.small_of(self.entry) {
+            Ok(small) if view.is_valid() => Some(small.map(|small| small.with(f))),
+            _ => None,
+        }
+    }
+
+    /// Whether it still is the place of its key.
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        self.view.generation() == self.at.generation
+    }
+
+    /// What [`Namespace::put`] takes.
+    #[inline(always)]
+    pub fn entry_ref(&self) -> EntryRef {
+        self.at
+    }
 }
 
 /// Which commits a watcher is interested in.
@@ -174,33 +210,11 @@ impl Namespace {
         })
     }
 
-    /// The newest value at a place, handed to `f` as by [`Namespace::get_with`]. `Err(Stale)` inside when the place is
-    /// no longer that of the key: locate it again.
-    #[inline(always)]
-    pub fn get_at<R>(&self, place: EntryRef, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Result<Option<R>, Stale>> {
-        let view = View::newest(&self.space);
-        // Acquire: pairs with the Release of the commit that dropped entries, which precedes its `seq`.
-        if self.space.control().reader.generation.load(Ordering::Acquire) != place.generation {
-            return Ok(Err(Stale));
-        }
-        match view.small(place.entry) {
-            Ok(small) if view.is_valid() => Ok(Ok(small.map(|small| small.with(f)))),
-            _ => Ok(self
-                .get_at_slowly(place)?
-                .map(|found| found.map(|payload| f(payload.tag(), payload.bytes())))),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn get_at_slowly(&self, place: EntryRef) -> Result<Result<Option<Payload>, Stale>> {
-        self.read(|view, limit| {
-            if self.space.control().reader.generation.load(Ordering::Acquire) != place.generation {
-                return Ok(Err(Stale));
-            }
-            let version = view.live_version(place.entry)?;
-            Ok(Ok(version.map(|v| view.payload(v, limit)).transpose()?))
-        })
+    /// A place to read a key from again and again. `None` when the key was never set.
+    pub fn place(&self, key: &KeyRef<'_>) -> Result<Option<Place<'_>>> {
+        let Some(at) = self.locate(key)? else { return Ok(None) };
+        let view = View::new(&self.space, self.space.seq());
+        Ok(view.entry(at.entry).map(|entry| Place { view, entry, at }))
     }
 
     /// Runs an optimistic read until it was not disturbed; after a few attempts, or for a large payload, under a pin.
@@ -334,17 +348,7 @@ impl Namespace {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<u64> {
-        overwrite::put(
-            &self.space,
-            self.identity,
-            &Put {
-                key: *key,
-                place,
-                tag,
-                bytes,
-            },
-            deadline,
-        )
+        overwrite::put(&self.space, self.identity, &Put { key, place, tag, bytes }, deadline)
     }
 
     /// Shows others how far this identity has read, for their statistics.
@@ -484,10 +488,6 @@ impl Namespace {
         self.space.attachment.holder(&self.space.control().lock)
     }
 }
-
-/// A place is no longer that of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stale;
 
 impl Drop for Namespace {
     fn drop(&mut self) {

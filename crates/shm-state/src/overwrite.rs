@@ -25,7 +25,7 @@ use crate::write::{Transaction, enter, version_granules};
 /// What a write puts where.
 pub struct Put<'a> {
     /// The key.
-    pub key: KeyRef<'a>,
+    pub key: &'a KeyRef<'a>,
     /// Where its entry was, if the caller knows.
     pub place: Option<EntryRef>,
     /// The type tag.
@@ -55,7 +55,7 @@ pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> R
 #[cold]
 fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, identity: u32, put: &Put<'_>) -> Result<u64> {
     let mut transaction = Transaction::entered(space, guard, seq, identity);
-    transaction.put(&put.key, put.tag, put.bytes)?;
+    transaction.put(put.key, put.tag, put.bytes)?;
     transaction.commit()
 }
 
@@ -85,7 +85,7 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     let generation = control.reader.generation.load(Ordering::Relaxed);
     let entry = match put.place {
         Some(place) if place.generation == generation => place.entry,
-        _ => match view.find(&put.key).map_err(|torn| torn.damage(space))? {
+        _ => match view.find(put.key).map_err(|torn| torn.damage(space))? {
             Some(entry) => entry,
             None => return Ok(None),
         },

@@ -17,7 +17,8 @@ use crate::arena::Memory;
 use crate::error::{Error, Result};
 use crate::key::{INLINE, KeyRef, Payload};
 use crate::layout::{
-    Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, Shared, TOMBSTONE, Table, Version, high, low, pack,
+    Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, ReaderLine, Shared, TOMBSTONE, Table, Version, high, low,
+    pack,
 };
 use crate::pin::still_valid;
 use crate::space::Space;
@@ -67,6 +68,7 @@ pub struct View<'a> {
     /// When.
     pub seq: u64,
     memory: Memory<'a>,
+    reader: &'a ReaderLine,
 }
 
 /// A value of at most [`INLINE`] bytes, as read: not to be trusted before the snapshot is known to be intact.
@@ -96,17 +98,44 @@ impl<'a> View<'a> {
             space,
             seq,
             memory: space.mapping.memory(),
+            reader: &space.control().reader,
         }
     }
 
     /// The newest snapshot for an optimistic reader.
     #[inline(always)]
     pub fn newest(space: &'a Space) -> Self {
+        let reader = &space.control().reader;
+        // Acquire pairs with the store of `seq` that made the commit visible.
+        let seq = reader.seq.load(Ordering::Acquire);
         Self {
             space,
-            seq: space.seq(),
+            seq,
             memory: space.mapping.recent(),
+            reader,
         }
+    }
+
+    /// The same namespace as it is now.
+    #[inline(always)]
+    pub fn renewed(self) -> Self {
+        Self {
+            seq: self.reader.seq.load(Ordering::Acquire),
+            memory: self.space.mapping.recent(),
+            ..self
+        }
+    }
+
+    /// Which entries places may refer to: changes when a commit drops entries.
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        // Acquire: pairs with the Release of the commit that dropped entries, which precedes its `seq`.
+        self.reader.generation.load(Ordering::Acquire)
+    }
+
+    /// The entry at a granule.
+    pub fn entry(&self, granule: u32) -> Option<&'a Entry> {
+        self.at(granule)
     }
 
     /// The structure at a granule. The arena may have grown since the view was made.
@@ -142,7 +171,13 @@ impl<'a> View<'a> {
     /// The value of an entry, if it is small. `Err` when it is not, or when something was read that cannot be.
     #[inline(always)]
     pub fn small(&self, entry: u32) -> Result<Option<Small>, ()> {
-        let Ok(version) = self.version(entry) else {
+        self.small_of(self.at(entry).ok_or(())?)
+    }
+
+    /// As [`View::small`], of an entry that is at hand.
+    #[inline(always)]
+    pub fn small_of(&self, entry: &Entry) -> Result<Option<Small>, ()> {
+        let Ok(version) = self.version_of(entry) else {
             return Err(());
         };
         let Some(version) = version else { return Ok(None) };
@@ -168,7 +203,7 @@ impl<'a> View<'a> {
     /// The slots of the index. An empty slice when there is no index yet.
     #[inline(always)]
     pub fn table(&self) -> Result<&'a [Word64], Torn> {
-        let root = self.space.control().reader.root.load(Ordering::Acquire);
+        let root = self.reader.root.load(Ordering::Acquire);
         if root == 0 {
             return Ok(&[]);
         }
@@ -252,7 +287,12 @@ impl<'a> View<'a> {
     /// The version of an entry that this snapshot sees, tombstones included.
     #[inline(always)]
     pub fn version(&self, entry: u32) -> Result<Option<&'a Version>, Torn> {
-        let head: &Entry = self.at(entry).ok_or(Torn(entry))?;
+        self.version_of(self.at(entry).ok_or(Torn(entry))?)
+    }
+
+    /// As [`View::version`], of an entry that is at hand.
+    #[inline(always)]
+    fn version_of(&self, head: &Entry) -> Result<Option<&'a Version>, Torn> {
         // Acquire pairs with the Release by which a commit made the version the newest.
         let mut granule = low(head.newest.load(Ordering::Acquire));
         let mut newer = u64::MAX;
@@ -313,7 +353,7 @@ impl<'a> View<'a> {
     /// Whether the snapshot was intact until now.
     #[inline(always)]
     pub fn is_valid(&self) -> bool {
-        still_valid(&self.space.control().reader.floor, self.seq)
+        still_valid(&self.reader.floor, self.seq)
     }
 
     /// The key of an entry.
@@ -332,7 +372,7 @@ impl<'a> View<'a> {
 
     /// The array of entries in insertion order: its used slots, and the end of those that may be alive now.
     pub fn dense(&self) -> Result<(&'a [DenseSlot], usize), Torn> {
-        let granule = self.space.control().reader.dense.load(Ordering::Acquire) as u32;
+        let granule = self.reader.dense.load(Ordering::Acquire) as u32;
         if granule == 0 {
             return Ok((&[], 0));
         }

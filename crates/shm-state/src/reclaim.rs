@@ -13,6 +13,8 @@
 //! Blocks that the running transaction has taken keep their place at the front of their lists, so that they are free
 //! again if it dies.
 
+use std::cmp::Reverse;
+
 use crate::error::{Error, PinInfo, Result};
 use crate::heap::{Heap, NoRoom, block, class_of};
 use crate::layout::{CLASSES, GRANULE, high, low, pack};
@@ -176,7 +178,8 @@ pub fn rebuild_free_lists(space: &Space, heap: Option<&mut Heap>) -> Result<()> 
         lists[class_of(tile.granules)].push(tile);
     }
     for (class, (list, taken)) in lists.iter_mut().zip(&taken).enumerate() {
-        list.sort_by_key(|tile| tile.retired);
+        // Of those that may be used, the largest first: only the front of a list is looked at.
+        list.sort_by_key(|tile| (tile.retired.max(recyclable), Reverse(tile.granules)));
         relink(space, class, taken, list)?;
         if let Some(heap) = heap.as_deref_mut() {
             let (head, tail) = (

@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::atomic::{AtomicPtr, Ordering as Local};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -85,11 +86,42 @@ struct Inner {
     mapping: Arc<Mapping>,
 }
 
-/// Device, inode and fork epoch: what tells one mapped arena from another.
-type Identity = (u64, u64, u64);
+/// Device and inode: what tells one arena from another.
+type Identity = (u64, u64);
 
-/// Arenas that this process has mapped.
-static OPEN: LazyLock<Mutex<HashMap<Identity, Weak<Inner>>>> = LazyLock::new(Mutex::default);
+/// Arenas that this process has mapped. A forked child gets a new registry: the one it inherits may be locked by a thread
+/// that it does not have.
+struct Registry {
+    epoch: u64,
+    open: Mutex<HashMap<Identity, Weak<Inner>>>,
+}
+
+static REGISTRY: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
+
+fn registry() -> Result<&'static Registry> {
+    let epoch = fork::renew().map_err(Error::os("mapping the page that notices a fork"))?;
+    loop {
+        // Acquire pairs with the Release of whoever made it.
+        let now = REGISTRY.load(Local::Acquire);
+        // SAFETY: null, or a leaked box that nobody ever frees.
+        if let Some(registry) = unsafe { now.as_ref() }
+            && registry.epoch == epoch
+        {
+            return Ok(registry);
+        }
+        let new = Box::into_raw(Box::new(Registry {
+            epoch,
+            open: Mutex::default(),
+        }));
+        if REGISTRY
+            .compare_exchange(now, new, Local::AcqRel, Local::Relaxed)
+            .is_err()
+        {
+            // SAFETY: another thread was faster; ours was never shared.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+}
 
 impl Arena {
     /// Creates a named arena, readable and writable by this user only.
@@ -121,7 +153,10 @@ impl Arena {
     pub fn open(name: &str) -> Result<Self> {
         let path = path_of(name)?;
         match file::open(&path) {
-            Ok(fd) => Self::open_file(name, fd),
+            Ok(fd) => {
+                check_owner(name, &fd)?;
+                Self::open_file(name, fd)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
             Err(error) => Err(Error::os(format!("opening {path:?}"))(error)),
         }
@@ -192,7 +227,7 @@ impl Arena {
     ///
     /// # Safety
     /// `memory` must be aligned to 4,096 bytes, shared, zeroed, mapped and backed for reading and writing until the
-    /// last clone of the arena is dropped, and be used by nobody but arenas made from it.
+    /// arena and everything made from it is dropped, and be used by nobody but arenas made from it.
     pub unsafe fn create_in(memory: NonNull<[u8]>, lock_file: OwnedFd, options: &ArenaOptions) -> Result<Self> {
         let options = ArenaOptions {
             capacity: memory.len() as u64,
@@ -234,11 +269,7 @@ impl Arena {
 
     fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
         let stat = nix_stat(&fd)?;
-        if let Some(open) = OPEN
-            .lock()
-            .get(&(stat.0, stat.1, fork::epoch()))
-            .and_then(Weak::upgrade)
-        {
+        if let Some(open) = registry()?.open.lock().get(&stat).and_then(Weak::upgrade) {
             return Ok(Self { inner: open });
         }
         let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
@@ -276,13 +307,9 @@ impl Arena {
             }
         };
         // Two threads that open the same arena at once must not map it twice.
-        let mut open = OPEN.lock();
+        let mut open = registry()?.open.lock();
         let key = match mapping.file() {
-            Some(fd) => {
-                let stat = nix_stat(&fd)?;
-                fork::renew().map_err(Error::os("mapping the page that notices a fork"))?;
-                Some((stat.0, stat.1, fork::epoch()))
-            }
+            Some(fd) => Some(nix_stat(&fd)?),
             None => None,
         };
         if let Some(inner) = key.and_then(|key| open.get(&key)).and_then(Weak::upgrade) {
@@ -515,6 +542,18 @@ fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -
         ));
     }
     Ok(())
+}
+
+/// Refuses the file of another user, who could have put it there for us to write to.
+fn check_owner(name: &str, fd: &OwnedFd) -> Result<()> {
+    let (owner, own) = file::owner(fd).map_err(Error::os("fstat of the arena"))?;
+    if owner == own || owner == 0 {
+        return Ok(());
+    }
+    Err(incompatible(
+        name,
+        format!("it belongs to user {owner} and this process runs as {own}; choose another name"),
+    ))
 }
 
 fn incompatible(name: &str, reason: String) -> Error {

@@ -92,6 +92,7 @@ pub fn wait<T>(
     };
     let mut spin = strategy != Strategy::Block;
     let mut unfinished = 0;
+    let mut look_for_dead = Deadline::after(SLICE);
     loop {
         while spin {
             for _ in 0..SPINS {
@@ -128,8 +129,12 @@ pub fn wait<T>(
             Slept::Found(found) => return Ok(Ok(found)),
             Slept::Cancelled => return Ok(Err(Ended::Cancelled)),
             Slept::Slice if deadline.passed() => return last_look(space, &mut check),
-            Slept::Slice => finish_for_the_dead(space, Duration::from_millis(100)),
-            Slept::Woken => {}
+            Slept::Slice | Slept::Woken => {}
+        }
+        // By the clock and not by the end of a sleep: signals may end every sleep early.
+        if look_for_dead.passed() {
+            finish_for_the_dead(space, Duration::from_millis(100));
+            look_for_dead = Deadline::after(SLICE);
         }
         seen = space.seq();
         if let Some(found) = check(seen)? {

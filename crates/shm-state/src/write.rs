@@ -22,7 +22,7 @@ use crate::read::{NewVersion, SHORT_KEY, Torn, View, key_shape, short_words, sto
 use crate::reclaim;
 use crate::record;
 use crate::space::Space;
-use crate::sync::{Ordering, Word};
+use crate::sync::{Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::table::Insertion;
 
@@ -122,6 +122,9 @@ pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<(LockGuard<'_>,
         record::recover(space, guard.took_over)?;
     }
     let seq = space.control().reader.seq.load(Ordering::Relaxed);
+    // Before any block is overwritten: an optimistic reader that meets what we write also sees the floor that allowed it,
+    // which an earlier owner of the lock may have stored. Pairs with the fence in `pin::still_valid`.
+    Word64::fence(Ordering::Release);
     Ok((guard, seq))
 }
 
@@ -435,8 +438,13 @@ impl<'n> Transaction<'n> {
     }
 
     /// Removes every key.
+    ///
+    /// # Errors
+    /// After an error the transaction can only be dropped.
     pub fn clear(&mut self) -> Result<()> {
         self.check()?;
+        // Half a clear must not be committed.
+        self.scratch.poisoned = true;
         for at in 0..self.scratch.pending.len() {
             self.remove_pending(at)?;
         }
@@ -456,6 +464,7 @@ impl<'n> Transaction<'n> {
             }
         }
         self.scratch.live_end = Some(0);
+        self.scratch.poisoned = false;
         Ok(())
     }
 

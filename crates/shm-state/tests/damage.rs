@@ -114,8 +114,10 @@ fn use_arena(file: File, errors: &mut Vec<Error>) -> Result<()> {
     let soon = || Deadline::after(Duration::from_millis(10));
     for number in 0..25 {
         note(namespace.get(&key(&format!("key {number}"))).map(drop));
-        let place = namespace.locate(&key(&format!("key {number}")));
-        note(place.and_then(|place| place.map_or(Ok(()), |place| namespace.get_at(place, |_, _| ()).map(drop))));
+        let place = namespace.place(&key(&format!("key {number}")));
+        note(place.map(|place| {
+            place.map(|place| place.peek(|_, _| ()));
+        }));
     }
     note(namespace.len().map(drop));
     let snapshot = namespace.pin().and_then(|pinned| {

@@ -12,7 +12,7 @@ impl Default for Random {
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -21,22 +21,50 @@ impl Random {
 
     /// A number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        (self.number() % end as u64) as usize
     }
 }
 
 /// So many different keys of 20 bytes, for the rest of the program.
 pub fn distinct(count: usize) -> &'static [String] {
     let mut random = Random::default();
-    let keys: Vec<String> = (0..count).map(|_| format!("{:020}", random.next())).collect();
+    let keys: Vec<String> = (0..count).map(|_| format!("{:020}", random.number())).collect();
     keys.leak()
 }
 
-/// Keys drawn at random: too long a sequence for a branch predictor to learn, with the texts at hand, so that what is
-/// measured is not how they are fetched.
-pub fn draw(keys: &'static [String], length: usize) -> Vec<&'static str> {
-    let mut random = Random(0xD1B5_4A32_D192_ED03);
-    (0..length).map(|_| keys[random.below(keys.len())].as_str()).collect()
+/// Passes until the same keys come again.
+const PASSES: usize = 16;
+
+/// Keys drawn at random, in passes.
+///
+/// A pass is short beside the time that a scheduler lets a process run, so that on a busy machine most are whole, and
+/// all of them are too long for a branch predictor to learn. The texts are at hand: how they are fetched is not what is
+/// measured.
+pub struct Draws {
+    keys: Vec<&'static str>,
+}
+
+impl Draws {
+    /// Passes of `length` draws from `keys`.
+    pub fn from(keys: &'static [String], length: usize) -> Self {
+        let mut random = Random(0xD1B5_4A32_D192_ED03);
+        let draw = |_| keys[random.below(keys.len())].as_str();
+        Self {
+            keys: (0..PASSES * length).map(draw).collect(),
+        }
+    }
+
+    /// The keys of the pass with this number.
+    pub fn pass(&self, number: usize) -> &[&'static str] {
+        let length = self.keys.len() / PASSES;
+        &self.keys[number % PASSES * length..][..length]
+    }
+
+    /// Another pass than `number`: the reference's in a round, which would otherwise find in the cache what ours has
+    /// just fetched, or the other way round. Over all rounds both go through the same keys in the same order.
+    pub fn opposite(number: usize) -> usize {
+        number + PASSES / 2
+    }
 }
 
 #[cfg(test)]
@@ -48,6 +76,8 @@ mod tests {
         let keys = distinct(1000);
         assert!(keys.iter().all(|key| key.len() == 20));
         assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), 1000);
-        assert_eq!(draw(keys, 5), draw(keys, 5));
+        let draws = Draws::from(keys, 5);
+        assert_eq!(draws.pass(3), draws.pass(3 + PASSES));
+        assert_ne!(draws.pass(3), draws.pass(Draws::opposite(3)));
     }
 }

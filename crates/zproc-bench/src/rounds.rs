@@ -78,13 +78,15 @@ pub fn take_turns(number: usize, ours: impl FnOnce() -> f64, reference: impl FnO
     }
 }
 
-/// Compares in `count` rounds, after one that warms both sides up.
-pub fn compare(count: usize, mut ours: impl FnMut() -> f64, mut reference: impl FnMut() -> f64) -> Comparison {
-    take_turns(0, &mut ours, &mut reference);
-    let rounds: Vec<Round> = (0..count)
-        .map(|number| take_turns(number, &mut ours, &mut reference))
-        .collect();
-    Comparison::of(&rounds)
+/// Compares in `count` rounds, after one that warms both sides up. Both are told the number of the round.
+pub fn compare(
+    count: usize,
+    mut ours: impl FnMut(usize) -> f64,
+    mut reference: impl FnMut(usize) -> f64,
+) -> Comparison {
+    let mut round = |number| take_turns(number, || ours(number), || reference(number));
+    round(0);
+    Comparison::of(&(0..count).map(round).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

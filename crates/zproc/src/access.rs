@@ -108,8 +108,9 @@ impl Access {
         self.patience.lock_timeout.map_or(Deadline::never(), Deadline::after)
     }
 
-    /// Puts one value under a key, as one commit. `place` is where the key was found before.
-    #[inline]
+    /// Puts one value under a key, as one commit. `place` is where the key was found before. Always inlined, since a key
+    /// that is passed on in memory costs a stall.
+    #[inline(always)]
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let namespace = self.open()?;
         check_not_in_atomic()?;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use shm_state::{EntryRef, Namespace};
+use shm_state::{Namespace, Place};
 
 use crate::access::Access;
 use crate::codec::{boxed_wrong_type, decoded, name, with_value};
@@ -35,7 +35,7 @@ use crate::value::{FromValue, ToValue};
 pub struct Handle<'s, T> {
     access: &'s Access,
     key: shm_state::Key,
-    place: Cell<Option<EntryRef>>,
+    place: Cell<Option<Place<'s>>>,
     type_: PhantomData<fn(T) -> T>,
 }
 
@@ -80,7 +80,7 @@ impl<'s, T> Handle<'s, T> {
     {
         let namespace = self.access.ready()?;
         if let Some(place) = self.place.get()
-            && let Ok(found) = namespace.get_at(place, |tag, bytes| self.read(tag, bytes))?
+            && let Some(found) = place.peek(|tag, bytes| self.read(tag, bytes))
         {
             return decoded(found);
         }
@@ -98,12 +98,12 @@ impl<'s, T> Handle<'s, T> {
     /// Looks the key up, and remembers where it is.
     #[cold]
     #[inline(never)]
-    fn find(&self, namespace: &Namespace) -> Result<Option<T>>
+    fn find(&self, namespace: &'s Namespace) -> Result<Option<T>>
     where
         T: FromValue,
     {
         let key = self.key.as_ref();
-        self.place.set(namespace.locate(&key)?);
+        self.place.set(namespace.place(&key)?);
         // Not from the place, which may have gone stale again.
         decoded(namespace.get_with(&key, |tag, bytes| self.read(tag, bytes))?)
     }
@@ -122,9 +122,12 @@ impl<'s, T> Handle<'s, T> {
         T: ToValue,
     {
         let key = self.key.as_ref();
-        with_value(value, |tag, bytes| self.access.put(&key, self.place.get(), tag, bytes))?;
-        if self.place.get().is_none() {
-            self.place.set(self.access.ready()?.locate(&key)?);
+        let place = self.place.get();
+        with_value(value, |tag, bytes| {
+            self.access.put(&key, place.map(|place| place.entry_ref()), tag, bytes)
+        })?;
+        if !place.is_some_and(|place| place.is_current()) {
+            self.place.set(self.access.ready()?.place(&key)?);
         }
         Ok(())
     }

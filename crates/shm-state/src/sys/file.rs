@@ -72,6 +72,11 @@ pub fn identity(file: impl AsFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// The user whom the file belongs to, and the one that this process acts as.
+pub fn owner(file: impl AsFd) -> io::Result<(u32, u32)> {
+    Ok((nix::sys::stat::fstat(file)?.st_uid, nix::unistd::geteuid().as_raw()))
+}
+
 /// Sets the file's size; new bytes are holes, which may turn out not to exist when they are touched.
 pub fn set_len(file: impl AsFd, length: u64) -> io::Result<()> {
     Ok(ftruncate(file, offset(length)?)?)

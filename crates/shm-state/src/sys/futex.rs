@@ -129,7 +129,13 @@ fn wait_listed(list: &[Waiter], deadline: Deadline) -> Result<Wait, NotThere> {
             libc::CLOCK_MONOTONIC,
         )
     };
-    if result == -1 && nix::errno::Errno::last() == nix::errno::Errno::ENOSYS {
+    // EPERM: how container runtimes refuse calls that they do not know.
+    if result == -1
+        && matches!(
+            nix::errno::Errno::last(),
+            nix::errno::Errno::ENOSYS | nix::errno::Errno::EPERM
+        )
+    {
         return Err(NotThere);
     }
     Ok(outcome(result))
