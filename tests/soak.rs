@@ -290,7 +290,7 @@ fn variable(name: &str) -> Option<u64> {
 
 /// Which process to kill: often the one that is inside the writer lock right now.
 fn choose(kids: &[Kid], namespace: &Namespace, random: &mut Random) -> usize {
-    if random.below(3) > 0 {
+    if random.below(8) > 0 {
         for _ in 0..20_000 {
             let inside = namespace
                 .lock_holder()
@@ -303,8 +303,8 @@ fn choose(kids: &[Kid], namespace: &Namespace, random: &mut Random) -> usize {
     random.below(kids.len() as u64) as usize
 }
 
-/// What must hold after a kill. Returns how many deaths inside the lock were made up for so far.
-fn check(arena: &Arena, namespace: &Namespace, board: &Board, killed: u64) -> u64 {
+/// What must hold after a kill.
+fn check(arena: &Arena, namespace: &Namespace, board: &Board, killed: u64) {
     let tx = namespace
         .begin(Deadline::after(PATIENCE))
         .expect("the next writer after a kill");
@@ -328,7 +328,6 @@ fn check(arena: &Arena, namespace: &Namespace, board: &Board, killed: u64) -> u6
         "after a kill of process {killed}: {:#?}",
         report.problems
     );
-    arena.stats().unwrap().namespaces[0].recoveries
 }
 
 #[test]
@@ -343,7 +342,7 @@ fn random_kills_lose_nothing_and_stop_nobody() {
     println!("{kills} kills, ZPROC_SOAK_SEED={seed}");
     let mut random = Random::new(seed);
     let history = History {
-        count: 64,
+        count: 16,
         bytes: 1 << 20,
     };
     let arena = Arena::anonymous(&ArenaOptions {
@@ -356,13 +355,12 @@ fn random_kills_lose_nothing_and_stop_nobody() {
     let mut start = |number| Kid::start(number, &arena, &board, random.below(u64::MAX));
     let mut kids: Vec<Kid> = (0..WRITERS + WATCHERS).map(&mut start).collect();
 
-    let mut inside = 0;
     for _ in 0..kills {
         std::thread::sleep(Duration::from_micros(random.below(1500)));
         let at = choose(&kids, &namespace, &mut random);
         kids[at].kill();
         let number = kids[at].number;
-        inside = check(&arena, &namespace, &board, number);
+        check(&arena, &namespace, &board, number);
         kids[at] = Kid::start(number, &arena, &board, random.below(u64::MAX));
     }
 
@@ -395,6 +393,8 @@ fn random_kills_lose_nothing_and_stop_nobody() {
     }
     let report = arena.verify().unwrap();
     assert!(report.is_clean(), "{:#?}", report.problems);
+    // Every death inside the lock, and no other, is made up for by whoever gets it next.
+    let inside = arena.stats().unwrap().namespaces[0].recoveries;
     println!("{committed} commits, {kills} kills, {inside} of them inside the writer lock");
     assert!(
         inside * 5 >= kills,

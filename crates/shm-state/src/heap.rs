@@ -287,7 +287,10 @@ impl Heap {
         }
         let chunks = (self.end / CHUNK_GRANULES).saturating_sub(self.run);
         let map = space.mapping.chunk_map()?;
-        let head = space.mapping.offset_of(&map[self.run as usize]);
+        let head = map
+            .get(self.run as usize)
+            .ok_or_else(|| Error::corrupt(format!("its run starts at chunk {}", self.run)))?;
+        let head = space.mapping.offset_of(head);
         self.heads.push((head, chunks::head_word(space.index, chunks)));
         Ok(())
     }

@@ -224,6 +224,13 @@ impl LockGuard<'_> {
         }
     }
 
+    /// Whether this thread still owns the lock. Not after a fork, and not while the thread ends: its destructor gives up
+    /// what it holds, and may run before that of a thread-local that keeps a guard.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.attachment.epoch() == fork::epoch() && LockState::read(&self.lock.word).owner() == self.owner
+    }
+
     /// Releases the lock now.
     #[inline]
     pub(crate) fn unlock(self) {}

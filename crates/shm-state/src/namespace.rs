@@ -41,6 +41,8 @@ unsafe impl Sync for SeatRef {}
 pub struct EntryRef {
     pub(crate) entry: u32,
     pub(crate) generation: u64,
+    /// Address of the control block: of which namespace, in this process.
+    pub(crate) namespace: usize,
 }
 
 /// Where a key's value lives, resolved: reads it in a few loads. Made by [`Namespace::place`].
@@ -206,7 +208,11 @@ impl Namespace {
         self.read(|view, _| {
             // Acquire, and before the lookup: an entry that a later rebuild drops then has an older generation.
             let generation = self.space.control().reader.generation.load(Ordering::Acquire);
-            Ok(view.find(key)?.map(|entry| EntryRef { entry, generation }))
+            Ok(view.find(key)?.map(|entry| EntryRef {
+                entry,
+                generation,
+                namespace: std::ptr::from_ref(self.space.control()).addr(),
+            }))
         })
     }
 

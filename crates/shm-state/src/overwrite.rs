@@ -84,7 +84,9 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     let view = View::new(space, seq);
     let generation = control.reader.generation.load(Ordering::Relaxed);
     let entry = match put.place {
-        Some(place) if place.generation == generation => place.entry,
+        Some(place) if place.generation == generation && place.namespace == std::ptr::from_ref(control).addr() => {
+            place.entry
+        }
         _ => match view.find(put.key).map_err(|torn| torn.damage(space))? {
             Some(entry) => entry,
             None => return Ok(None),

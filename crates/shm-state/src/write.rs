@@ -472,6 +472,9 @@ impl<'n> Transaction<'n> {
     fn check(&self) -> Result<()> {
         // A child that was forked inside a transaction has a copy of it, and the parent still has the lock.
         self.space.check_fork()?;
+        if !self.guard.as_ref().is_some_and(LockGuard::is_held) {
+            return Err(Error::Poisoned);
+        }
         if self.scratch.poisoned {
             Err(Error::Poisoned)
         } else {
@@ -574,8 +577,9 @@ pub fn version_granules(len: usize) -> u64 {
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
-        // Without the guard the buffers are somebody else's; in a forked child, the claimed chunks are the parent's.
-        if self.guard.is_some() && !self.scratch.committed && self.space.check_fork().is_ok() {
+        // Without the lock the buffers and the claimed chunks are somebody else's: after the unlock, in a forked child, or
+        // in a thread that ends.
+        if self.guard.as_ref().is_some_and(LockGuard::is_held) && !self.scratch.committed {
             self.scratch.heap.abort(self.space);
         }
     }

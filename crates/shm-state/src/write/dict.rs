@@ -58,6 +58,8 @@ impl<'n> Transaction<'n> {
     fn kept(&self) -> Result<impl DoubleEndedIterator<Item = Result<(usize, u32, &'n Version)>> + '_> {
         let view = self.before();
         let (slots, end) = view.dense().map_err(self.damage())?;
+        // Behind what was popped nothing is alive.
+        let end = self.scratch.live_end.map_or(end, |live_end| live_end.min(end));
         Ok(slots[..end].iter().enumerate().filter_map(move |(at, slot)| {
             let (entry, version) = match view.at_slot(slot) {
                 Ok(found) => found?,
@@ -108,7 +110,12 @@ impl<'n> Transaction<'n> {
     /// Removes the key that was inserted last and returns it with its value.
     pub fn pop_last(&mut self) -> Result<Option<(Key, Payload)>> {
         self.check()?;
-        if let Some(last) = self.own().last() {
+        let own = self
+            .scratch
+            .pending
+            .iter()
+            .filter(|p| self.scratch.inserted > 0 && p.live && p.order != 0);
+        if let Some(last) = own.max_by_key(|p| p.order).copied() {
             let popped = (self.key(last.entry)?, self.copy_out(self.version(last.new)?)?);
             self.remove(&popped.0.as_ref())?;
             return Ok(Some(popped));
