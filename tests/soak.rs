@@ -31,6 +31,7 @@ const ACKNOWLEDGED: u64 = 0;
 const STARTED_AT: u64 = 16;
 const SEEN: u64 = 32;
 const MISSED: u64 = 48;
+/// 1: the writers stop; 2: the watchers stop when they have seen everything.
 const STOP: u64 = 64;
 
 /// Numbers that outlive whoever wrote them: words of a file that has no name any more.
@@ -223,7 +224,7 @@ fn watch(namespace: &Namespace, own: u64, board: &Board) {
     let (mut cursor, mut seen, mut missed) = (start, 0, 0);
     board.set(STARTED_AT + own, start);
     let strategies = [Strategy::Block, Strategy::default()];
-    while (board.get(STOP) == 0 || cursor < namespace.seq()) && !orphaned(parent) {
+    while (board.get(STOP) < 2 || cursor < namespace.seq()) && !orphaned(parent) {
         match namespace
             .next_match(&mut cursor, namespace.seq(), Filter::Any, true, None)
             .unwrap()
@@ -366,8 +367,11 @@ fn random_kills_lose_nothing_and_stop_nobody() {
 
     // Everybody gets to work once more before the end.
     std::thread::sleep(Duration::from_millis(100));
+    let (writers, watchers): (Vec<Kid>, Vec<Kid>) = kids.into_iter().partition(|kid| kid.number < WRITERS);
     board.set(STOP, 1);
-    kids.into_iter().for_each(Kid::finish);
+    writers.into_iter().for_each(Kid::finish);
+    board.set(STOP, 2);
+    watchers.into_iter().for_each(Kid::finish);
     let committed = namespace.seq();
     let stored = |writer| {
         namespace

@@ -40,6 +40,8 @@ mod read;
 mod reclaim;
 mod record;
 mod seats;
+#[cfg(feature = "shared_memory")]
+mod shared_memory;
 mod space;
 mod stats;
 mod store;

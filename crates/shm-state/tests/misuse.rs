@@ -50,7 +50,9 @@ fn a_transaction_that_outlives_the_lock_of_its_thread_touches_nothing() {
         });
         let write = thread::spawn(move || {
             for number in 0..20 {
-                namespace.put(&KeyRef::new(2, &key(number)), None, 1, &[2; 100_000], soon()).unwrap();
+                namespace
+                    .put(&KeyRef::new(2, &key(number)), None, 1, &[2; 100_000], soon())
+                    .unwrap();
             }
         });
         leave.join().unwrap();
@@ -68,7 +70,9 @@ fn a_transaction_can_pop_many_keys() {
     const KEYS: u32 = 50_000;
     let mut transaction = namespace.begin(soon()).unwrap();
     for number in 0..KEYS {
-        transaction.put(&KeyRef::new(1, &number.to_le_bytes()), 1, &[0; 8]).unwrap();
+        transaction
+            .put(&KeyRef::new(1, &number.to_le_bytes()), 1, &[0; 8])
+            .unwrap();
     }
     transaction.commit().unwrap();
     let mut transaction = namespace.begin(soon()).unwrap();

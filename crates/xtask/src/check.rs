@@ -20,7 +20,7 @@ pub const STEPS: &[Step] = &[
     Step::run("docs",                "cargo doc --workspace --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings"),
     Step::run("aarch64",             "cargo check --workspace --target aarch64-unknown-linux-gnu --locked").needs(Need::Target("aarch64-unknown-linux-gnu")),
     Step::run("test",                TEST_COMMAND),
-    Step::run("test kill-points",    "cargo test -p shm-state --features kill-points --locked"),
+    Step::run("test features",       "cargo test -p shm-state --features kill-points,shared_memory --locked"),
     Step::run("example",             "cargo run --release --locked --example governor"),
 ];
 

@@ -184,6 +184,11 @@ impl Role {
 /// Runs `child` in a forked copy of this process, which never returns from it. `None`: it ended by itself with
 /// success; else the signal that ended it. Any other end panics.
 pub fn fork(child: impl FnOnce()) -> Option<i32> {
+    wait_for(start_fork(child))
+}
+
+/// As [`fork`], without waiting for the child.
+pub fn start_fork(child: impl FnOnce()) -> i32 {
     // SAFETY: the copy runs `child`, which the callers keep to engine calls and plain memory, and then exits without
     // running anything of the test harness.
     let pid = unsafe { libc::fork() };
@@ -193,20 +198,25 @@ pub fn fork(child: impl FnOnce()) -> Option<i32> {
         // SAFETY: ends this process.
         unsafe { libc::_exit(i32::from(result.is_err())) };
     }
-    wait_for(pid)
+    pid
 }
 
 /// Waits for a forked child; see [`fork`].
 pub fn wait_for(pid: i32) -> Option<i32> {
-    let mut status = 0;
-    // SAFETY: waits for a child of this process; `status` outlives the call.
-    while unsafe { libc::waitpid(pid, &raw mut status, 0) } != pid {
-        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
-    }
-    let status = ExitStatus::from_raw(status);
+    let status = end_of(pid);
     assert!(
         status.success() || status.signal().is_some(),
         "the forked child failed: {status}"
     );
     status.signal()
+}
+
+/// Waits for a forked child, however it ends.
+pub fn end_of(pid: i32) -> ExitStatus {
+    let mut status = 0;
+    // SAFETY: waits for a child of this process; `status` outlives the call.
+    while unsafe { libc::waitpid(pid, &raw mut status, 0) } != pid {
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
+    }
+    ExitStatus::from_raw(status)
 }

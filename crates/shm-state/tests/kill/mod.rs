@@ -2,5 +2,7 @@
 
 pub mod fault;
 pub mod point;
+pub mod random;
 pub mod scenario;
+pub mod sleeper;
 pub mod sweep;

@@ -3,10 +3,10 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use shm_state::{Arena, Deadline, Filter, Namespace, Next, On, Pinned, Strategy, kill_at, kill_points_passed};
+use shm_state::{Arena, Deadline, Filter, KeyRef, Namespace, Next, On, Pinned, Strategy, kill_at, kill_points_passed};
 
 use super::scenario::{Act, Scenario, Template, World};
-use crate::common::model::{self, Change, Model, assert_same, put, remove};
+use crate::common::model::{self, Change, Model, assert_same, remove};
 use crate::common::process::{Board, fork};
 use crate::common::{Name, assert_clean, is_full};
 
@@ -49,8 +49,8 @@ pub fn visit(scenario: &Scenario, template: &Template, at: u64, recoverer: Optio
     let mut expected = vec![world.model.clone(), model::after(&world.model, &scenario.changes)];
     let killed = signal.is_some();
     match scenario.act {
-        Act::Commit if killed => {}
-        Act::Commit => drop(expected.remove(0)),
+        Act::Commit | Act::Put if killed => {}
+        Act::Commit | Act::Put => drop(expected.remove(0)),
         _ => expected.truncate(1),
     }
     if let Some(at) = recoverer {
@@ -94,6 +94,7 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
     }
     match scenario.act {
         Act::Commit => drop(model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap()),
+        Act::Put => put(&namespace, scenario),
         Act::BeRefused => {
             let error = model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap_err();
             assert!(is_full(&error), "{error}");
@@ -129,6 +130,23 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
     end(board);
 }
 
+/// Commits the changes of a scenario in a forked child that opens the arena of its parent.
+pub fn commit_afresh(scenario: &Scenario, arena: &Arena) -> u64 {
+    let namespace = open(arena).namespace("swept").unwrap();
+    model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap()
+}
+
+/// Sets the one key of the scenario.
+pub fn put(namespace: &Namespace, scenario: &Scenario) {
+    let Change::Put(key, value) = &scenario.changes[0] else {
+        panic!("not a put")
+    };
+    let was = namespace
+        .put(&KeyRef::new(0, key), None, 1, value, Deadline::never())
+        .unwrap();
+    assert!(was, "it overwrites");
+}
+
 /// Ends the child before it closes anything, which would be further stores.
 fn end(board: &Board) -> ! {
     board.set(0, kill_points_passed());
@@ -157,7 +175,7 @@ fn second_death(scenario: &Scenario, arena: &Arena, at: u64, expected: &mut Vec<
 }
 
 /// The next commit, at once. Says whether the operation had been committed.
-fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
+pub fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
     let deadline = Deadline::after(SOON);
     let mut tx = world
         .namespace
@@ -182,11 +200,11 @@ fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
     assert_eq!(world.namespace.len().unwrap(), world.model.len());
     assert_clean(&world.arena);
     check_log(&world.namespace);
-    which > 0 || (expected.len() == 1 && scenario.act == Act::Commit)
+    which > 0 || (expected.len() == 1 && matches!(scenario.act, Act::Commit | Act::Put))
 }
 
 /// Other commits, with room made for them if there was none; then everything is looked at again.
-fn after_care(world: &mut World) {
+pub fn after_care(world: &mut World) {
     let large = |world: &World, count| -> Vec<Vec<u8>> {
         world
             .model
@@ -199,10 +217,13 @@ fn after_care(world: &mut World) {
     world.commit_each(large(world, 6).into_iter().map(remove));
     let more: Vec<Change> = large(world, 30).into_iter().map(remove).collect();
     world.commit(&more);
-    world.commit(&[put("a", 1), put("other", 33), remove("e")]);
+    world.commit(&[model::put("a", 1), model::put("other", 33), remove("e")]);
     for round in 0..12 {
-        world.commit(&[put(format!("churn{}", round % 5), 7 * round), put("a", round)]);
-        world.commit_each([remove(format!("churn{}", (round + 2) % 5)), put("b", 30)]);
+        world.commit(&[
+            model::put(format!("churn{}", round % 5), 7 * round),
+            model::put("a", round),
+        ]);
+        world.commit_each([remove(format!("churn{}", (round + 2) % 5)), model::put("b", 30)]);
     }
     model::check(&world.arena, &world.namespace, &world.model, "after more commits");
     check_log(&world.namespace);

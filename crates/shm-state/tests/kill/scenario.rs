@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use shm_state::{Arena, ArenaOptions, Deadline, History, Namespace};
+use shm_state::{Arena, ArenaOptions, Deadline, History, KeyRef, Namespace, On, Strategy};
 
 use crate::common::is_full;
 use crate::common::model::{self, Change, Model, put, remove};
@@ -15,6 +17,8 @@ use crate::common::model::{self, Change, Model, put, remove};
 pub enum Act {
     /// Commits the changes.
     Commit,
+    /// Sets the one key of the changes, on the straight path of an overwrite.
+    Put,
     /// Makes the changes in a transaction and drops it.
     Abort,
     /// Tries to commit the changes, which do not fit.
@@ -85,6 +89,20 @@ impl Template {
             capacity: stats.capacity,
             bytes,
             model: world.model,
+        }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same with other bytes and contents.
+    pub fn with(&self, bytes: Vec<u8>, model: Model) -> Self {
+        Self {
+            capacity: self.capacity,
+            bytes,
+            model,
         }
     }
 
@@ -173,6 +191,14 @@ fn worn(world: &mut World) {
         world.commit_each([put("a", 8 + round), put("worn", 50)]);
     }
     world.commit_each([remove("worn")]);
+    // Somebody has slept here, so the next commit wakes.
+    let (soon, never) = (Deadline::after(Duration::from_millis(1)), AtomicBool::new(false));
+    for on in [On::Any, On::Keys(&[KeyRef::new(0, b"a").hash()])] {
+        let ended = world
+            .namespace
+            .wait(on, Strategy::Block, soon, &never, |_| Ok(None::<()>));
+        ended.unwrap().unwrap_err();
+    }
 }
 
 /// A full arena whose keys `f…` have values of 2,000 bytes, side by side.
@@ -232,6 +258,10 @@ fn commits() -> Vec<Scenario> {
     vec![
         scenario("insert", few, vec![put("new", 20)]),
         scenario("overwrite", worn, vec![put("d", 17)]),
+        Scenario {
+            act: Act::Put,
+            ..scenario("put", worn, vec![put("a", 12)])
+        },
         scenario("remove", worn, vec![remove("a")]),
         scenario("pop", few, vec![Change::Pop]),
         Scenario {

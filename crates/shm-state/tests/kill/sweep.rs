@@ -41,7 +41,7 @@ pub fn run(scenario: &Scenario) {
     }
     let last: Outcome = visit(scenario, &template, whole.stores, None);
     assert!(!last.killed, "{last:?}");
-    if scenario.act == Act::Commit {
+    if matches!(scenario.act, Act::Commit | Act::Put) {
         assert!(
             last.is_after && (step > 1 || decided.is_some()),
             "decided at {decided:?} of {}",
