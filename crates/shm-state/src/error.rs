@@ -84,6 +84,9 @@ pub enum Error {
     /// No more processes can attach.
     #[error("{0} processes are attached to the arena, which is the limit: close one of them")]
     TooManyProcesses(usize),
+    /// No more snapshots and watchers fit.
+    #[error("the namespace has {0} snapshots and watchers, which is the limit: drop some")]
+    TooManySnapshots(usize),
     /// No more namespaces can be created.
     #[error("the arena has {0} namespaces, which is the limit: use another arena")]
     TooManyNamespaces(usize),

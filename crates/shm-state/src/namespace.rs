@@ -359,7 +359,9 @@ impl Namespace {
 
     /// Shows others how far this identity has read, for their statistics.
     pub fn publish_cursor(&self, cursor: u64) {
-        if let Some(seat) = self.own_seat() {
+        if self.space.check_fork().is_ok()
+            && let Some(seat) = self.own_seat()
+        {
             seat.cursor.store(cursor.wrapping_add(1), Ordering::Relaxed);
         }
     }

@@ -8,16 +8,20 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::layout::{GRANULE, Seat, SeatBlock, Superblock};
+use crate::layout::{GRANULE, SEATS, Seat, SeatBlock, Superblock};
 use crate::reclaim;
 use crate::record;
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
 use crate::sys::time::Deadline;
+use crate::walk;
 use crate::write::Transaction;
 
 /// How long to wait for the writer lock when all seats are taken.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Further blocks of seats that a namespace may have; a longer chain has a cycle.
+pub const MOST_BLOCKS: usize = 4096;
 
 /// Seats that should be free, so that readers need not wait for the writer lock to get one.
 const SPARE: usize = 8;
@@ -30,7 +34,7 @@ pub fn take(space: &Space) -> Result<&Seat> {
     loop {
         let transaction = Transaction::begin(space, 0, Deadline::after(PATIENCE))?;
         if reclaim::reap(space) == 0 && free(space) == 0 {
-            add_block(transaction)?;
+            add_block(transaction, true)?;
         }
         if let Some(seat) = space.take_seat() {
             return Ok(seat);
@@ -54,13 +58,23 @@ pub fn keep_some_free(space: &Space) {
     if let Ok(transaction) = Transaction::begin(space, 0, Deadline::at_once())
         && reclaim::reap(space) == 0
     {
-        let _ = add_block(transaction);
+        let _ = add_block(transaction, false);
     }
 }
 
-fn add_block(mut transaction: Transaction<'_>) -> Result<()> {
+/// Chains another block of seats. Only a reader that cannot do without gives up history for it (`reclaiming`).
+fn add_block(mut transaction: Transaction<'_>, reclaiming: bool) -> Result<()> {
     let space = transaction.space;
-    let granule = transaction.take((size_of::<SeatBlock>() / GRANULE) as u64)?;
+    if walk::seat_blocks(space)?.len() >= MOST_BLOCKS {
+        return Err(Error::TooManySnapshots(MOST_BLOCKS * SEATS));
+    }
+    let granules = (size_of::<SeatBlock>() / GRANULE) as u64;
+    let granule = match transaction.scratch.heap.take(space, granules) {
+        Ok(Some(granule)) => granule,
+        _ if reclaiming => transaction.take(granules)?,
+        Ok(None) => return Ok(()),
+        Err(error) => return Err(error),
+    };
     let block: &SeatBlock = space.mapping.at(granule).ok_or_else(|| {
         Error::corrupt(format!(
             "a block of seats at granule {granule} lies outside of the arena"

@@ -255,7 +255,7 @@ impl Space {
         control
             .seats
             .iter()
-            .chain(blocks.take(4096).flat_map(|b| b.seats.iter()))
+            .chain(blocks.take(crate::seats::MOST_BLOCKS).flat_map(|b| b.seats.iter()))
     }
 
     /// A seat for this process: an idle one, or a free one. `None` when all are taken.

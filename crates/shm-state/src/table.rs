@@ -250,7 +250,7 @@ fn rebuild(
         // Last: a reader that sees the new generation looks its handle's key up in the new index.
         record.push((
             offset(&reader.generation),
-            reader.generation.load(Ordering::Relaxed) + 1,
+            reader.generation.load(Ordering::Relaxed).wrapping_add(1),
         ));
     }
     Ok(Ok(()))

@@ -128,7 +128,7 @@ pub fn wait<T>(
         match sleep(space, on, deadline, cancel, &mut check)? {
             Slept::Found(found) => return Ok(Ok(found)),
             Slept::Cancelled => return Ok(Err(Ended::Cancelled)),
-            Slept::Slice if deadline.passed() => return last_look(space, &mut check),
+            Slept::Slice | Slept::Woken if deadline.passed() => return last_look(space, &mut check),
             Slept::Slice | Slept::Woken => {}
         }
         // By the clock and not by the end of a sleep: signals may end every sleep early.

@@ -78,7 +78,7 @@ pub fn run() {
         model::check(&arena, &namespace, &model, &when);
     }
     assert!(
-        killed > ROUNDS / 4 && after > ROUNDS / 4,
+        killed > ROUNDS / 8 && after > ROUNDS / 8,
         "{killed} killed, {after} committed"
     );
     println!("\nswept random: {ROUNDS} rounds, {killed} killed, {after} committed, ZPROC_SWEEP_OFFSET={seed}");
