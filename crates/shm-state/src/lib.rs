@@ -58,6 +58,7 @@ pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
 pub use namespace::{EntryRef, Filter, Namespace, Next, Place};
 pub use pinned::Pinned;
+pub use read::Small;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};
 pub use store::{Arena, ArenaOptions};

@@ -124,19 +124,34 @@ impl WriterLock {
 
 impl Attachment {
     /// Takes the lock, waiting until the deadline if another thread has it. [`Deadline::at_once`] only tries.
-    #[inline]
-    pub(crate) fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>, LockError> {
-        thread::with(|thread| {
+    ///
+    /// The guard is made here alone, and the error boxed: what travels by value through a result that a cold callee fills
+    /// too is written by words and read by wider loads, which stalls.
+    #[inline(always)]
+    pub(crate) fn lock<'a>(
+        &'a self,
+        lock: &'a WriterLock,
+        deadline: Deadline,
+    ) -> Result<LockGuard<'a>, Box<LockError>> {
+        let (owner, took_over) = thread::with(|thread| {
             if let Some(me) = thread.name(self.key())
                 && thread.has_room()
                 && !lock.somebody_starves()
             {
                 thread.arm(lock);
                 if word::try_acquire(&lock.word, LockState::FREE, me, false).is_ok() {
-                    return Ok(self.guard(thread, lock, me, false));
+                    thread.push(lock, me, self.gate());
+                    return Ok((me, false));
                 }
             }
             self.lock_contended(thread, lock, deadline)
+        })?;
+        Ok(LockGuard {
+            took_over: u64::from(took_over),
+            lock,
+            owner,
+            attachment: self,
+            not_send: PhantomData,
         })
     }
 
@@ -147,7 +162,7 @@ impl Attachment {
         thread: &Thread,
         lock: &'a WriterLock,
         deadline: Deadline,
-    ) -> Result<LockGuard<'a>, LockError> {
+    ) -> Result<(Owner, bool), Box<LockError>> {
         let me = self.name_of(thread)?;
         thread.drop_unmapped();
         let result = if thread.holds(lock) {
@@ -158,10 +173,13 @@ impl Attachment {
             Contender::new(self, thread, lock, me, deadline).run()
         };
         match result {
-            Ok(took_over) => Ok(self.guard(thread, lock, me, took_over)),
+            Ok(took_over) => {
+                thread.push(lock, me, self.gate());
+                Ok((me, took_over))
+            }
             Err(error) => {
                 thread.arm_held();
-                Err(error)
+                Err(Box::new(error))
             }
         }
     }
@@ -183,18 +201,6 @@ impl Attachment {
         Ok(name.unwrap_or_else(|| thread.take_name(self.key(), self.slot(), || self.next_nonce())))
     }
 
-    #[inline(always)]
-    fn guard<'a>(&'a self, thread: &Thread, lock: &'a WriterLock, owner: Owner, took_over: bool) -> LockGuard<'a> {
-        thread.push(lock, owner, self.gate());
-        LockGuard {
-            took_over,
-            lock,
-            owner,
-            attachment: self,
-            not_send: PhantomData,
-        }
-    }
-
     /// Pid and TID of the lock's owner, if it has one.
     pub(crate) fn holder(&self, lock: &WriterLock) -> Option<(u32, u32)> {
         let seen = LockState::read(&lock.word);
@@ -205,8 +211,9 @@ impl Attachment {
 /// Owns a lock until it is dropped, on the thread that took it.
 #[must_use = "the lock is released when the guard is dropped"]
 pub(crate) struct LockGuard<'a> {
-    /// Whether the last owner died inside: what it left behind may need repair.
-    pub(crate) took_over: bool,
+    /// Not 0: the last owner died inside, and what it left behind may need repair. A whole word: a byte with padding is
+    /// moved by a load that stalls on the stores before.
+    took_over: u64,
     lock: &'a WriterLock,
     owner: Owner,
     attachment: &'a Attachment,
@@ -215,6 +222,12 @@ pub(crate) struct LockGuard<'a> {
 }
 
 impl LockGuard<'_> {
+    /// Whether the last owner died inside: what it left behind may need repair.
+    #[inline(always)]
+    pub(crate) fn took_over(&self) -> bool {
+        self.took_over != 0
+    }
+
     /// Names the lock to the kernel again. To be called after foreign code ran inside: a robust or
     /// priority-inheriting mutex of the C library erases the name.
     #[inline]

@@ -1,6 +1,6 @@
 //! A namespace as its users see it: one dict, one writer lock, one history.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
@@ -10,10 +10,11 @@ use crate::log::{self, Found, Record};
 use crate::overwrite::{self, Put};
 use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
-use crate::read::{ATTEMPTS, OPTIMISTIC_MAX, Stop, Torn, View};
+use crate::read::{ATTEMPTS, OPTIMISTIC_MAX, Small, Stop, Torn, View};
 use crate::seats;
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
+use crate::sys::fork;
 use crate::sys::time::Deadline;
 use crate::wait::{self, Ended, On, Strategy};
 use crate::write::Transaction;
@@ -62,7 +63,7 @@ impl Place<'_> {
         if !self.is_current() {
             return None;
         }
-        match view.small_of(self.entry) {
+        match view.small_at_hand(self.entry) {
             Ok(small) if view.is_valid() => Some(small.map(|small| small.with(f))),
             _ => None,
         }
@@ -139,6 +140,12 @@ impl Namespace {
         self.space.control().reader.floor.load(Ordering::Relaxed)
     }
 
+    /// A word of this process, and what it holds unless the process was forked since the arena was opened: the same as
+    /// [`Namespace::check_fork`] in one comparison. It never holds `u64::MAX`.
+    pub fn fork_mark(&self) -> (&'static AtomicU64, u64) {
+        (fork::word(), self.space.attachment.epoch())
+    }
+
     /// Errors if this process was forked from the one that opened the arena.
     #[inline(always)]
     pub fn check_fork(&self) -> Result<()> {
@@ -158,23 +165,32 @@ impl Namespace {
     /// up to 16 bytes nothing is allocated.
     #[inline(always)]
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
+        match self.peek(key) {
+            Some(small) => Ok(small.map(|small| small.with(f))),
+            None => Ok(self.get_slowly(*key)?.map(|payload| f(payload.tag(), payload.bytes()))),
+        }
+    }
+
+    /// The newest value of a key, if all that is asked for is at hand: `None` sends to [`Namespace::get`].
+    #[inline(always)]
+    pub fn peek(&self, key: &KeyRef<'_>) -> Option<Option<Small>> {
         let view = View::newest(&self.space);
-        let small = match view.find(key) {
-            Ok(Some(entry)) => view.small(entry),
+        let small = match view.find_at_hand(key) {
+            Ok(Some(entry)) => view.small_at_hand(entry),
             Ok(None) => Ok(None),
             Err(_) => Err(()),
         };
         // What the words say is not looked at before the snapshot is known to have been intact.
         match small {
-            Ok(small) if view.is_valid() => Ok(small.map(|small| small.with(f))),
-            _ => Ok(self.get_slowly(key)?.map(|payload| f(payload.tag(), payload.bytes()))),
+            Ok(small) if view.is_valid() => Some(small),
+            _ => None,
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn get_slowly(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
-        self.read(|view, limit| match view.find(key)? {
+    fn get_slowly(&self, key: KeyRef<'_>) -> Result<Option<Payload>> {
+        self.read(|view, limit| match view.find(&key)? {
             Some(entry) => view.live_version(entry)?.map(|v| view.payload(v, limit)).transpose(),
             None => Ok(None),
         })

@@ -143,14 +143,8 @@ impl<'a> View<'a> {
     fn at<T: Shared>(&self, granule: u32) -> Option<&'a T> {
         match self.memory.at(granule) {
             Some(found) => Some(found),
-            None => self.at_in_grown(granule),
+            None => at_in_grown(self.space, granule),
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn at_in_grown<T: Shared>(&self, granule: u32) -> Option<&'a T> {
-        self.space.mapping.memory().at(granule)
     }
 
     /// Words behind the start of a granule; as for [`View::at`].
@@ -158,46 +152,8 @@ impl<'a> View<'a> {
     fn words(&self, granule: u32, skip: usize, count: usize) -> Option<&'a [Word64]> {
         match self.memory.words(granule, skip, count) {
             Some(found) => Some(found),
-            None => self.words_in_grown(granule, skip, count),
+            None => words_in_grown(self.space, granule, skip, count),
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn words_in_grown(&self, granule: u32, skip: usize, count: usize) -> Option<&'a [Word64]> {
-        self.space.mapping.memory().words(granule, skip, count)
-    }
-
-    /// The value of an entry, if it is small. `Err` when it is not, or when something was read that cannot be.
-    #[inline(always)]
-    pub fn small(&self, entry: u32) -> Result<Option<Small>, ()> {
-        self.small_of(self.at(entry).ok_or(())?)
-    }
-
-    /// As [`View::small`], of an entry that is at hand.
-    #[inline(always)]
-    pub fn small_of(&self, entry: &Entry) -> Result<Option<Small>, ()> {
-        let Ok(version) = self.version_of(entry) else {
-            return Err(());
-        };
-        let Some(version) = version else { return Ok(None) };
-        let shape = high(version.older.load(Ordering::Relaxed));
-        if shape & TOMBSTONE != 0 {
-            return Ok(None);
-        }
-        let len = version.len.load(Ordering::Relaxed) as usize;
-        if len > INLINE {
-            return Err(());
-        }
-        let words = [
-            version.payload[0].load(Ordering::Relaxed),
-            version.payload[1].load(Ordering::Relaxed),
-        ];
-        Ok(Some(Small {
-            tag: shape as u16,
-            len,
-            words,
-        }))
     }
 
     /// The slots of the index. An empty slice when there is no index yet.
@@ -221,23 +177,97 @@ impl<'a> View<'a> {
         let (groups, _) = table.as_chunks::<GROUP>();
         // Nearly always the first group decides, and the first slot in it that matches.
         if let Some(group) = groups.get(group_of(key.hash(), table.len())) {
-            let (candidates, free) = look_at(group, key.hash());
+            let candidates = candidates(group, key.hash());
             if candidates != 0 {
                 let entry = low(group[candidates.trailing_zeros() as usize % GROUP].load(Ordering::Acquire));
-                if self.entry_has_key(entry, key)? {
+                // A hash whose upper half is 0 looks like that of a free slot.
+                if entry != 0 && self.entry_has_key(entry, key)? {
                     return Ok(Some(entry));
                 }
-            } else if free != 0 {
+            } else if group.iter().any(|slot| slot.load(Ordering::Relaxed) == 0) {
                 return Ok(None);
             }
         }
-        self.find_further(groups, key)
+        self.find_further(groups, *key)
+    }
+
+    /// As [`View::find`], for the ordinary case on a straight path: `Err` when it takes more than a look.
+    #[inline(always)]
+    pub fn find_at_hand(&self, key: &KeyRef<'_>) -> Result<Option<&'a Entry>, ()> {
+        let root = self.reader.root.load(Ordering::Acquire);
+        let (granule, bits) = ((root >> 8) as u32, root as u8);
+        let Some(table) = self.memory.words(granule, size_of::<Table>(), 1 << (bits & 63)) else {
+            return Err(());
+        };
+        let (groups, _) = table.as_chunks::<GROUP>();
+        let Some(group) = groups.get(group_of(key.hash(), table.len())) else {
+            return Err(());
+        };
+        let candidates = candidates(group, key.hash());
+        if candidates == 0 {
+            return match group.iter().any(|slot| slot.load(Ordering::Relaxed) == 0) {
+                true if root != 0 => Ok(None),
+                _ => Err(()),
+            };
+        }
+        let granule = low(group[candidates.trailing_zeros() as usize % GROUP].load(Ordering::Acquire));
+        let Some(entry) = self.memory.at::<Entry>(granule) else {
+            return Err(());
+        };
+        let bytes = key.bytes();
+        if high(entry.newest.load(Ordering::Relaxed)) != key_shape(key.tag(), bytes.len()) || bytes.len() > SHORT_KEY {
+            return Err(());
+        }
+        let words = short_words(bytes);
+        let differ = words
+            .iter()
+            .zip(&entry.key)
+            .map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
+        match differ.fold(0, |all, word| all | word) {
+            0 => Ok(Some(entry)),
+            _ => Err(()),
+        }
+    }
+
+    /// The value of an entry if it is small, for the ordinary case on a straight path: `Err` when it takes more than a look.
+    #[inline(always)]
+    pub fn small_at_hand(&self, entry: &Entry) -> Result<Option<Small>, ()> {
+        let mut granule = low(entry.newest.load(Ordering::Acquire));
+        // A writer may have been faster a few times since `seq` was read.
+        for _ in 0..4 {
+            let Some(version) = self.memory.at::<Version>(granule) else {
+                return Err(());
+            };
+            let older = version.older.load(Ordering::Relaxed);
+            if version.head.birth.load(Ordering::Relaxed) > self.seq {
+                granule = low(older);
+                continue;
+            }
+            let shape = high(older);
+            if shape & TOMBSTONE != 0 {
+                return Ok(None);
+            }
+            let len = version.len.load(Ordering::Relaxed) as usize;
+            if len > INLINE {
+                return Err(());
+            }
+            let words = [
+                version.payload[0].load(Ordering::Relaxed),
+                version.payload[1].load(Ordering::Relaxed),
+            ];
+            return Ok(Some(Small {
+                tag: shape as u16,
+                len,
+                words,
+            }));
+        }
+        Err(())
     }
 
     /// The whole search, for those whom the first group did not serve.
     #[cold]
     #[inline(never)]
-    fn find_further(&self, groups: &[[Word64; GROUP]], key: &KeyRef<'_>) -> Result<Option<u32>, Torn> {
+    fn find_further(self, groups: &[[Word64; GROUP]], key: KeyRef<'_>) -> Result<Option<u32>, Torn> {
         let mask = groups.len().wrapping_sub(1);
         let first = group_of(key.hash(), groups.len() * GROUP);
         // Each group once at most: a table without a free slot, which only damage can make, ends the search too.
@@ -245,7 +275,7 @@ impl<'a> View<'a> {
             let (mut candidates, free) = look_at(group, key.hash());
             while candidates != 0 {
                 let entry = low(group[candidates.trailing_zeros() as usize].load(Ordering::Acquire));
-                if entry != 0 && self.entry_has_key(entry, key)? {
+                if entry != 0 && self.entry_has_key(entry, &key)? {
                     return Ok(Some(entry));
                 }
                 candidates &= candidates - 1;
@@ -279,7 +309,7 @@ impl<'a> View<'a> {
     }
 
     #[inline(never)]
-    fn entry_has_long_key(&self, granule: u32, bytes: &[u8]) -> Result<bool, Torn> {
+    fn entry_has_long_key(self, granule: u32, bytes: &[u8]) -> Result<bool, Torn> {
         let words = self.words(granule, KEY_AT, bytes.len().div_ceil(8));
         Ok(same_bytes(words.ok_or(Torn(granule))?, bytes))
     }
@@ -398,6 +428,18 @@ impl<'a> View<'a> {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn at_in_grown<T: Shared>(space: &Space, granule: u32) -> Option<&T> {
+    space.mapping.memory().at(granule)
+}
+
+#[cold]
+#[inline(never)]
+fn words_in_grown(space: &Space, granule: u32, skip: usize, count: usize) -> Option<&[Word64]> {
+    space.mapping.memory().words(granule, skip, count)
+}
+
 /// Slots of the index that are looked at together; half a cache line.
 pub const GROUP: usize = 4;
 
@@ -415,6 +457,16 @@ fn look_at(group: &[Word64; GROUP], hash: u64) -> (u32, u32) {
     }
     // A hash whose upper half is 0 looks like that of a free slot.
     (candidates & !free, free)
+}
+
+/// Which slots of a group carry the upper half of a hash; a free slot carries 0.
+#[inline(always)]
+fn candidates(group: &[Word64; GROUP], hash: u64) -> u32 {
+    let mut candidates = 0;
+    for (i, slot) in group.iter().enumerate() {
+        candidates |= u32::from(high(slot.load(Ordering::Relaxed)) == high(hash)) << i;
+    }
+    candidates
 }
 
 /// The group where the search for a key begins, in a table of so many slots.

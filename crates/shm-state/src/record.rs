@@ -51,7 +51,7 @@ fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
 }
 
 /// Decides commit `seq`, whose record is written, and makes it visible.
-#[inline]
+#[inline(always)]
 pub fn publish(space: &Space, seq: u64) -> Result<()> {
     let control = space.control();
     // Release: the record, the log slot and all new blocks are there when the marker is.

@@ -40,6 +40,11 @@ impl Membership {
         }
     }
 
+    /// The fork epoch of this process, see [`fork`](crate::sys::fork).
+    pub fn epoch(&self) -> u64 {
+        self.attachment.epoch()
+    }
+
     /// Whether this is still the process that attached, and not a forked child of it.
     #[inline(always)]
     pub fn is_current(&self) -> bool {
@@ -70,7 +75,7 @@ impl Membership {
     pub fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>> {
         match self.attachment.lock(lock, deadline) {
             Ok(guard) => Ok(guard),
-            Err(error) => Err(lock_error(error)),
+            Err(error) => Err(lock_error(*error)),
         }
     }
 

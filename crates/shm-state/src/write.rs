@@ -114,12 +114,12 @@ pub struct Transaction<'n> {
 }
 
 /// Takes the writer lock and finishes what a dead owner left. Returns the newest commit.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<(LockGuard<'_>, u64)> {
     space.check_fork()?;
     let guard = space.lock(deadline)?;
-    if guard.took_over || record::is_unfinished(space) {
-        record::recover(space, guard.took_over)?;
+    if guard.took_over() || record::is_unfinished(space) {
+        record::recover(space, guard.took_over())?;
     }
     let seq = space.control().reader.seq.load(Ordering::Relaxed);
     // Before any block is overwritten: an optimistic reader that meets what we write also sees the floor that allowed it,

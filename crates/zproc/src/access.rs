@@ -30,17 +30,26 @@ pub(crate) struct Access {
     /// None in a clone that was made after a fork, which cannot be used.
     namespace: Option<Namespace>,
     closed: AtomicBool,
+    /// What `mark` holds while the namespace can be used: not after `close`, and not in a forked process.
+    usable: AtomicU64,
+    mark: &'static AtomicU64,
     pub(crate) patience: Patience,
     /// The newest update that was made through this access, and how many before it were too: see [`Access::note_own`].
     own: AtomicU64,
 }
+
+/// What no mark ever holds.
+const UNUSABLE: u64 = u64::MAX;
 
 /// Bits of [`Access::own`] that count; the others number the update.
 const RUN_BITS: u32 = 20;
 
 impl Access {
     pub(crate) fn new(namespace: Namespace, patience: Patience) -> Self {
+        let (mark, value) = namespace.fork_mark();
         Self {
+            usable: AtomicU64::new(value),
+            mark,
             namespace: Some(namespace),
             closed: AtomicBool::new(false),
             own: AtomicU64::new(0),
@@ -51,7 +60,10 @@ impl Access {
     /// The same under another identity. Unusable if this one is.
     pub(crate) fn fork(&self) -> Self {
         let namespace = self.namespace.as_ref().and_then(|namespace| namespace.fork().ok());
+        let (mark, value) = namespace.as_ref().map_or((self.mark, UNUSABLE), Namespace::fork_mark);
         Self {
+            usable: AtomicU64::new(value),
+            mark,
             namespace,
             closed: AtomicBool::new(false),
             own: AtomicU64::new(0),
@@ -62,11 +74,7 @@ impl Access {
     /// The namespace, if it can be used.
     #[inline(always)]
     pub(crate) fn ready(&self) -> Result<&Namespace> {
-        let namespace = self.open()?;
-        if namespace.check_fork().is_err() {
-            return Err(self.unusable());
-        }
-        Ok(namespace)
+        self.usable().ok_or_else(|| self.unusable())
     }
 
     /// The namespace, for calls that refuse a forked process themselves.
@@ -79,9 +87,17 @@ impl Access {
         }
     }
 
+    /// The namespace, if it can be used, in one comparison.
+    #[inline(always)]
+    pub(crate) fn usable(&self) -> Option<&Namespace> {
+        // Relaxed: a call that runs while the state is closed may be on either side of it.
+        let usable = self.usable.load(Ordering::Relaxed) == self.mark.load(Ordering::Relaxed);
+        self.namespace.as_ref().filter(|_| usable)
+    }
+
     #[cold]
     #[inline(never)]
-    fn unusable(&self) -> Error {
+    pub(crate) fn unusable(&self) -> Error {
         match &self.namespace {
             Some(namespace) if namespace.check_fork().is_ok() => Error::Closed,
             _ => Error::Forked,
@@ -166,6 +182,7 @@ impl Access {
     pub(crate) fn close(&self) {
         // SeqCst: before the look at who sleeps. A sleeper announces itself and then looks at the flag.
         self.closed.store(true, Ordering::SeqCst);
+        self.usable.store(UNUSABLE, Ordering::Relaxed);
         if let Some(namespace) = &self.namespace
             && namespace.check_fork().is_ok()
         {

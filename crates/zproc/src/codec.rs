@@ -1,6 +1,6 @@
 //! Between the types of this crate and the bytes of the engine.
 
-use shm_state::{KeyRef, Payload};
+use shm_state::{KeyRef, Namespace, Payload};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
@@ -82,4 +82,19 @@ pub(crate) fn decode_key(key: &KeyRef<'_>) -> Result<Key> {
 pub(crate) fn decode_entry((key, payload): (shm_state::Key, Payload)) -> Result<(Key, Value)> {
     let key = key.as_ref();
     Ok((decode_key(&key)?, decode(&key, &payload)?))
+}
+
+/// As [`wrong_type`], in a box: a result that is small is not copied on its way up.
+#[cold]
+#[inline(never)]
+pub(crate) fn boxed_wrong_type_of(key: KeyRef<'_>, source: DecodeError) -> Box<Error> {
+    Box::new(wrong_type(&key, source))
+}
+
+/// Reads a value that is not at hand.
+#[cold]
+#[inline(never)]
+pub(crate) fn get_slowly<T: FromValue>(namespace: &Namespace, key: KeyRef<'_>) -> Result<Option<T>, Box<Error>> {
+    let get = || decoded(namespace.get_with(&key, decode_in_place(&key))?);
+    get().map_err(Box::new)
 }

@@ -224,42 +224,42 @@ impl fmt::Display for Key {
 }
 
 impl ToKey for str {
-    #[inline]
+    #[inline(always)]
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
         Ok(f(STR, self.as_bytes()))
     }
 }
 
 impl ToKey for String {
-    #[inline]
+    #[inline(always)]
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
         self.as_str().with_key(f)
     }
 }
 
 impl ToKey for [u8] {
-    #[inline]
+    #[inline(always)]
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
         Ok(f(BYTES, self))
     }
 }
 
 impl ToKey for Vec<u8> {
-    #[inline]
+    #[inline(always)]
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
         self.as_slice().with_key(f)
     }
 }
 
 impl<const N: usize> ToKey for [u8; N] {
-    #[inline]
+    #[inline(always)]
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
         self.as_slice().with_key(f)
     }
 }
 
 impl ToKey for Int {
-    #[inline]
+    #[inline(always)]
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
         Ok(self.with_bytes(|tag, bytes| f(tag as u8, bytes)))
     }
@@ -268,7 +268,7 @@ impl ToKey for Int {
 macro_rules! to_key_for_ints {
     ($($int:ident)*) => {$(
         impl ToKey for $int {
-            #[inline]
+            #[inline(always)]
             fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
                 Int::from(*self).with_key(f)
             }
@@ -286,7 +286,7 @@ to_key_for_ints!(i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize);
 macro_rules! to_key_for_pointers {
     ($([$($generics:tt)*] $pointer:ty;)*) => {$(
         impl<$($generics)*> ToKey for $pointer {
-            #[inline]
+            #[inline(always)]
             fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
                 (**self).with_key(f)
             }
@@ -341,7 +341,7 @@ fn check_nesting(key: Encoded<'_>) -> Result<(), DecodeError> {
 macro_rules! key_tuples {
     ($($len:literal: $($name:ident $field:tt)*;)*) => {$(
         impl<$($name: ToKey),*> ToKey for ($($name,)*) {
-            #[inline]
+            #[inline(always)]
             fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
                 let mut buffer = Vec::with_capacity(SHORT);
                 $(append_component(&mut buffer, &self.$field)?;)*

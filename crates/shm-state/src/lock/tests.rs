@@ -109,7 +109,7 @@ fn visit(attachment: &Attachment, shared: &Shared, unmarked: bool) {
     }
     let inside = shared.word(INSIDE);
     if let Err(found) = inside.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
-        if !guard.took_over {
+        if !guard.took_over() {
             shared.set(BROKEN, found);
         }
         inside.store(me, Ordering::Relaxed);
@@ -158,7 +158,7 @@ fn takes_over_from(role: &str) -> Duration {
     let took = std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let guard = lock(&attachment, &shared, 0);
-            assert!(guard.took_over);
+            assert!(guard.took_over());
             Instant::now()
         });
         std::thread::sleep(Duration::from_millis(20));
@@ -167,7 +167,7 @@ fn takes_over_from(role: &str) -> Duration {
         player.kill();
         waiter.join().unwrap().duration_since(killed)
     });
-    assert!(!lock(&attachment, &shared, 0).took_over, "told once");
+    assert!(!lock(&attachment, &shared, 0).took_over(), "told once");
     assert_eq!(shared.lock(0).takeovers(), 1);
     took
 }
@@ -193,8 +193,8 @@ fn of_two_locks_of_a_dead_process_both_are_taken_over() {
     let player = shared.spawn("hold two");
     shared.await_word(READY);
     player.kill_and_reap();
-    assert!(lock(&attachment, &shared, 0).took_over);
-    assert!(lock(&attachment, &shared, 1).took_over, "the kernel marks only one");
+    assert!(lock(&attachment, &shared, 0).took_over());
+    assert!(lock(&attachment, &shared, 1).took_over(), "the kernel marks only one");
 }
 
 #[test]
@@ -204,16 +204,18 @@ fn a_stopped_owner_is_never_robbed_and_is_named() {
     let player = shared.spawn("hold unmarked");
     let owner_tid = shared.await_word(READY);
     player.signal(Signal::SIGSTOP);
-    match attachment.lock(shared.lock(0), in_ms(300)) {
+    match attachment.lock(shared.lock(0), in_ms(300)).map_err(|error| *error) {
         Err(LockError::TimedOut { pid, tid }) => assert_eq!((pid, u64::from(tid)), (player.pid(), owner_tid)),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("robbed"),
     }
-    let tried = attachment.lock(shared.lock(0), Deadline::at_once());
+    let tried = attachment
+        .lock(shared.lock(0), Deadline::at_once())
+        .map_err(|error| *error);
     assert!(matches!(tried, Err(LockError::TimedOut { .. })));
     player.signal(Signal::SIGCONT);
     player.kill_and_reap();
-    assert!(lock(&attachment, &shared, 0).took_over);
+    assert!(lock(&attachment, &shared, 0).took_over());
 }
 
 #[test]
@@ -223,11 +225,15 @@ fn locking_twice_is_an_error_also_through_another_mapping() {
     let (attachment, through_other) = (shared.attach(), other.attach());
     let guard = lock(&attachment, &shared, 0);
     assert!(matches!(
-        attachment.lock(shared.lock(0), Deadline::never()),
+        attachment
+            .lock(shared.lock(0), Deadline::never())
+            .map_err(|error| *error),
         Err(LockError::Deadlock)
     ));
     assert!(matches!(
-        through_other.lock(other.lock(0), Deadline::never()),
+        through_other
+            .lock(other.lock(0), Deadline::never())
+            .map_err(|error| *error),
         Err(LockError::Deadlock)
     ));
     drop(guard);
@@ -251,7 +257,9 @@ fn locks_nest_and_are_released_in_any_order() {
     three.unlock();
     let all: Vec<_> = (0..8).map(|index| lock(&attachment, &shared, index)).collect();
     assert!(matches!(
-        attachment.lock(shared.lock(8), Deadline::never()),
+        attachment
+            .lock(shared.lock(8), Deadline::never())
+            .map_err(|error| *error),
         Err(LockError::TooManyHeld)
     ));
     drop(all);
@@ -269,13 +277,17 @@ fn a_forked_child_does_not_release_its_parents_lock() {
         drop(guard);
         let forked = attachment.is_forked()
             && matches!(
-                attachment.lock(shared.lock(1), Deadline::at_once()),
+                attachment
+                    .lock(shared.lock(1), Deadline::at_once())
+                    .map_err(|error| *error),
                 Err(LockError::Forked)
             );
         // A new epoch does not bring the old attachment back.
         let still = fork::renew().is_ok()
             && matches!(
-                attachment.lock(shared.lock(0), Deadline::at_once()),
+                attachment
+                    .lock(shared.lock(0), Deadline::at_once())
+                    .map_err(|error| *error),
                 Err(LockError::Forked)
             );
         drop(attachment);
@@ -291,7 +303,7 @@ fn a_forked_child_does_not_release_its_parents_lock() {
         Some((process::pid(), process::tid()))
     );
     drop(guard);
-    assert!(!lock(&attachment, &shared, 0).took_over);
+    assert!(!lock(&attachment, &shared, 0).took_over());
 }
 
 #[test]
@@ -305,7 +317,7 @@ fn a_forked_child_can_attach_and_lock() {
         let own = shared.attach();
         let works = own.slot() != attachment.slot() && own.lock(shared.lock(0), Deadline::at_once()).is_ok();
         // Dies with this one held: the kernel must find the child's own mark.
-        std::mem::forget(own.lock(shared.lock(1), Deadline::at_once()));
+        std::mem::forget(own.lock(shared.lock(1), Deadline::at_once()).map_err(|error| *error));
         // SAFETY: ends the child at once.
         unsafe { libc::_exit(i32::from(!works)) };
     }
@@ -316,7 +328,7 @@ fn a_forked_child_can_attach_and_lock() {
     assert!(
         attachment
             .lock(shared.lock(1), Deadline::at_once())
-            .is_ok_and(|guard| guard.took_over)
+            .is_ok_and(|guard| guard.took_over())
     );
 }
 
@@ -331,7 +343,7 @@ fn a_thread_that_ends_with_locks_leaves_them_marked() {
     });
     for index in 4..7 {
         let guard = attachment.lock(shared.lock(index), Deadline::at_once()).unwrap();
-        assert!(guard.took_over);
+        assert!(guard.took_over());
     }
 }
 

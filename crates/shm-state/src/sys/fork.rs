@@ -29,6 +29,12 @@ pub fn epoch() -> u64 {
     page.load(Ordering::Relaxed)
 }
 
+/// The word that [`epoch`] reads; one that holds 0 if there is none, which only is so before the first [`renew`].
+pub fn word() -> &'static AtomicU64 {
+    static NONE: AtomicU64 = AtomicU64::new(0);
+    page().unwrap_or(&NONE)
+}
+
 /// The epoch of this process, set up first if there is none.
 pub fn renew() -> io::Result<u64> {
     let page = page()?;

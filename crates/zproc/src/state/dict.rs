@@ -1,7 +1,7 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::codec::{decode, decode_in_place, decoded, own_key, with_key, with_value};
+use crate::codec::{boxed_wrong_type_of, decode, get_slowly, own_key, with_key, with_value};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
@@ -28,8 +28,26 @@ impl State {
     /// ```
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        let namespace = self.watcher.access.ready()?;
-        with_key(key, |key| decoded(namespace.get_with(key, decode_in_place(key))?))
+        let Some(namespace) = self.watcher.access.usable() else {
+            return Err(self.watcher.access.unusable());
+        };
+        // Errors travel in boxes until the end: a large result would be copied at each step.
+        let found = key.with_key(|tag, bytes| {
+            let key = shm_state::KeyRef::new(tag, bytes);
+            match namespace.peek(&key) {
+                Some(Some(small)) => match small.with(T::decode) {
+                    Ok(value) => Ok(Some(value)),
+                    Err(source) => Err(boxed_wrong_type_of(key, source)),
+                },
+                Some(None) => Ok(None),
+                None => get_slowly(namespace, key),
+            }
+        });
+        match found {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(*error),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Puts `value` under `key`. A new key goes to the end, an old one stays where it is.

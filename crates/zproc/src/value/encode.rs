@@ -52,7 +52,7 @@ pub trait ToValue {
     /// assert_eq!((tag, len), (tag::STR, 4));
     /// # Ok::<(), zproc::EncodeError>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         with_buffer(|out| self.encode(out), f)
     }

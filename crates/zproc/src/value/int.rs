@@ -39,11 +39,12 @@ impl Int {
     /// Calls `f` with the tag and the bytes of this number; they live on the stack.
     #[inline]
     pub(crate) fn with_bytes<R>(self, f: impl FnOnce(u16, &[u8]) -> R) -> R {
-        match self.0 {
-            Repr::Short(n) => f(tag::INT, &n.to_le_bytes()),
-            Repr::Signed(bytes) => f(tag::INT128, &bytes),
-            Repr::Large(bytes) => f(tag::UINT128, &bytes),
-        }
+        let (tag, bytes, len) = match self.0 {
+            Repr::Short(n) => (tag::INT, i128::from(n).to_le_bytes(), 8),
+            Repr::Signed(bytes) => (tag::INT128, bytes, 16),
+            Repr::Large(bytes) => (tag::UINT128, bytes, 16),
+        };
+        f(tag, &bytes[..len])
     }
 
     /// Reads the number that `tag` and `bytes` say, for a reader who wanted an `expected`.

@@ -14,7 +14,7 @@ impl ToValue for () {
         out.none()
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         Ok(f(Encoded::new(tag::NONE, &[])))
     }
@@ -39,7 +39,7 @@ impl<T: ToValue> ToValue for Option<T> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         match self {
             Some(value) => value.with_encoded(f),
@@ -64,7 +64,7 @@ impl ToValue for bool {
         out.bool(*self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         Ok(f(Encoded::new(tag::BOOL, &[u8::from(*self)])))
     }
@@ -88,7 +88,7 @@ impl ToValue for f64 {
         out.float(*self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         Ok(f(Encoded::new(tag::FLOAT, &self.to_le_bytes())))
     }
@@ -111,7 +111,7 @@ impl ToValue for f32 {
         out.float((*self).into())
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         f64::from(*self).with_encoded(f)
     }
@@ -130,7 +130,7 @@ impl ToValue for Int {
         out.int(*self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         Ok(self.with_bytes(|tag, bytes| f(Encoded::new(tag, bytes))))
     }
@@ -155,7 +155,7 @@ macro_rules! int_values {
                 out.int(*self)
             }
 
-            #[inline]
+            #[inline(always)]
             fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
                 Int::from(*self).with_encoded(f)
             }
@@ -217,7 +217,7 @@ impl ToValue for str {
         out.str(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         Ok(f(Encoded::new(tag::STR, self.as_bytes())))
     }
@@ -229,7 +229,7 @@ impl ToValue for String {
         out.str(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
         self.as_str().with_encoded(f)
     }
@@ -261,7 +261,7 @@ macro_rules! pointers_to_values {
                 (**self).encode(out)
             }
 
-            #[inline]
+            #[inline(always)]
             fn with_encoded<R>(&self, f: impl FnOnce(Encoded<'_>) -> R) -> Result<R, EncodeError> {
                 (**self).with_encoded(f)
             }
