@@ -112,6 +112,8 @@ pub struct ReaderLine {
     pub root: Word64,
     /// Granule of the array of entries in insertion order.
     pub dense: Word64,
+    /// Entry and version of the newest commit's first change: nothing but a hint at what a watcher will read next.
+    pub hint: Word64,
 }
 
 /// Written by the owner of the lock.
@@ -413,7 +415,7 @@ pub fn layout_hash() -> u64 {
         size_of::<WriterLock>(),
         size_of::<ParticipantSlot>(),
         size_of::<Control>(),
-        offset_of!(Control, reader),
+        offset_of!(ReaderLine, hint),
         offset_of!(Control, lock),
         offset_of!(Control, writer),
         offset_of!(Control, classes),

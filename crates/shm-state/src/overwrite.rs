@@ -46,7 +46,7 @@ pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> R
     };
     let next = seq.wrapping_add(1);
     overwrite(space, next, identity, put, &plan)?;
-    record::publish(space, next)?;
+    record::publish(space, next, pack(plan.entry, plan.new))?;
     guard.unlock();
     wake(space, &[put.key.hash()]);
     Ok(next)

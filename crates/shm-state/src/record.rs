@@ -50,13 +50,16 @@ fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
     })
 }
 
-/// Decides commit `seq`, whose record is written, and makes it visible.
+/// Decides commit `seq`, whose record is written, and makes it visible. `hint` is what a watcher will look at first, see
+/// `ReaderLine`.
 #[inline(always)]
-pub fn publish(space: &Space, seq: u64) -> Result<()> {
+pub fn publish(space: &Space, seq: u64, hint: u64) -> Result<()> {
     let control = space.control();
     // Release: the record, the log slot and all new blocks are there when the marker is.
     control.writer.marker.store(seq, Ordering::Release);
     apply(space)?;
+    // Right before `seq`, so that the line moves once.
+    control.reader.hint.store(hint, Ordering::Relaxed);
     // Release pairs with the Acquire of every reader. Who wakes sleepers next needs a fence first, see `event`.
     control.reader.seq.store(seq, Ordering::Release);
     Ok(())
@@ -112,7 +115,7 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
     let marker = control.writer.marker.load(Ordering::Acquire);
     let seq = control.reader.seq.load(Ordering::Acquire);
     if marker == seq.wrapping_add(1) {
-        publish(space, marker)?;
+        publish(space, marker, 0)?;
     } else if marker == seq | MAINTENANCE {
         maintain(space, seq)?;
     } else if marker != seq {

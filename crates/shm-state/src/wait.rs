@@ -99,6 +99,7 @@ pub fn wait<T>(
                 let now = space.seq();
                 if now != seen {
                     seen = now;
+                    space.fetch_ahead(seen);
                     if let Some(found) = check(seen)? {
                         return Ok(Ok(found));
                     }

@@ -551,7 +551,12 @@ impl<'n> Transaction<'n> {
         // From here on the commit is decided: if publishing fails, which only damage can cause, the next owner of the
         // lock meets the same damage; the chunks must not be freed under it.
         self.scratch.committed = true;
-        record::publish(self.space, self.scratch.seq)?;
+        let hint = self
+            .scratch
+            .changes
+            .first()
+            .map_or(0, |change| pack(change.entry, change.new));
+        record::publish(self.space, self.scratch.seq, hint)?;
         // The buffers belong to the next owner of the lock, so what is needed of them is copied before the unlock.
         let seq = self.scratch.seq;
         if self.scratch.hashes.len() <= FEW {

@@ -31,6 +31,8 @@ use crate::sys::time::Deadline;
 /// How long a waiter sleeps before it wants to be next, and how long others stand back for it.
 const PATIENCE: Duration = Duration::from_millis(4);
 const FIRST_SLICE: Duration = Duration::from_millis(4);
+/// The longest sleep of a thread that is next.
+const NEXT_SLICE: Duration = Duration::from_millis(1);
 const LONGEST_SLICE: Duration = Duration::from_millis(100);
 /// Looks at an owned lock before the first sleep: about as long as a small commit takes.
 const SPINS: u32 = 100;
@@ -181,6 +183,8 @@ impl<'a> Contender<'a> {
         let mut until = slice_end.min(self.deadline);
         match self.patience {
             Some(patience) if !self.is_next && !patience.passed() => until = until.min(patience),
+            // Whoever is next looks often: its turn must not hang on one wake-up.
+            _ if self.is_next => until = until.min(Deadline::after(NEXT_SLICE)),
             _ => {}
         }
         self.sleep(seen, if self.is_next { NEXT | REST } else { REST }, until);
