@@ -141,9 +141,7 @@ pub struct WriterLine {
     pub wakeups: Word64,
     /// First further block of seats.
     pub seats_next: Word64,
-    /// Identity of the last writer that began a transaction.
-    pub last_writer: Word64,
-    pad: [Word64; 4],
+    pad: [Word64; 5],
 }
 
 /// A futex and the set of those who sleep on it.

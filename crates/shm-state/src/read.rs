@@ -71,7 +71,7 @@ pub struct View<'a> {
     reader: &'a ReaderLine,
 }
 
-/// A value of at most [`INLINE`] bytes, as read: not to be trusted before the snapshot is known to be intact.
+/// A value of at most 16 bytes, read by [`Namespace::peek`](crate::Namespace::peek).
 #[derive(Clone, Copy)]
 pub struct Small {
     tag: u16,
