@@ -407,7 +407,7 @@ fn waiters_get_in_beside_threads_and_processes_in_tight_loops() {
         player.succeeds();
     }
     eprintln!("longest wait: {longest:?}");
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    assert!(longest < Duration::from_secs(20), "{longest:?}");
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn a_dead_starving_waiter_holds_nobody_up() {
     shared.lock(0).starving.store(stale, Ordering::Relaxed);
     let start = Instant::now();
     drop(lock(&attachment, &shared, 0));
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < Duration::from_secs(20), "it hung");
     assert_eq!(shared.lock(0).starving.load(Ordering::Relaxed), 0);
     shared.lock(0).starving.store(stale, Ordering::Relaxed);
     assert!(
