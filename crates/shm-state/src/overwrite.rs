@@ -148,6 +148,16 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
 #[inline(always)]
 fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
     let Plan { entry, old, new, .. } = *plan;
+    // First of all one store to each line that a watcher may have: they come back from its core all at once, instead of
+    // one after the other at the end. The old version and the entry are alive until the commit, so their `retired` means
+    // nothing; and nothing counts beyond a tail.
+    plan.old_version.head.retired.store(seq, Ordering::Relaxed);
+    plan.tail.link.store(
+        pack(old, high(plan.tail.link.load(Ordering::Relaxed))),
+        Ordering::Relaxed,
+    );
+    plan.entry_head.head.retired.store(0, Ordering::Relaxed);
+    space.log_slot(seq).seq.store(0, Ordering::Relaxed);
     let inserted = plan.old_version.inserted.load(Ordering::Relaxed);
     store_version(
         space,
@@ -158,12 +168,6 @@ fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<
         put.bytes,
     )?;
     let identical = same_value(space, plan.old_version, plan.new_version)?;
-    // The old version is alive until the commit: its `retired` means nothing; and nothing counts beyond a tail.
-    plan.old_version.head.retired.store(seq, Ordering::Relaxed);
-    plan.tail.link.store(
-        pack(old, high(plan.tail.link.load(Ordering::Relaxed))),
-        Ordering::Relaxed,
-    );
     let header = Header {
         identity,
         pid: sys::process::pid(),
