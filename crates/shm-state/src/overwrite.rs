@@ -1,7 +1,7 @@
 //! The most frequent commit on a straight path: one value over an existing one.
 //!
-//! It is the general commit (`commit`) for this case, store for store: the same words, in the same order, through the
-//! same record. It saves the bookkeeping of a transaction, which costs as much again as the commit itself. Whatever is
+//! It is the general commit (`commit`) for this case: the same words through the same record, in the same order up to
+//! stores that mean nothing yet. It saves the bookkeeping of a transaction, which costs as much again as the commit itself. Whatever is
 //! out of the ordinary (a new key, a value of another size class, an empty free list, a reserve to be filled) goes
 //! the general way, before anything was stored.
 

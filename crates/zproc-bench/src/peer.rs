@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::board::{Board, SharedBoard, number_of};
-use crate::rounds::Round;
+use crate::rounds::{Round, at_depth};
 use crate::{cpu, futex, ping};
 
 /// The job of answering pings, which every peer knows.
@@ -42,11 +42,6 @@ impl Peer {
             .spawn()
             .expect("this program can be started");
         Self { child, board }
-    }
-
-    /// The memory shared with it.
-    pub fn board(&self) -> &Board {
-        &self.board
     }
 
     /// Runs `f` while the peer does a job. Returns what came of both; the peer is told to stop after `f`.
@@ -92,29 +87,44 @@ impl Peer {
         self.during(PING, 0, ping::one_way_ns).0
     }
 
-    /// Takes `count` rounds, each within one mode of the control, which `round` gets as its last argument. Those in
-    /// which the mode changed are taken again.
-    pub fn rounds(&mut self, count: usize, mut round: impl FnMut(&mut Self, usize, f64) -> Round) -> Controlled {
-        let mut result = Controlled {
-            rounds: Vec::new(),
-            one_way_ns: Vec::new(),
-            discarded: 0,
-        };
+    /// Takes `count` rounds, each within one mode of the control, and undisturbed: neither process had to leave its CPU
+    /// to another. Others are taken again; `round` is told the number. On a machine that leaves no peace, those count.
+    pub fn rounds(&mut self, count: usize, mut round: impl FnMut(&mut Self, usize) -> Round) -> Controlled {
+        let (mut kept, mut disturbed) = (Vec::new(), Vec::new());
         for _ in 0..ATTEMPTS * count {
+            let (number, evictions) = (kept.len(), self.evictions());
             let before = self.one_way_ns();
-            let measured = round(self, result.rounds.len(), before);
+            let measured = at_depth(number, &mut || round(self, number));
             let after = self.one_way_ns();
-            if before.max(after) > SAME_MODE * before.min(after) {
-                result.discarded += 1;
-                continue;
+            let same_mode = before.max(after) <= SAME_MODE * before.min(after);
+            let entry = (measured, (before + after) / 2.0);
+            if same_mode && self.evictions() == evictions {
+                kept.push(entry);
+            } else {
+                disturbed.push(entry);
             }
-            result.rounds.push(measured);
-            result.one_way_ns.push((before + after) / 2.0);
-            if result.rounds.len() == count {
+            if kept.len() == count {
                 break;
             }
         }
-        result
+        let redone = disturbed.len();
+        if kept.len() < count / 4 {
+            kept = disturbed;
+        }
+        let (rounds, one_way_ns) = kept.into_iter().unzip();
+        Controlled {
+            rounds,
+            one_way_ns,
+            redone,
+        }
+    }
+
+    /// How often the scheduler has taken its CPU from this process or the peer.
+    fn evictions(&self) -> u64 {
+        ["self".to_owned(), self.child.id().to_string()]
+            .iter()
+            .map(|pid| cpu::evictions(pid))
+            .sum()
     }
 }
 
@@ -131,8 +141,8 @@ pub struct Controlled {
     pub rounds: Vec<Round>,
     /// The control of each.
     pub one_way_ns: Vec<f64>,
-    /// How many did not count.
-    pub discarded: usize,
+    /// How many had to be taken again.
+    pub redone: usize,
 }
 
 /// The second process, as it has itself.
@@ -192,7 +202,7 @@ impl Service {
                     ping::answer(board);
                     0
                 }
-                _ => job(board, what, argument),
+                _ => at_depth(number as usize, &mut || job(board, what, argument)),
             };
             board.result.store(result, Ordering::Relaxed);
             board.finished.store(number, Ordering::Release);
