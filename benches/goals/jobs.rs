@@ -14,8 +14,6 @@ use crate::subject::Subject;
 
 /// The key that messages go under.
 pub const MESSAGE: &str = "message with 20 byte";
-/// What a receiver of a reference says it has received when it is ready for the first message.
-pub const READY: u64 = u64::MAX;
 /// The key that is counted under.
 pub const COUNT: &str = "counter with 20 byte";
 /// How many sleep on keys of their own.
@@ -31,12 +29,10 @@ pub const INCREMENT_ROBUST: u32 = 3;
 pub const RECEIVE_SPINNING: u32 = 4;
 /// The same, asleep.
 pub const RECEIVE_ASLEEP: u32 = 5;
-/// Receives so many messages by a bare cache line, spinning.
-pub const RECEIVE_BY_LINE: u32 = 6;
-/// Receives so many messages by a bare futex, asleep.
-pub const RECEIVE_BY_FUTEX: u32 = 7;
+/// Receives so many messages by a bare futex.
+pub const RECEIVE_BY_FUTEX: u32 = 6;
 /// Has [`WATCHERS`] threads fall asleep, from then on.
-pub const SLEEP: u32 = 8;
+pub const SLEEP: u32 = 7;
 
 /// Serves with the state that the arguments name.
 pub fn serve(service: &Service) -> ! {
@@ -61,7 +57,6 @@ pub fn serve(service: &Service) -> ! {
         INCREMENT_ROBUST => until_stopped(board, || board.counter.increment()),
         RECEIVE_SPINNING => receive(board, argument, || message_in(&state)),
         RECEIVE_ASLEEP => receive(board, argument, || message_in(&sleepy)),
-        RECEIVE_BY_LINE => receive_by_line(board, argument),
         RECEIVE_BY_FUTEX => receive_by_futex(board, argument),
         SLEEP => fall_asleep(&sleepy),
         _ => unreachable!("job {job}"),
@@ -107,24 +102,10 @@ fn receive(board: &Board, count: u64, mut next: impl FnMut() -> u64) -> u64 {
     0
 }
 
-fn receive_by_line(board: &Board, count: u64) -> u64 {
-    let mut seen = board.sent_ns.load(Ordering::Acquire);
-    // The parent sends the first message when this says that what went before is known.
-    board.received.store(READY, Ordering::Release);
-    receive(board, count, || {
-        let last = seen;
-        while seen == last {
-            std::hint::spin_loop();
-            seen = board.sent_ns.load(Ordering::Acquire);
-        }
-        seen
-    })
-}
-
 fn receive_by_futex(board: &Board, count: u64) -> u64 {
     let mut seen = board.futex.load(Ordering::Acquire);
-    // As in `receive_by_line`.
-    board.received.store(READY, Ordering::Release);
+    // The parent writes the first message when this says that the word has been read.
+    board.received.store(u64::MAX, Ordering::Release);
     receive(board, count, || {
         while board.futex.load(Ordering::Acquire) == seen {
             futex::wait(&board.futex, seen, Duration::from_secs(1));

@@ -7,9 +7,8 @@
 //! `--quick` takes fewer rounds, `--strict` makes a missed goal an error, FILTER is part of the names of rows. Figures
 //! are medians over rounds in which both sides take turns; the verdict is on the median of the rounds' ratios. Keys are
 //! strings of 20 bytes, used in random order, and values integers of 8 bytes. The process is pinned to one CPU and the
-//! second process, where there is one, to another; such rows say how long a cache line took between the two (half a round
-//! trip), and take rounds anew in which that changed, or in which another process was given one of the CPUs. The longest
-//! wait cannot be taken anew: it means something on an idle machine only.
+//! second process, where there is one, to another; such rows say how long a cache line took between the two, and take
+//! rounds anew in which that changed.
 
 mod jobs;
 mod memory;

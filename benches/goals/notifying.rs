@@ -4,14 +4,15 @@ use std::cell::RefCell;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use zproc::State;
 use zproc_bench::board::Board;
 use zproc_bench::clock::{now_ns, stay_busy};
 use zproc_bench::futex;
 use zproc_bench::peer::{Controlled, Peer};
-use zproc_bench::rounds::{Comparison, Spread, compare, take_turns};
+use zproc_bench::rounds::{Comparison, Round, Spread, compare, take_turns};
 use zproc_bench::table::{Goal, Limit, Measured, Time, Unit};
 
-use crate::jobs::{self, MESSAGE, READY, WATCHERS, watched_keys};
+use crate::jobs::{self, MESSAGE, WATCHERS, watched_keys};
 use crate::subject::Subject;
 use crate::{Bench, Row};
 
@@ -52,8 +53,8 @@ pub const ROWS: &[Row] = &[
 pub fn controlled(rounds: &Controlled, note: &str) -> Measured {
     let Spread { p10, median, p90 } = Spread::of(rounds.one_way_ns.clone());
     let control = format!(
-        "half a round trip {median:.0} ns ({p10:.0}–{p90:.0}), {} rounds redone",
-        rounds.redone
+        "one way {median:.0} ns ({p10:.0}–{p90:.0}), {} rounds redone",
+        rounds.discarded
     );
     let note = if note.is_empty() {
         control
@@ -63,72 +64,69 @@ pub fn controlled(rounds: &Controlled, note: &str) -> Measured {
     Measured::from(Comparison::of(&rounds.rounds)).with_note(note)
 }
 
-/// The reference is measured as ours is: the message is the time, and lies in a cache line. Half a round trip, which the
-/// note says, is shorter by a look at the clock.
 fn spinning(bench: &Bench) -> Measured {
-    told(
-        bench.rounds(50),
-        bench,
-        Duration::from_micros(3),
-        1000,
-        [jobs::RECEIVE_SPINNING, jobs::RECEIVE_BY_LINE],
-        |board| {
-            board.sent_ns.store(now_ns(), Ordering::Release);
-        },
-    )
+    let subject = Subject::new(1000);
+    subject.state.insert(MESSAGE, 0).expect("there is room");
+    let mut peer = Peer::spawn(bench.other_cpu(), &[subject.address()]);
+    let rounds = peer.rounds(bench.rounds(50), |peer, _, one_way_ns| {
+        let ours = exchange(peer, jobs::RECEIVE_SPINNING, 2000, Duration::from_micros(3), |_| {
+            tell(&subject.state)
+        });
+        Round {
+            ours,
+            reference: one_way_ns,
+        }
+    });
+    controlled(&rounds, "")
 }
 
 fn asleep(bench: &Bench) -> Measured {
-    told(
-        bench.rounds(100),
-        bench,
-        Duration::from_millis(1),
-        40,
-        [jobs::RECEIVE_ASLEEP, jobs::RECEIVE_BY_FUTEX],
-        |board| {
-            board.sent_ns.store(now_ns(), Ordering::Relaxed);
-            board.futex.fetch_add(1, Ordering::Release);
-            futex::wake(&board.futex);
-        },
-    )
-}
-
-/// Compares how long messages take through a state, and how long by `send`, `pause` after the one before.
-fn told(
-    rounds: usize,
-    bench: &Bench,
-    pause: Duration,
-    count: u64,
-    [ours, reference]: [u32; 2],
-    send: impl Fn(&Board),
-) -> Measured {
     let subject = Subject::new(1000);
-    let tell = || subject.state.insert(MESSAGE, now_ns()).expect("there is room");
-    tell();
+    subject.state.insert(MESSAGE, 0).expect("there is room");
     let mut peer = Peer::spawn(bench.other_cpu(), &[subject.address()]);
-    let rounds = peer.rounds(rounds, |peer, number| {
+    let rounds = peer.rounds(bench.rounds(100), |peer, number, _| {
         let peer = RefCell::new(peer);
-        let ours = || exchange(&mut peer.borrow_mut(), ours, count, pause, 0, |_| tell());
-        let reference = || exchange(&mut peer.borrow_mut(), reference, count, pause, READY, &send);
+        let pause = Duration::from_millis(1);
+        let ours = || {
+            exchange(&mut peer.borrow_mut(), jobs::RECEIVE_ASLEEP, 40, pause, |_| {
+                tell(&subject.state)
+            })
+        };
+        let reference = || exchange(&mut peer.borrow_mut(), jobs::RECEIVE_BY_FUTEX, 40, pause, tell_by_futex);
         take_turns(number, ours, reference)
     });
     controlled(&rounds, "")
 }
 
-/// Sends `count` messages, each `pause` after the last was received, the first when the receiver has received `ready`.
-/// Returns how long they took, in the median.
-fn exchange(peer: &mut Peer, job: u32, count: u64, pause: Duration, ready: u64, send: impl Fn(&Board)) -> f64 {
-    let exchange = peer.during(job, count, |board| {
+fn tell(state: &State) {
+    state.insert(MESSAGE, now_ns()).expect("there is room");
+}
+
+fn tell_by_futex(board: &Board) {
+    board.sent_ns.store(now_ns(), Ordering::Relaxed);
+    board.futex.fetch_add(1, Ordering::Release);
+    futex::wake(&board.futex);
+}
+
+/// Sends `count` messages, each `pause` after the last was received. Returns how long they took, in the median.
+fn exchange(peer: &mut Peer, job: u32, count: u64, pause: Duration, send: impl Fn(&Board)) -> f64 {
+    peer.during(job, count, |board| {
         for number in 0..count {
-            await_received(board, if number == 0 { ready } else { number });
+            // The receiver by futex says that it is ready by a number of its own.
+            let ready = if number == 0 && job == jobs::RECEIVE_BY_FUTEX {
+                u64::MAX
+            } else {
+                number
+            };
+            await_received(board, ready);
             stay_busy(pause);
             send(board);
         }
         await_received(board, count);
         let samples = board.samples.iter().take(count as usize);
         Spread::of(samples.map(|sample| sample.load(Ordering::Relaxed) as f64).collect()).median
-    });
-    exchange.0
+    })
+    .0
 }
 
 fn await_received(board: &Board, number: u64) {
@@ -159,7 +157,7 @@ fn watched(bench: &Bench) -> Measured {
         |round| alone.insert(round),
     );
     let note = format!(
-        "{WATCHERS} asleep, {} wakes; half a round trip {}",
+        "{WATCHERS} asleep, {} wakes; one way {}",
         wakes() - wakes_before,
         Time(before)
     );

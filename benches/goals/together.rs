@@ -49,7 +49,7 @@ fn get_beside_a_writer(bench: &Bench) -> Measured {
     let subject = Subject::new(1000);
     let mut peer = Peer::spawn(bench.other_cpu(), &[subject.address()]);
     let (mut writes, mut seconds) = (0, 0.0);
-    let rounds = peer.rounds(bench.rounds(200), |peer, number| {
+    let rounds = peer.rounds(bench.rounds(200), |peer, number, _| {
         let beside = || {
             let ((ns, time), written) = peer.during(jobs::WRITE, 0, |_| get_for_some_passes(&subject, number));
             (writes, seconds) = (writes + written, seconds + time);
@@ -74,7 +74,7 @@ fn increments(bench: &Bench) -> Measured {
     let state = &subject.state;
     state.insert(COUNT, 0).expect("there is room");
     let mut peer = Peer::spawn(bench.other_cpu(), &[subject.address()]);
-    let rounds = peer.rounds(bench.rounds(120), |peer, number| {
+    let rounds = peer.rounds(bench.rounds(40), |peer, number, _| {
         let peer = std::cell::RefCell::new(peer);
         let ours = || rate(&mut peer.borrow_mut(), jobs::INCREMENT, |_| increment(state));
         let reference = || {
@@ -91,7 +91,7 @@ fn increments(bench: &Bench) -> Measured {
 fn rate(peer: &mut Peer, job: u32, f: impl Fn(&Board)) -> f64 {
     let ((own, seconds), others) = peer.during(job, 0, |board| {
         let (start, mut count) = (Instant::now(), 0u64);
-        while start.elapsed() < Duration::from_millis(10) {
+        while start.elapsed() < Duration::from_millis(30) {
             (0..64).for_each(|_| f(board));
             count += 64;
         }

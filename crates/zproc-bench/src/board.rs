@@ -50,7 +50,7 @@ pub struct Board {
     pub pong: Line<AtomicU32>,
     /// How many messages the peer has received in the job.
     pub received: Line<AtomicU64>,
-    /// A message, for references: when it was sent. Different from the one before.
+    /// A message, for references: when it was sent.
     pub sent_ns: Line<AtomicU64>,
     /// A word to sleep on, for references.
     pub futex: Line<AtomicU32>,

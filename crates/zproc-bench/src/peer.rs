@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::board::{Board, SharedBoard, number_of};
-use crate::rounds::{Round, at_depth};
+use crate::rounds::Round;
 use crate::{cpu, futex, ping};
 
 /// The job of answering pings, which every peer knows.
@@ -42,6 +42,11 @@ impl Peer {
             .spawn()
             .expect("this program can be started");
         Self { child, board }
+    }
+
+    /// The memory shared with it.
+    pub fn board(&self) -> &Board {
+        &self.board
     }
 
     /// Runs `f` while the peer does a job. Returns what came of both; the peer is told to stop after `f`.
@@ -87,44 +92,29 @@ impl Peer {
         self.during(PING, 0, ping::one_way_ns).0
     }
 
-    /// Takes `count` rounds, each within one mode of the control, and undisturbed: neither process had to leave its CPU
-    /// to another. Others are taken again; `round` is told the number. On a machine that leaves no peace, those count.
-    pub fn rounds(&mut self, count: usize, mut round: impl FnMut(&mut Self, usize) -> Round) -> Controlled {
-        let (mut kept, mut disturbed) = (Vec::new(), Vec::new());
+    /// Takes `count` rounds, each within one mode of the control, which `round` gets as its last argument. Those in
+    /// which the mode changed are taken again.
+    pub fn rounds(&mut self, count: usize, mut round: impl FnMut(&mut Self, usize, f64) -> Round) -> Controlled {
+        let mut result = Controlled {
+            rounds: Vec::new(),
+            one_way_ns: Vec::new(),
+            discarded: 0,
+        };
         for _ in 0..ATTEMPTS * count {
-            let (number, evictions) = (kept.len(), self.evictions());
             let before = self.one_way_ns();
-            let measured = at_depth(number, &mut || round(self, number));
+            let measured = round(self, result.rounds.len(), before);
             let after = self.one_way_ns();
-            let same_mode = before.max(after) <= SAME_MODE * before.min(after);
-            let entry = (measured, (before + after) / 2.0);
-            if same_mode && self.evictions() == evictions {
-                kept.push(entry);
-            } else {
-                disturbed.push(entry);
+            if before.max(after) > SAME_MODE * before.min(after) {
+                result.discarded += 1;
+                continue;
             }
-            if kept.len() == count {
+            result.rounds.push(measured);
+            result.one_way_ns.push((before + after) / 2.0);
+            if result.rounds.len() == count {
                 break;
             }
         }
-        let redone = disturbed.len();
-        if kept.len() < count / 4 {
-            kept = disturbed;
-        }
-        let (rounds, one_way_ns) = kept.into_iter().unzip();
-        Controlled {
-            rounds,
-            one_way_ns,
-            redone,
-        }
-    }
-
-    /// How often the scheduler has taken its CPU from this process or the peer.
-    fn evictions(&self) -> u64 {
-        ["self".to_owned(), self.child.id().to_string()]
-            .iter()
-            .map(|pid| cpu::evictions(pid))
-            .sum()
+        result
     }
 }
 
@@ -141,8 +131,8 @@ pub struct Controlled {
     pub rounds: Vec<Round>,
     /// The control of each.
     pub one_way_ns: Vec<f64>,
-    /// How many had to be taken again.
-    pub redone: usize,
+    /// How many did not count.
+    pub discarded: usize,
 }
 
 /// The second process, as it has itself.
@@ -202,7 +192,7 @@ impl Service {
                     ping::answer(board);
                     0
                 }
-                _ => at_depth(number as usize, &mut || job(board, what, argument)),
+                _ => job(board, what, argument),
             };
             board.result.store(result, Ordering::Relaxed);
             board.finished.store(number, Ordering::Release);

@@ -4,28 +4,21 @@
 //! one mode of it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use crate::board::Board;
-use crate::clock::ns_each;
-use crate::rounds::Spread;
 
-/// Round trips that are timed together.
-const BATCH: u32 = 100;
 /// Round trips of one measurement.
-const ROUND_TRIPS: u32 = 20 * BATCH;
+pub const ROUND_TRIPS: u32 = 2000;
 
-/// Nanoseconds of one way, while the peer runs [`answer`]: the median of short batches, few of which a scheduler
-/// interrupts.
+/// Nanoseconds of one way, while the peer runs [`answer`].
 pub fn one_way_ns(board: &Board) -> f64 {
-    let batches = (1..=ROUND_TRIPS).step_by(BATCH as usize).map(|first| {
-        ns_each(2 * BATCH as usize, || {
-            for number in first..first + BATCH {
-                board.ping.store(number, Ordering::Release);
-                wait_for(&board.pong, number);
-            }
-        })
-    });
-    Spread::of(batches.collect()).median
+    let start = Instant::now();
+    for number in 1..=ROUND_TRIPS {
+        board.ping.store(number, Ordering::Release);
+        wait_for(&board.pong, number);
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(ROUND_TRIPS) / 2.0
 }
 
 /// The other side of [`one_way_ns`].

@@ -3,9 +3,6 @@
 //! The speed of a machine drifts within seconds. A round measures both sides one right after the other, so that they
 //! share whatever state the machine is in; what is reported is the median of the rounds' ratios, and not the ratio of
 //! two medians.
-//!
-//! Where the stack happens to lie is another source of luck: a spilled word whose address ends in the same twelve bits as
-//! one of the data makes processors wait, which can cost a third. So each round runs at another depth of the stack.
 
 /// Where the values of many rounds lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,56 +78,20 @@ pub fn take_turns(number: usize, ours: impl FnOnce() -> f64, reference: impl FnO
     }
 }
 
-/// Calls `f` with the stack at one of the depths that the rounds go through.
-#[inline(never)]
-pub fn at_depth<T>(number: usize, f: &mut dyn FnMut() -> T) -> T {
-    // Two rounds at each, since the order of the sides changes with each round.
-    descend(number / 2 % 16, f)
-}
-
-#[inline(never)]
-fn descend<T>(frames: usize, f: &mut dyn FnMut() -> T) -> T {
-    if frames == 0 {
-        return f();
-    }
-    let room = std::hint::black_box([0u64; 26]);
-    let result = descend(frames - 1, f);
-    std::hint::black_box(room);
-    result
-}
-
 /// Compares in `count` rounds, after one that warms both sides up. Both are told the number of the round.
 pub fn compare(
     count: usize,
     mut ours: impl FnMut(usize) -> f64,
     mut reference: impl FnMut(usize) -> f64,
 ) -> Comparison {
-    let mut round = |number| {
-        at_depth(number, &mut || {
-            take_turns(number, || ours(number), || reference(number))
-        })
-    };
+    let mut round = |number| take_turns(number, || ours(number), || reference(number));
     round(0);
     Comparison::of(&(0..count).map(round).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-
-    #[test]
-    fn the_depths_are_spread_over_a_page() {
-        let place = |number| {
-            at_depth(number, &mut || {
-                std::ptr::from_ref(&std::hint::black_box([0u64])).addr() % 4096
-            })
-        };
-        let quarters: HashSet<usize> = (0..32).map(|number| place(number) / 1024).collect();
-        let places: HashSet<usize> = (0..32).map(place).collect();
-        assert_eq!((quarters.len(), places.len()), (4, 16));
-    }
 
     #[test]
     fn a_drift_that_both_sides_share_leaves_the_ratio_alone() {
