@@ -1,9 +1,10 @@
-//! The project's tasks, so that people and CI call the same commands: `cargo xtask check`, `soak`, `bench`.
+//! The project's tasks, so that people and CI call the same commands: `cargo xtask check`, `soak`, `sanitize`, `bench`.
 //!
 //! The program uses nothing but std and starts everything else as a child process in the workspace's root. Its exit
 //! code is 0 if the task succeeded, 1 if it failed, and 2 if the arguments were wrong.
 
 mod check;
+mod sanitize;
 mod soak;
 mod step;
 
@@ -20,6 +21,7 @@ Tasks:
       --kills N           processes to kill in one round (default: 10000)
       --seconds N         start further rounds, each with the next seed, until N seconds have passed
       --seed S            seed of the first round (default: from the clock; it is printed)
+  sanitize [names]        run the tests under the address, the leak and the thread sanitizer, or those named
   bench [arguments]       run the benchmarks; arguments go to `cargo bench`
   help                    print this text
 ";
@@ -59,6 +61,10 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
             let options = soak::Options::parse(options).map_err(Failure::Usage)?;
             soak::run(&options, root()).map_err(Failure::Task)
         }
+        ("sanitize", names) => {
+            let chosen = sanitize::chosen(names).map_err(Failure::Usage)?;
+            sanitize::run(&chosen, root()).map_err(Failure::Task)
+        }
         ("bench", arguments) => bench(arguments).map_err(Failure::Task),
         ("help" | "--help" | "-h", _) => {
             print!("{HELP}");
@@ -96,7 +102,14 @@ mod tests {
 
     #[test]
     fn unknown_tasks_and_stray_arguments_are_refused() {
-        for line in ["chek", "check --fast", "soak --kills", "soak --kills many", "soak 12"] {
+        for line in [
+            "chek",
+            "check --fast",
+            "soak --kills",
+            "soak --kills many",
+            "soak 12",
+            "sanitize memory",
+        ] {
             assert!(
                 matches!(run(&arguments(line)), Err(Failure::Usage(_))),
                 "accepted: {line}"

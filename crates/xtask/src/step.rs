@@ -157,7 +157,7 @@ pub fn finish(command: &mut Command) -> Result<(), String> {
 }
 
 /// Runs a program silently and returns what it wrote, or `None` if it failed or does not exist.
-fn quiet(root: &Path, program: &str, arguments: &[&str]) -> Option<String> {
+pub fn quiet(root: &Path, program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)
         .current_dir(root)

@@ -1,0 +1,153 @@
+//! `cargo xtask sanitize`: the tests under the sanitizers of the compiler.
+//!
+//! The compiler has them behind unstable flags, but ships their run-times with the stable toolchain, so
+//! `RUSTC_BOOTSTRAP=1` is all it takes. The standard library stays as it is, not instrumented; what the thread sanitizer
+//! therefore misjudges is listed in `sanitize/thread.suppressions`.
+//!
+//! Each sanitizer first has to find the mistake in a small program (`sanitize/*.rs`): one that sees nothing proves
+//! nothing. What they cannot see at all is told in `docs/reliability.md`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::step;
+
+/// One sanitizer.
+pub struct Sanitizer {
+    /// Its name for the compiler and for `cargo xtask sanitize`.
+    name: &'static str,
+    /// What its reports begin with.
+    report: &'static str,
+    /// The variable with its options, and the options; `{here}` stands for the directory `sanitize`.
+    options: (&'static str, &'static str),
+}
+
+const SANITIZERS: [Sanitizer; 3] = [
+    Sanitizer {
+        name: "address",
+        report: "AddressSanitizer",
+        // Leaks are the next one's.
+        options: ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=1"),
+    },
+    Sanitizer {
+        name: "leak",
+        report: "LeakSanitizer",
+        options: ("LSAN_OPTIONS", "report_objects=1"),
+    },
+    Sanitizer {
+        name: "thread",
+        report: "ThreadSanitizer",
+        options: ("TSAN_OPTIONS", "history_size=7:suppressions={here}/thread.suppressions"),
+    },
+];
+
+/// Which ones the arguments name; all, if none.
+pub fn chosen(arguments: &[String]) -> Result<Vec<&'static Sanitizer>, String> {
+    if arguments.is_empty() {
+        return Ok(SANITIZERS.iter().collect());
+    }
+    let named = |name: &String| {
+        let found = SANITIZERS.iter().find(|sanitizer| sanitizer.name == name);
+        found.ok_or_else(|| format!("there is no sanitizer '{name}', only address, leak and thread"))
+    };
+    arguments.iter().map(named).collect()
+}
+
+/// Runs the tests under each of them; the error names the first that found something.
+pub fn run(chosen: &[&Sanitizer], root: &Path) -> Result<(), String> {
+    let host = host(root)?;
+    for sanitizer in chosen {
+        println!("\n==> {}: does it see its mistake?", sanitizer.name);
+        sanitizer.prove_itself(root, &host)?;
+        println!("<== it does\n\n==> {}: the tests", sanitizer.name);
+        let mut tests = Command::new("cargo");
+        tests
+            .args(["test", "--locked", "-p", "shm-state", "-p", "zproc", "--lib", "--tests"])
+            .args(["--target", &host, "--target-dir"])
+            .arg(root.join("target/sanitize").join(sanitizer.name))
+            // One at a time: the harness passes results between its threads in ways that the thread sanitizer misjudges.
+            .args(["--no-fail-fast", "--", "--test-threads=1"])
+            .env("RUSTFLAGS", sanitizer.flags().join(" "))
+            // Debug assertions stay on.
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+        sanitizer.prepare(&mut tests, root);
+        step::finish(&mut tests).map_err(|error| format!("the {} sanitizer: {error}", sanitizer.name))?;
+        println!("<== {}: nothing found", sanitizer.name);
+    }
+    Ok(())
+}
+
+impl Sanitizer {
+    fn flags(&self) -> [String; 3] {
+        [
+            format!("-Zsanitizer={}", self.name),
+            "-Cunsafe-allow-abi-mismatch=sanitizer".into(),
+            "-Cdebuginfo=1".into(),
+        ]
+    }
+
+    fn prepare(&self, command: &mut Command, root: &Path) {
+        let here = root.join("crates/xtask/sanitize");
+        let (variable, options) = self.options;
+        command
+            .current_dir(root)
+            .stdin(Stdio::null())
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env(variable, options.replace("{here}", &here.to_string_lossy()));
+    }
+
+    /// Fails unless the program with the mistake is caught.
+    fn prove_itself(&self, root: &Path, host: &str) -> Result<(), String> {
+        let directory = root.join("target/sanitize");
+        std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+        let program = directory.join(format!("mistake-{}", self.name));
+        let mut compiler = Command::new("rustc");
+        compiler
+            .arg(format!("crates/xtask/sanitize/{}.rs", self.name))
+            .args(self.flags())
+            .args(["--target", host, "-o"])
+            .arg(&program);
+        self.prepare(&mut compiler, root);
+        step::finish(&mut compiler)
+            .map_err(|error| format!("this toolchain has no {} sanitizer: {error}", self.name))?;
+        let mut mistake = Command::new(&program);
+        self.prepare(&mut mistake, root);
+        let output = mistake
+            .output()
+            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() && text.contains(self.report) {
+            Ok(())
+        } else {
+            Err(format!(
+                "the {} sanitizer did not see the mistake in {}.rs ({}):\n{text}",
+                self.name, self.name, output.status
+            ))
+        }
+    }
+}
+
+/// The target that this machine is. Naming it keeps the flags from build scripts and procedural macros.
+fn host(root: &Path) -> Result<String, String> {
+    let version = step::quiet(root, "rustc", &["-vV"]).ok_or("rustc -vV failed")?;
+    let line = version.lines().find_map(|line| line.strip_prefix("host: "));
+    line.map(str::to_owned)
+        .ok_or_else(|| format!("rustc -vV does not name its host:\n{version}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(arguments: &[&str]) -> Result<Vec<&'static str>, String> {
+        let arguments: Vec<String> = arguments.iter().map(|name| String::from(*name)).collect();
+        chosen(&arguments).map(|chosen| chosen.iter().map(|sanitizer| sanitizer.name).collect())
+    }
+
+    #[test]
+    fn sanitizers_are_chosen_by_name() {
+        assert_eq!(names(&[]), Ok(vec!["address", "leak", "thread"]));
+        assert_eq!(names(&["thread", "leak"]), Ok(vec!["thread", "leak"]));
+        assert!(names(&["memory"]).unwrap_err().contains("'memory'"));
+    }
+}
