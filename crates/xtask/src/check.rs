@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Need, Step};
+use crate::unsafe_code;
 
 /// The command that runs the tests. The README tells it to users word for word, and a step below checks that.
 const TEST_COMMAND: &str = "cargo test --locked";
@@ -13,6 +14,7 @@ const TEST_COMMAND: &str = "cargo test --locked";
 pub const STEPS: &[Step] = &[
     Step::run("format",              "cargo fmt --all -- --check"),
     Step::inspect("readme",          readme_names_the_test_command),
+    Step::inspect("unsafe code",     unsafe_code::is_accounted_for),
     Step::run("dependencies",        "cargo deny --workspace --locked check licenses bans sources").needs(Need::Subcommand("deny")),
     Step::run("lint",                "cargo clippy --workspace --all-targets --locked -- -D warnings"),
     Step::run("lint kill-points",    "cargo clippy -p shm-state --features kill-points --all-targets --locked -- -D warnings"),

@@ -7,6 +7,7 @@ mod check;
 mod sanitize;
 mod soak;
 mod step;
+mod unsafe_code;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
