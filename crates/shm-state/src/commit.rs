@@ -13,6 +13,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::heap::NoRoom;
 use crate::layout::{EVENTS, Entry, EventWord, RECORD_INLINE, TOMBSTONE, Version, high, pack};
 use crate::log::{self, Change, Header};
@@ -268,6 +269,9 @@ pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.
 #[inline]
 pub fn wake(space: &Space, hashes: &[u64]) {
+    if planted(Fault::NoWake) || planted(Fault::WakeBeforePublish) {
+        return;
+    }
     // The writer's fence of `event`; the lock has just been released.
     Word64::fence_after_unlock();
     let any = &space.control().any;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::arena::Mapping;
 use crate::chunks;
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::layout::{
     BlockHead, CHUNK_GRANULES, CONTROL_MAGIC, Control, GRANULE, LogSlot, NAME_MAX, NAMESPACES, RESERVE, pack,
 };
@@ -90,6 +91,9 @@ pub fn find_or_create(mapping: &Mapping, member: &Membership, name: &str, histor
     let entry = table(mapping)
         .and_then(|t| t.get(index as usize))
         .ok_or(Error::TooManyNamespaces(NAMESPACES))?;
+    if planted(Fault::CountFirst) {
+        superblock.namespaces.store(index + 1, Ordering::Release);
+    }
     let granule = create(mapping, index as u32, name, history)?;
     entry.store(u64::from(granule), Ordering::Release);
     superblock.namespaces.store(index + 1, Ordering::Release);

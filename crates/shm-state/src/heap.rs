@@ -18,6 +18,7 @@
 use crate::arena::Mapping;
 use crate::chunks::{self, Run};
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::layout::{BlockHead, CHUNK_GRANULES, CLASSES, Control, GRANULE, high, low, pack};
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
@@ -205,6 +206,10 @@ impl Heap {
             let granule = self.bump;
             self.bump += size;
             self.moved = true;
+            if planted(Fault::BumpDirectly) {
+                let bump = &space.control().writer.bump;
+                bump.store(pack(self.bump, self.end), Ordering::Release);
+            }
             let block = block(&space.mapping, granule)?;
             // Beyond the shared `bump`: means nothing until the commit.
             block.link.store(pack(0, size), Ordering::Relaxed);
@@ -249,11 +254,14 @@ impl Heap {
             granule: found.granule.wrapping_add(size),
             granules: found.granules - size,
         };
+        let shortened = block(&space.mapping, found.granule)?;
+        if planted(Fault::SplitDirectly) {
+            shortened.link.store(pack(0, size), Ordering::Release);
+        }
         // The inside of a free block: means nothing until the commit shortens the block.
         let head = block(&space.mapping, rest.granule)?;
         head.link.store(pack(0, rest.granules), Ordering::Relaxed);
         head.retired.store(0, Ordering::Relaxed);
-        let shortened = block(&space.mapping, found.granule)?;
         self.links
             .push((space.mapping.offset_of(&shortened.link), pack(0, size)));
         self.spares.push(rest);
@@ -390,7 +398,7 @@ impl Heap {
     #[inline]
     fn link(&mut self, space: &Space, granule: u32, next: u32, through_record: bool) -> Result<()> {
         let link = &block(&space.mapping, granule)?.link;
-        if through_record {
+        if through_record && !planted(Fault::LinkDirectly) {
             let granules = self.granules_of(space, granule)?;
             self.links.push((space.mapping.offset_of(link), pack(next, granules)));
         } else {
@@ -411,14 +419,17 @@ impl Heap {
         let (control, mapping) = (space.control(), &*space.mapping);
         for i in 0..self.spares.len() {
             let Spare { granule, granules } = self.spares[i];
-            let link = mapping.offset_of(&block(mapping, granule)?.link);
+            let link = &block(mapping, granule)?.link;
             let list = self.list(control, class_of(granules));
             list.changed = true;
             let next = std::mem::replace(&mut list.head, granule);
+            if planted(Fault::LinkDirectly) {
+                link.store(pack(next, granules), Ordering::Release);
+            }
             if list.tail == 0 {
                 (list.tail, list.tail_is_new) = (granule, true);
             }
-            self.links.push((link, pack(next, granules)));
+            self.links.push((mapping.offset_of(link), pack(next, granules)));
         }
         for i in 0..self.lists.len() {
             let List {

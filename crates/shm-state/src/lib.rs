@@ -26,6 +26,7 @@ mod commit;
 mod directory;
 mod error;
 mod event;
+mod fault;
 mod heap;
 mod key;
 mod layout;
@@ -54,6 +55,8 @@ mod walk;
 mod write;
 
 pub use error::{Error, PinInfo, Result};
+#[cfg(feature = "planted-faults")]
+pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
 pub use namespace::{EntryRef, Filter, Namespace, Next, Place};

@@ -7,6 +7,7 @@
 
 use crate::commit::{same_value, wake};
 use crate::error::Result;
+use crate::fault::{Fault, planted};
 use crate::heap::{block, class_of, class_size};
 use crate::key::KeyRef;
 use crate::layout::{BlockHead, Entry, RESERVE, TOMBSTONE, Version, high, low, pack};
@@ -159,6 +160,10 @@ fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<
     plan.entry_head.head.retired.store(0, Ordering::Relaxed);
     space.log_slot(seq).seq.store(0, Ordering::Relaxed);
     let inserted = plan.old_version.inserted.load(Ordering::Relaxed);
+    if planted(Fault::HeadBeforeVersion) {
+        let newest = pack(new, high(plan.entry_head.newest.load(Ordering::Relaxed)));
+        plan.entry_head.newest.store(newest, Ordering::Release);
+    }
     store_version(
         space,
         new,

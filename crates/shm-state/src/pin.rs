@@ -76,6 +76,11 @@ pub fn raise<'a, W: Word<Int = u64> + 'a>(floor: &W, to: u64, slots: impl Iterat
     // pairs with: it reads a block that was overwritten later, then fences, then sees this floor.
     floor.store(to, Ordering::SeqCst);
     W::fence(Ordering::SeqCst);
+    oldest(to, slots)
+}
+
+/// The oldest of the pins that stand, or `to`. Counts only behind a barrier after the floor was raised to `to`.
+pub fn oldest<'a, W: Word<Int = u64> + 'a>(to: u64, slots: impl Iterator<Item = &'a W>) -> u64 {
     slots.fold(to, |least, slot| match slot.load(Ordering::SeqCst) {
         NONE => least,
         pinned => least.min(pinned - 1),

@@ -16,6 +16,7 @@
 use std::cmp::Reverse;
 
 use crate::error::{Error, PinInfo, Result};
+use crate::fault::{Fault, planted};
 use crate::heap::{Heap, NoRoom, block, class_of};
 use crate::layout::{CLASSES, GRANULE, high, low, pack};
 use crate::log;
@@ -62,7 +63,15 @@ fn trim(space: &Space, seq: u64, floor: u64, retired: u64) {
 
 fn raise(space: &Space, to: u64) -> u64 {
     let control = space.control();
-    let recyclable = pin::raise(&control.reader.floor, to, space.seats().map(|seat| &seat.pin));
+    let pins = space
+        .seats()
+        .map(|seat| &seat.pin)
+        .filter(|_| !planted(Fault::IgnorePins));
+    let recyclable = if planted(Fault::FloorAfterRecycle) {
+        pin::oldest(to, pins)
+    } else {
+        pin::raise(&control.reader.floor, to, pins)
+    };
     // Never back: a pin below what was recyclable is below an earlier floor, so whoever wrote it has not looked at the
     // floor yet, and will give that commit up (or died before it could look). The other bound is for damage.
     let recyclable = recyclable
@@ -168,7 +177,9 @@ pub fn rebuild_free_lists(space: &Space, heap: Option<&mut Heap>) -> Result<()> 
     }
     let tiles = walk::tiles(space)?;
     // Release, and the fence: the lists are declared untrustworthy before the first of them changes.
-    control.writer.rebuilding.store(1, Ordering::Release);
+    if !planted(Fault::NoRebuildFlag) {
+        control.writer.rebuilding.store(1, Ordering::Release);
+    }
     Word64::fence(Ordering::SeqCst);
     let recyclable = control.writer.recyclable.load(Ordering::Relaxed);
     let is_free = |tile: &Tile| !live.has(tile.granule) && !kept.has(tile.granule);

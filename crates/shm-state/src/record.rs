@@ -16,6 +16,7 @@
 
 use crate::chunks;
 use crate::error::{Error, Result};
+use crate::fault::{self, Fault, planted};
 use crate::layout::{RECORD_INLINE, high, low, pack};
 use crate::log::list_words;
 use crate::reclaim;
@@ -25,6 +26,11 @@ use crate::sync::{Ordering, Word, Word64};
 /// Writes the record. `block` is the granule of a block that is large enough, or 0 for the one in the control block.
 pub fn write(space: &Space, assignments: &[(u64, u64)], block: u32) -> Result<()> {
     let words = words(space, assignments.len(), block)?;
+    if planted(Fault::MarkerFirst) {
+        let control = space.control();
+        let next = control.reader.seq.load(Ordering::Relaxed).wrapping_add(1);
+        control.writer.marker.store(next, Ordering::Release);
+    }
     for (pair, (offset, value)) in words.chunks_exact(2).zip(assignments) {
         pair[0].store(*offset, Ordering::Relaxed);
         pair[1].store(*value, Ordering::Relaxed);
@@ -55,8 +61,12 @@ fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
 #[inline(always)]
 pub fn publish(space: &Space, seq: u64, hint: u64) -> Result<()> {
     let control = space.control();
+    fault::before_marker(space, seq);
     // Release: the record, the log slot and all new blocks are there when the marker is.
     control.writer.marker.store(seq, Ordering::Release);
+    if planted(Fault::SeqFirst) {
+        control.reader.seq.store(seq, Ordering::Release);
+    }
     apply(space)?;
     // Right before `seq`, so that the line moves once.
     control.reader.hint.store(hint, Ordering::Relaxed);
@@ -114,7 +124,9 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
     let control = space.control();
     let marker = control.writer.marker.load(Ordering::Acquire);
     let seq = control.reader.seq.load(Ordering::Acquire);
-    if marker == seq.wrapping_add(1) {
+    if marker == seq.wrapping_add(1) && planted(Fault::NoRedo) {
+        control.reader.seq.store(marker, Ordering::Release);
+    } else if marker == seq.wrapping_add(1) {
         publish(space, marker, 0)?;
     } else if marker == seq | MAINTENANCE {
         maintain(space, seq)?;
@@ -127,7 +139,7 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
     if control.writer.rebuilding.load(Ordering::Relaxed) != 0 {
         reclaim::rebuild_free_lists(space, None)?;
     }
-    if died {
+    if died && !planted(Fault::NoSweep) {
         chunks::sweep(&space.mapping, space.index)?;
     }
     control.writer.recoveries.fetch_add(1, Ordering::Relaxed);

@@ -16,6 +16,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::heap::{Assignments, Heap, NoRoom};
 use crate::layout::{Dense, DenseSlot, Entry, GRANULE, Shared, TOMBSTONE, Table, Version, high, low};
 use crate::read::{GROUP, View, group_of};
@@ -246,7 +247,7 @@ fn rebuild(
     let offset = |word: &Word64| space.mapping.offset_of(word);
     record.push((offset(&reader.dense), u64::from(dense_at)));
     record.push((offset(&reader.root), u64::from(table_at) << 8 | u64::from(bits)));
-    if !kept.dropped.is_empty() {
+    if !kept.dropped.is_empty() && !planted(Fault::NoGeneration) {
         // Last: a reader that sees the new generation looks its handle's key up in the new index.
         record.push((
             offset(&reader.generation),

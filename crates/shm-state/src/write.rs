@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 
 use crate::commit;
 use crate::error::{Error, Result};
+use crate::fault::{Fault, planted};
 use crate::heap::{Assignments, Heap, NoRoom};
 use crate::key::KeyRef;
 use crate::layout::{Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
@@ -250,6 +251,13 @@ impl<'n> Transaction<'n> {
         let (old, was_live, inserted) = self.newest(entry)?;
         let new = self.take(version_granules(bytes.len()))?;
         let inserted = if was_live { inserted } else { self.scratch.seq };
+        if planted(Fault::HeadBeforeVersion) {
+            let head: Option<&Entry> = self.space.mapping.at(entry);
+            head.inspect(|head| {
+                let newest = pack(new, high(head.newest.load(Ordering::Relaxed)));
+                head.newest.store(newest, Ordering::Release);
+            });
+        }
         self.fill(new, old, tag, inserted, bytes)?;
         let order = if was_live { 0 } else { self.next_order() };
         let hash = key.hash();
