@@ -43,6 +43,10 @@ pub enum Fault {
     WakeBeforePublish,
     /// A namespace is counted before it is complete.
     CountFirst,
+    /// An unlock wakes no waiter.
+    UnlockQuietly,
+    /// Who gets the lock after a sleep forgets that others may still sleep.
+    ForgetWaiters,
 }
 
 /// Whether the process commits that mistake.
@@ -118,7 +122,7 @@ mod planting {
 #[cfg(feature = "planted-faults")]
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::MarkerFirst,
         Self::SeqFirst,
         Self::LogSlotLate,
@@ -135,5 +139,7 @@ impl Fault {
         Self::NoWake,
         Self::WakeBeforePublish,
         Self::CountFirst,
+        Self::UnlockQuietly,
+        Self::ForgetWaiters,
     ];
 }

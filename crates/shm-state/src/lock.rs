@@ -35,6 +35,7 @@ pub(crate) mod tests;
 
 use std::marker::PhantomData;
 
+use crate::fault::{Fault, planted};
 use crate::participant::Attachment;
 use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::fork;
@@ -114,6 +115,9 @@ impl WriterLock {
 
     #[cold]
     fn wake_one(&self) {
+        if planted(Fault::UnlockQuietly) {
+            return;
+        }
         // Pairs with `Contender::rename_next`.
         Word64::fence(Ordering::SeqCst);
         if !self.somebody_starves() || self.word.wake(1, NEXT) == 0 {

@@ -155,13 +155,20 @@ word!(Word64, AtomicU64, u64);
 #[inline(always)]
 pub fn kill_point() {}
 
+/// Whether a test wants the backstops out of the way: see `without_backstops`.
+#[cfg(not(feature = "kill-points"))]
+pub const fn has_backstops() -> bool {
+    true
+}
+
 #[cfg(feature = "kill-points")]
-pub use counting::{kill_at, kill_point, kill_points_passed};
+pub use counting::{has_backstops, kill_at, kill_point, kill_points_passed, without_backstops};
 
 #[cfg(feature = "kill-points")]
 mod counting {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+    static PATIENT: AtomicBool = AtomicBool::new(false);
     static PASSED: AtomicU64 = AtomicU64::new(0);
     static DEADLY: AtomicU64 = AtomicU64::new(u64::MAX);
 
@@ -176,6 +183,16 @@ mod counting {
     pub fn kill_at(n: u64) {
         DEADLY.store(n, Ordering::Relaxed);
         PASSED.store(0, Ordering::Relaxed);
+    }
+
+    /// From here on, who waits for a lock sleeps for minutes if nobody wakes it. So a test sees that a wake-up was lost,
+    /// which a slice of a few milliseconds would make up for.
+    pub fn without_backstops() {
+        PATIENT.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_backstops() -> bool {
+        !PATIENT.load(Ordering::Relaxed)
     }
 
     /// How many stores have been counted since [`kill_at`], or since the start.

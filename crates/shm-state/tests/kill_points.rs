@@ -18,7 +18,7 @@ mod kill;
 
 use std::process::Command;
 
-use kill::{fault, random, scenario, sleeper, sweep};
+use kill::{contended, lost_word, operations, random, sleeper, sweep};
 
 const SCENARIO: &str = "ZPROC_SWEEP_SCENARIO";
 
@@ -29,11 +29,11 @@ fn driver() {
     match name.as_str() {
         "random" => random::run(),
         "sleepers" => sleeper::run(),
-        "faults" => fault::run(),
-        _ => {
-            let scenario = scenario::all().into_iter().find(|s| s.name == name);
-            sweep::run(&scenario.expect("an unknown scenario"));
-        }
+        "contended" => contended::run(),
+        "lost words" => lost_word::run(),
+        #[cfg(feature = "planted-faults")]
+        "planted" => kill::planted::run(),
+        _ => sweep::run(&operations::named(&name)),
     }
 }
 
@@ -69,7 +69,19 @@ fn sleepers_see_a_commit_whose_writer_died_before_it_was_visible() {
 
 #[test]
 fn a_lost_word_would_be_noticed() {
-    survives("faults");
+    survives("lost words");
+}
+
+#[cfg(feature = "planted-faults")]
+#[test]
+fn every_planted_fault_is_noticed() {
+    survives("planted");
+}
+
+/// Also without the slices in which waiters look for themselves.
+#[test]
+fn a_waiter_or_an_owner_that_dies_between_others_leaves_nobody_asleep() {
+    survives("contended");
 }
 
 /// One test for each scenario, so that they run side by side and fail by name.
@@ -85,7 +97,7 @@ macro_rules! sweeps {
         #[test]
         fn every_scenario_is_swept() {
             let mut swept = [$($name),*];
-            let mut known: Vec<&str> = scenario::all().iter().map(|s| s.name).collect();
+            let mut known: Vec<&str> = operations::all().iter().map(|s| s.name).collect();
             swept.sort_unstable();
             known.sort_unstable();
             assert_eq!(swept[..], known[..]);
@@ -97,6 +109,10 @@ sweeps! {
     a_kill_while_inserting_a_key_leaves_the_state_before_or_after: "insert",
     a_kill_while_overwriting_leaves_the_state_before_or_after: "overwrite",
     a_kill_on_the_straight_path_of_an_overwrite_leaves_the_state_before_or_after: "put",
+    a_kill_on_the_straight_path_beside_a_pin_leaves_the_state_before_or_after: "put beside pins",
+    a_kill_while_raising_the_floor_leaves_the_state_before_or_after: "trimming",
+    a_kill_while_giving_blocks_back_unused_leaves_the_state_before_or_after: "dropped",
+    a_kill_while_reaping_the_dead_leaves_the_state_before_or_after: "reaping",
     a_kill_while_removing_leaves_the_state_before_or_after: "remove",
     a_kill_while_popping_leaves_the_state_before_or_after: "pop",
     a_kill_in_a_transaction_of_64_keys_leaves_all_or_nothing: "transaction",
@@ -119,4 +135,7 @@ sweeps! {
     a_kill_while_pinning_leaves_the_state_alone: "pin",
     a_kill_while_adding_seats_leaves_the_state_alone: "seats",
     a_kill_while_waiting_leaves_the_state_alone: "wait",
+    a_kill_while_waking_up_leaves_the_state_alone: "watch",
+    a_kill_while_verifying_leaves_the_state_alone: "verify",
+    a_kill_while_joining_after_a_death_leaves_the_state_alone: "join after a death",
 }

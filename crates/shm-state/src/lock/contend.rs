@@ -24,8 +24,9 @@ use std::time::Duration;
 use super::thread::Thread;
 use super::word::{self, LockState, Owner};
 use super::{LockError, NEXT, REST, WriterLock};
+use crate::fault::{Fault, planted};
 use crate::participant::Attachment;
-use crate::sync::{Ordering, Word};
+use crate::sync::{Ordering, Word, has_backstops};
 use crate::sys::time::Deadline;
 
 /// How long a waiter sleeps before it wants to be next, and how long others stand back for it.
@@ -34,6 +35,8 @@ const FIRST_SLICE: Duration = Duration::from_millis(4);
 /// The longest sleep of a thread that is next.
 const NEXT_SLICE: Duration = Duration::from_millis(1);
 const LONGEST_SLICE: Duration = Duration::from_millis(100);
+/// The slice of a test that looks for lost wake-ups.
+const FOR_EVER: Duration = Duration::from_secs(600);
 /// Looks at an owned lock before the first sleep: about as long as a small commit takes.
 const SPINS: u32 = 100;
 
@@ -73,7 +76,7 @@ impl<'a> Contender<'a> {
             spins: SPINS,
             patience: None,
             is_next: false,
-            slice: FIRST_SLICE,
+            slice: if has_backstops() { FIRST_SLICE } else { FOR_EVER },
             watched: None,
             standing_back: None,
         }
@@ -99,7 +102,7 @@ impl<'a> Contender<'a> {
             if seen.is_free() {
                 if !self.may_enter() {
                     self.stand_back(seen);
-                } else if word::try_acquire(&self.lock.word, seen, self.me, self.has_slept()).is_ok() {
+                } else if word::try_acquire(&self.lock.word, seen, self.me, self.may_leave_sleepers()).is_ok() {
                     return Ok(seen.owner_died());
                 }
             } else if self.is_this_thread(seen.owner()) {
@@ -184,7 +187,7 @@ impl<'a> Contender<'a> {
         match self.patience {
             Some(patience) if !self.is_next && !patience.passed() => until = until.min(patience),
             // Whoever is next looks often: its turn must not hang on one wake-up.
-            _ if self.is_next => until = until.min(Deadline::after(NEXT_SLICE)),
+            _ if self.is_next && has_backstops() => until = until.min(Deadline::after(NEXT_SLICE)),
             _ => {}
         }
         self.sleep(seen, if self.is_next { NEXT | REST } else { REST }, until);
@@ -230,6 +233,11 @@ impl<'a> Contender<'a> {
 
     fn has_slept(&self) -> bool {
         self.patience.is_some()
+    }
+
+    /// Whether others may sleep whose flag was erased by the unlock that woke this thread.
+    fn may_leave_sleepers(&self) -> bool {
+        self.has_slept() && !planted(Fault::ForgetWaiters)
     }
 
     fn is_this_thread(&self, owner: Owner) -> bool {

@@ -1,19 +1,21 @@
-//! What is done at one point: the kill, and everything that must hold afterwards.
+//! What is done at one point: the kill, and what comes after it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use shm_state::{Arena, Deadline, Filter, KeyRef, Namespace, Next, On, Pinned, Strategy, kill_at, kill_points_passed};
+use shm_state::{Arena, Deadline, KeyRef, Namespace, On, Pinned, Place, Strategy, kill_at, kill_points_passed};
 
+use super::aftermath::{self, SOON};
+use super::end_within;
 use super::scenario::{Act, Scenario, Template, World};
-use crate::common::model::{self, Change, Model, assert_same, remove};
-use crate::common::process::{Board, fork};
-use crate::common::{Name, assert_clean, is_full};
+use super::sleeper::{Sleeper, Sleepers, sleeps};
+use crate::common::model::{self, Change, Model, assert_same, put};
+use crate::common::process::{Board, fork, start_fork, wait_for};
+use crate::common::{Name, is_full};
 
-/// The longest that a commit after a death may wait for the lock.
-const SOON: Duration = Duration::from_secs(2);
 /// The seconds after which a point counts as a hang.
-const HANG: u32 = 30;
+pub const HANG: u32 = 30;
 
 /// What came of a point.
 #[derive(Clone, Copy, Debug)]
@@ -26,46 +28,75 @@ pub struct Outcome {
     pub stores: u64,
 }
 
-/// Kills the operation before its store number `at`. With `recoverer`, kills a process that comes along and commits,
-/// too, before its store of that number.
-pub fn visit(scenario: &Scenario, template: &Template, at: u64, recoverer: Option<u64>) -> Outcome {
-    // SAFETY: a plain request to the kernel: SIGALRM, which nobody handles, ends this process if it hangs.
-    unsafe { libc::alarm(HANG) };
+/// Where the operation is killed, and what happens besides.
+#[derive(Clone, Copy)]
+pub struct Kill {
+    /// The number of the store.
+    pub at: u64,
+    /// A process comes along and commits too, and is killed before its store of this number.
+    pub recoverer: Option<u64>,
+}
+
+impl Kill {
+    /// The operation alone is killed.
+    pub fn at(at: u64) -> Self {
+        Self { at, recoverer: None }
+    }
+}
+
+/// Kills the operation, and checks everything that must hold afterwards. With `sleepers`, a watcher sleeps meanwhile.
+pub fn visit(scenario: &Scenario, template: &Template, kill: Kill, sleepers: Option<&mut Sleepers>) -> Outcome {
+    end_within(HANG);
     if scenario.act == Act::CreateArena {
-        return visit_creation(scenario, at);
+        return visit_creation(scenario, kill.at);
     }
     let mut world = template.copy();
     let pinners: Vec<Namespace> = (0..scenario.pins).map(|_| world.namespace.fork().unwrap()).collect();
     let pinned = world.model.clone();
     let mut held: Vec<Pinned<'_>> = pinners.iter().map(|namespace| namespace.pin().unwrap()).collect();
     (scenario.setup_after_pins)(&mut world);
+    let reader = world.namespace.fork().unwrap();
+    let keys: BTreeSet<Vec<u8>> = world
+        .history
+        .iter()
+        .flat_map(|(_, model)| model.keys().cloned())
+        .collect();
+    let places = places(&reader, &keys);
+    // It would take the slot of the dead process for which the operation is there.
+    let sleepers = sleepers.filter(|_| !scenario.unmarked);
+    let sleeper = sleepers.as_ref().map(|_| Sleeper::start(&world));
 
-    let board = Board::new();
-    let signal = fork(|| child(scenario, &world.arena, at, &board));
-    assert!(
-        matches!(signal, None | Some(libc::SIGKILL)),
-        "the child was ended by signal {signal:?}"
-    );
-    let mut expected = vec![world.model.clone(), model::after(&world.model, &scenario.changes)];
-    let killed = signal.is_some();
-    match scenario.act {
-        Act::Commit | Act::Put if killed => {}
-        Act::Commit | Act::Put => drop(expected.remove(0)),
-        _ => expected.truncate(1),
+    let (board, base) = (Board::new(), world.namespace.seq());
+    let (killed, seen) = run_child(scenario, &mut world, kill.at, &board);
+    let died = Sleeper::now();
+    let after = model::after(&world.model, &scenario.changes);
+    aftermath::check_readers(&world, base, &after, seen);
+    let mut expected = vec![world.model.clone(), after];
+    match (scenario.commits(), killed) {
+        (true, true) => {}
+        (true, false) => drop(expected.remove(0)),
+        (false, _) => expected.truncate(1),
     }
-    if let Some(at) = recoverer {
-        second_death(scenario, &world.arena, at, &mut expected);
+    if let Some(at) = kill.recoverer {
+        second_death(scenario, &world, at, &mut expected);
     }
-    let is_after = recover(scenario, &mut world, &expected);
-    held.iter()
-        .for_each(|pin| assert_same(&model::contents_of(pin), &pinned, "pinned all along"));
+    let is_after = aftermath::recover(scenario, &mut world, &expected, sleeper.as_ref().map(Sleeper::pid));
+    check_places(&reader, &places, &world.model);
+    let check_pins = |held: &[Pinned<'_>], when| {
+        held.iter()
+            .for_each(|pin| assert_same(&model::contents_of(pin), &pinned, when));
+    };
+    check_pins(&held, "pinned all along");
     if scenario.unpin {
         held.clear();
     }
-    after_care(&mut world);
-    held.iter()
-        .for_each(|pin| assert_same(&model::contents_of(pin), &pinned, "pinned, after more commits"));
-    check_namespaces(scenario, &world.arena, killed);
+    aftermath::care(&mut world);
+    check_pins(&held, "pinned, after more commits");
+    check_places(&reader, &places, &world.model);
+    aftermath::check_namespaces(scenario, &world.arena, killed);
+    if let (Some(sleepers), Some(sleeper)) = (sleepers, sleeper) {
+        sleepers.park(sleeper, died, kill.at);
+    }
     Outcome {
         killed,
         is_after,
@@ -73,17 +104,43 @@ pub fn visit(scenario: &Scenario, template: &Template, at: u64, recoverer: Optio
     }
 }
 
-/// Opens the arena of the parent in a forked child.
-fn open(arena: &Arena) -> Arena {
-    Arena::from_fd(arena.fd().unwrap().try_clone_to_owned().unwrap()).unwrap()
+/// Runs the operation in a forked child until it is killed or ends. Says whether it was killed, and what else somebody
+/// may see of it: nothing, or for [`Act::Watch`] the commit that the parent made meanwhile.
+fn run_child(scenario: &Scenario, world: &mut World, at: u64, board: &Board) -> (bool, Option<u64>) {
+    let pid = start_fork(|| child(scenario, world, at, board));
+    let mut seen = None;
+    if scenario.act == Act::Watch {
+        while !sleeps(pid) && !has_ended(pid) {
+            std::thread::yield_now();
+        }
+        world.commit(&[put("watched", 5)]);
+        seen = Some(world.namespace.seq());
+    }
+    let signal = wait_for(pid);
+    assert!(
+        matches!(signal, None | Some(libc::SIGKILL)),
+        "the child was ended by signal {signal:?}"
+    );
+    (signal.is_some(), seen)
 }
 
-fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
+/// Whether a child of this process has ended. It stays there to be waited for.
+fn has_ended(pid: i32) -> bool {
+    // SAFETY: all zeroes is a `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` outlives the call.
+    let result = unsafe { libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, flags) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: filled by `waitid`, or all zeroes.
+    unsafe { info.si_pid() != 0 }
+}
+
+fn child(scenario: &Scenario, world: &World, at: u64, board: &Board) {
     if scenario.act == Act::Join {
         kill_at(at);
     }
-    let arena = open(arena);
-    let namespace = arena.namespace("swept").unwrap();
+    let (arena, namespace) = world.open();
     if scenario.act == Act::Leave {
         drop(namespace.pin().unwrap());
         namespace.publish_cursor(3);
@@ -93,36 +150,31 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
         kill_at(at);
     }
     match scenario.act {
-        Act::Commit => drop(model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap()),
-        Act::Put => put(&namespace, scenario),
+        Act::Commit | Act::Put => commit(&namespace, scenario),
         Act::BeRefused => {
             let error = model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap_err();
             assert!(is_full(&error), "{error}");
         }
         Act::Abort => {
             let mut tx = namespace.begin(Deadline::never()).unwrap();
-            scenario
-                .changes
-                .iter()
-                .for_each(|change| model::apply_in(&mut tx, change).unwrap());
+            let apply = |change| model::apply_in(&mut tx, change).unwrap();
+            scenario.changes.iter().for_each(apply);
         }
         Act::CreateNamespace => drop(arena.namespace("new").unwrap()),
         Act::Pin => {
             drop(namespace.pin().unwrap());
             let (_one, _two) = (namespace.pin().unwrap(), namespace.pin().unwrap());
         }
-        Act::Wait => {
-            let cancel = AtomicBool::new(false);
-            let deadline = Deadline::after(Duration::from_millis(1));
-            let nothing = |_| Ok(None::<()>);
-            namespace
-                .wait(On::Any, Strategy::Block, deadline, &cancel, nothing)
-                .unwrap()
-                .unwrap_err();
-            namespace
-                .wait(On::Keys(&[1 << 40, 7]), Strategy::Block, deadline, &cancel, nothing)
-                .unwrap()
-                .unwrap_err();
+        Act::Wait => wait_in_vain(&namespace),
+        Act::Watch => {
+            let (seq, deadline) = (namespace.seq(), Deadline::after(Duration::from_secs(20)));
+            let newer = |now| Ok((now > seq).then_some(now));
+            let found = namespace.wait(On::Any, Strategy::Block, deadline, &AtomicBool::new(false), newer);
+            assert_eq!(found.unwrap(), Ok(seq + 1));
+        }
+        Act::Verify => {
+            crate::common::assert_clean(&arena);
+            arena.stats().unwrap();
         }
         Act::Leave => drop((namespace, arena)),
         Act::Join | Act::CreateArena => {}
@@ -130,20 +182,30 @@ fn child(scenario: &Scenario, arena: &Arena, at: u64, board: &Board) {
     end(board);
 }
 
-/// Commits the changes of a scenario in a forked child that opens the arena of its parent.
-pub fn commit_afresh(scenario: &Scenario, arena: &Arena) {
-    let namespace = open(arena).namespace("swept").unwrap();
-    model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap();
+fn wait_in_vain(namespace: &Namespace) {
+    let (cancel, deadline) = (AtomicBool::new(false), Deadline::after(Duration::from_millis(1)));
+    for on in [On::Any, On::Keys(&[1 << 40, 7])] {
+        let ended = namespace.wait(on, Strategy::Block, deadline, &cancel, |_| Ok(None::<()>));
+        ended.unwrap().unwrap_err();
+    }
+}
+
+/// Commits the changes of a scenario.
+pub fn commit(namespace: &Namespace, scenario: &Scenario) {
+    if scenario.act == Act::Put {
+        put_straight(namespace, scenario);
+    } else {
+        model::commit(namespace, &scenario.changes, Deadline::never()).unwrap();
+    }
 }
 
 /// Sets the one key of the scenario.
-pub fn put(namespace: &Namespace, scenario: &Scenario) {
+fn put_straight(namespace: &Namespace, scenario: &Scenario) {
     let Change::Put(key, value) = &scenario.changes[0] else {
         panic!("not a put")
     };
-    namespace
-        .put(&KeyRef::new(0, key), None, 1, value, Deadline::never())
-        .unwrap();
+    let key = KeyRef::new(0, key);
+    namespace.put(&key, None, 1, value, Deadline::never()).unwrap();
 }
 
 /// Ends the child before it closes anything, which would be further stores.
@@ -154,10 +216,10 @@ fn end(board: &Board) -> ! {
 }
 
 /// Another process commits, and is killed as well. What it may have left behind is added to what is expected.
-fn second_death(scenario: &Scenario, arena: &Arena, at: u64, expected: &mut Vec<Model>) {
+fn second_death(scenario: &Scenario, world: &World, at: u64, expected: &mut Vec<Model>) {
     let change = [scenario.next[0].clone()];
     let signal = fork(|| {
-        let arena = open(arena);
+        let arena = Arena::from_fd(world.arena.fd().unwrap().try_clone_to_owned().unwrap()).unwrap();
         kill_at(at);
         let namespace = arena.namespace("swept").unwrap();
         model::commit(&namespace, &change, Deadline::after(SOON)).unwrap();
@@ -173,100 +235,25 @@ fn second_death(scenario: &Scenario, arena: &Arena, at: u64, expected: &mut Vec<
     expected.extend(committed);
 }
 
-/// The next commit, at once. Says whether the operation had been committed.
-pub fn recover(scenario: &Scenario, world: &mut World, expected: &[Model]) -> bool {
-    let deadline = Deadline::after(SOON);
-    let mut tx = world
-        .namespace
-        .begin(deadline)
-        .expect("the next writer after the death");
-    let found = model::contents_in(&tx);
-    let Some(which) = expected.iter().position(|model| model::same(model, &found)) else {
-        let expected: Vec<String> = expected.iter().map(model::brief).collect();
-        panic!(
-            "an impossible state:\n   found {}\nexpected {}",
-            model::brief(&found),
-            expected.join("\n      or ")
-        );
-    };
-    scenario
-        .next
-        .iter()
-        .for_each(|change| model::apply_in(&mut tx, change).unwrap());
-    let seq = tx.commit().unwrap();
-    world.model = model::after(&found, &scenario.next);
-    assert_eq!(world.namespace.seq(), seq);
-    assert_eq!(world.namespace.len().unwrap(), world.model.len());
-    assert_clean(&world.arena);
-    check_log(&world.namespace);
-    which > 0 || (expected.len() == 1 && matches!(scenario.act, Act::Commit | Act::Put))
+/// Where the keys are, resolved before the operation.
+fn places<'n, 'k>(reader: &'n Namespace, keys: &'k BTreeSet<Vec<u8>>) -> Vec<(&'k [u8], Place<'n>)> {
+    let find = |key: &'k Vec<u8>| Some((&key[..], reader.place(&KeyRef::new(0, key)).unwrap()?));
+    keys.iter().filter_map(find).collect()
 }
 
-/// Other commits, with room made for them if there was none; then everything is looked at again.
-pub fn after_care(world: &mut World) {
-    let large = |world: &World, count| -> Vec<Vec<u8>> {
-        world
-            .model
-            .keys()
-            .filter(|key| key.starts_with(b"f"))
-            .take(count)
-            .cloned()
-            .collect()
-    };
-    world.commit_each(large(world, 6).into_iter().map(remove));
-    let more: Vec<Change> = large(world, 30).into_iter().map(remove).collect();
-    world.commit(&more);
-    world.commit(&[model::put("a", 1), model::put("other", 33), remove("e")]);
-    for round in 0..12 {
-        world.commit(&[
-            model::put(format!("churn{}", round % 5), 7 * round),
-            model::put("a", round),
-        ]);
-        world.commit_each([remove(format!("churn{}", (round + 2) % 5)), model::put("b", 30)]);
-    }
-    model::check(&world.arena, &world.namespace, &world.model, "after more commits");
-    check_log(&world.namespace);
-}
-
-/// Every commit of the history can be read.
-fn check_log(namespace: &Namespace) {
-    let until = namespace.seq();
-    let mut cursor = namespace.floor();
-    for seq in cursor + 1..=until {
-        let next = namespace
-            .next_match(&mut cursor, until, Filter::Any, true, None)
-            .unwrap();
-        assert_eq!(next, Next::Match(seq));
-        let record = namespace.record(seq).unwrap().expect("a commit above the floor");
-        assert_eq!(
-            namespace.changed_keys(&record).unwrap().expect("its keys").len(),
-            record.changes.len()
-        );
-    }
-}
-
-/// A namespace that was being made is whole, or is made by the next who asks; further ones too.
-fn check_namespaces(scenario: &Scenario, arena: &Arena, killed: bool) {
-    let names = arena.namespaces().unwrap();
-    let makes = scenario.act == Act::CreateNamespace;
-    let allowed: &[&[&str]] = match (makes, killed) {
-        (false, _) => &[&["swept"]],
-        (true, true) => &[&["swept"], &["swept", "new"]],
-        (true, false) => &[&["swept", "new"]],
-    };
-    assert!(
-        allowed.contains(&names.iter().map(String::as_str).collect::<Vec<_>>().as_slice()),
-        "{names:?}"
-    );
-    if !makes {
-        return;
-    }
-    for name in ["third", "new"] {
-        let namespace = arena.namespace(name).unwrap();
-        let model = Model::from([(b"k".to_vec(), b"v".to_vec())]);
-        let change = model::Change::Put(b"k".to_vec(), b"v".to_vec());
-        model::commit(&namespace, &[change], Deadline::after(SOON)).unwrap();
-        model::check(arena, &namespace, &model, name);
+/// What is read through a place that was resolved long ago is the value of its key, or nothing.
+fn check_places(reader: &Namespace, places: &[(&[u8], Place<'_>)], model: &Model) {
+    for (key, place) in places {
+        let through_place = place.peek(|_, bytes| bytes.to_vec());
+        let expected = model.get(*key);
+        if let Some(found) = through_place {
+            assert_eq!(found.as_ref(), expected, "read through a place: {key:?}");
+        }
+        let found = reader
+            .get(&KeyRef::new(0, key))
+            .unwrap()
+            .map(|value| value.into_bytes());
+        assert_eq!(found.as_ref(), expected, "{key:?}");
     }
 }
 
@@ -286,13 +273,9 @@ fn visit_creation(scenario: &Scenario, at: u64) -> Outcome {
     };
     let arena = Arena::open_or_create(&name, &scenario.options).unwrap();
     let namespace = arena.namespace("swept").unwrap();
-    let mut world = World {
-        arena,
-        namespace,
-        model: Model::new(),
-    };
+    let mut world = World::new(arena, namespace, Model::new());
     (scenario.setup)(&mut world);
-    after_care(&mut world);
+    aftermath::care(&mut world);
     Outcome {
         killed: signal.is_some(),
         is_after,

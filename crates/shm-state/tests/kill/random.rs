@@ -45,8 +45,7 @@ pub fn run() {
     let namespace = arena.namespace("n").unwrap();
     let mut model = Model::new();
     let (mut killed, mut after) = (0, 0);
-    // SAFETY: a plain request to the kernel: SIGALRM, which nobody handles, ends this process if it hangs.
-    unsafe { libc::alarm(300) };
+    super::end_within(300);
     for round in 0..ROUNDS {
         let dying = changes(&mut random);
         let at = random.below(if round % 3 == 0 { 2000 } else { 150 });

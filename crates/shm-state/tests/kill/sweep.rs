@@ -1,32 +1,48 @@
 //! From point to point.
 
-use super::point::{Outcome, visit};
+use super::point::{Kill, Outcome, visit};
 use super::scenario::{Act, Scenario, Template};
+use super::sleeper::Sleepers;
 use crate::common::{Random, number_from_env};
 
 /// Points at which the recoverer is killed too, unless all are visited.
-const NESTED: u64 = 120;
+const NESTED: u64 = 30;
 /// The same when all are.
-const MANY_NESTED: u64 = 3000;
+const MANY_NESTED: u64 = 500;
+/// At most so many points of an operation, and the last ones in any case, get a sleeper beside them.
+const MOST_WATCHED: u64 = 2000;
+const WATCHED_END: u64 = 300;
+
+/// Whether every point is visited.
+pub fn is_complete() -> bool {
+    std::env::var("ZPROC_SWEEP").is_ok_and(|value| value == "all")
+}
+
+/// Where a sampled sweep begins, and which pairs are drawn.
+pub fn seed() -> u64 {
+    number_from_env("ZPROC_SWEEP_OFFSET").unwrap_or(u64::from(std::process::id()))
+}
 
 /// Sweeps one operation, in this process. Panics at the first point where something is wrong.
 pub fn run(scenario: &Scenario) {
+    let (all, seed) = (is_complete(), seed());
     let template = Template::of(scenario);
-    let whole = visit(scenario, &template, u64::MAX, None);
+    let mut sleepers = Sleepers::default();
+    let whole = visit(scenario, &template, Kill::at(u64::MAX), Some(&mut sleepers));
     assert!(!whole.killed && whole.stores >= scenario.least_stores, "{whole:?}");
-    let all = std::env::var("ZPROC_SWEEP").is_ok_and(|v| v == "all");
     let step = if all {
         1
     } else {
         whole.stores.div_ceil(scenario.most_points)
     };
-    let seed = number_from_env("ZPROC_SWEEP_OFFSET").unwrap_or(u64::from(std::process::id()));
-    let offset = seed % step;
+    let stride = whole.stores.div_ceil(MOST_WATCHED);
     let mut points = 0;
     let mut decided = None;
-    for at in (offset..whole.stores).step_by(step as usize) {
-        print_if_it_fails(scenario, at, None, seed);
-        let outcome = visit(scenario, &template, at, None);
+    for at in (seed % step..whole.stores).step_by(step as usize) {
+        let kill = Kill::at(at);
+        print_if_it_fails(scenario, kill, seed);
+        let watched = at % stride == 0 || at + WATCHED_END > whole.stores;
+        let outcome = visit(scenario, &template, kill, watched.then_some(&mut sleepers));
         points += 1;
         assert!(
             outcome.killed,
@@ -39,28 +55,28 @@ pub fn run(scenario: &Scenario) {
         }
         assert_eq!(outcome.is_after, decided.is_some(), "at {at}, decided at {decided:?}");
     }
-    let last: Outcome = visit(scenario, &template, whole.stores, None);
+    let last: Outcome = visit(scenario, &template, Kill::at(whole.stores), Some(&mut sleepers));
+    sleepers.settle();
     assert!(!last.killed, "{last:?}");
-    if matches!(scenario.act, Act::Commit | Act::Put) {
+    if scenario.commits() {
         assert!(
             last.is_after && (step > 1 || decided.is_some()),
             "decided at {decided:?} of {}",
             whole.stores
         );
     }
-    let nested = if scenario.act == Act::CreateArena {
-        0
-    } else {
-        nested(scenario, &template, whole.stores, all, seed)
+    let nested = match scenario.act {
+        // No recoverer could be told from the next creator; no watcher sleeps in what is not there.
+        Act::CreateArena => 0,
+        _ => nested(scenario, &template, whole.stores, all, seed),
     };
-    let note = if step == 1 {
-        String::new()
-    } else {
-        format!(" (every {step}th, ZPROC_SWEEP_OFFSET={seed})")
+    let note = match step {
+        1 => String::new(),
+        _ => format!(" (every {step}th, ZPROC_SWEEP_OFFSET={seed})"),
     };
     println!(
-        "\nswept {}: {points} of {} points{note}, {nested} with a second death",
-        scenario.name, whole.stores
+        "\nswept {}: {points} of {} points{note}, beside {} sleepers ({} woke up late), {nested} with a second death",
+        scenario.name, whole.stores, sleepers.woken, sleepers.late
     );
 }
 
@@ -76,15 +92,18 @@ fn nested(scenario: &Scenario, template: &Template, stores: u64, all: bool, seed
             late + random.below(stores - late)
         };
         let wide = random.below(4) == 0;
-        let second = random.below(if wide { 400 } else { 60 });
-        print_if_it_fails(scenario, at, Some(second), seed);
-        visit(scenario, template, at, Some(second));
+        let kill = Kill {
+            at,
+            recoverer: Some(random.below(if wide { 400 } else { 60 })),
+        };
+        print_if_it_fails(scenario, kill, seed);
+        visit(scenario, template, kill, None);
     }
     count
 }
 
 /// Leaves a note of the point for the message of a panic.
-fn print_if_it_fails(scenario: &Scenario, at: u64, second: Option<u64>, seed: u64) {
+fn print_if_it_fails(scenario: &Scenario, kill: Kill, seed: u64) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
@@ -93,10 +112,12 @@ fn print_if_it_fails(scenario: &Scenario, at: u64, second: Option<u64>, seed: u6
             eprintln!("{}", NOTE.lock().unwrap());
         }));
     });
-    let second = second.map_or(String::new(), |second| format!(", the recoverer at {second}"));
+    let second = kill
+        .recoverer
+        .map_or(String::new(), |second| format!(", the recoverer at {second}"));
     *NOTE.lock().unwrap() = format!(
-        "failed in {:?}: killed before store {at}{second} (ZPROC_SWEEP_OFFSET={seed})",
-        scenario.name
+        "failed in {:?}: killed before store {}{second} (ZPROC_SWEEP_OFFSET={seed})",
+        scenario.name, kill.at
     );
 }
 

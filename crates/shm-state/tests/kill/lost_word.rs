@@ -8,8 +8,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::point;
-use super::scenario::{Scenario, Template, all};
+use super::operations;
+use super::scenario::{Scenario, Template};
+use super::{aftermath, end_within, point};
 use crate::common::model;
 use crate::common::process::{end_of, fork, start_fork};
 
@@ -17,7 +18,7 @@ use crate::common::process::{end_of, fork, start_fork};
 fn lose_each_word(scenario: &Scenario) -> (usize, usize) {
     let template = Template::of(scenario);
     let world = template.copy();
-    assert_eq!(fork(|| point::commit_afresh(scenario, &world.arena)), None);
+    assert_eq!(fork(|| point::commit(&world.open().1, scenario)), None);
     let mut after = vec![0; world.arena.stats().unwrap().committed as usize];
     let file = File::from(world.arena.fd().unwrap().try_clone_to_owned().unwrap());
     file.read_exact_at(&mut after, 0).unwrap();
@@ -33,11 +34,10 @@ fn lose_each_word(scenario: &Scenario) -> (usize, usize) {
         let faulty = template.with(bytes, contents.clone());
         let pid = start_fork(|| {
             std::panic::set_hook(Box::new(|_| {}));
-            // SAFETY: a plain request to the kernel: SIGALRM, which nobody handles, ends this process if it hangs.
-            unsafe { libc::alarm(20) };
+            end_within(20);
             let mut world = faulty.copy();
-            point::recover(scenario, &mut world, std::slice::from_ref(&contents));
-            point::after_care(&mut world);
+            aftermath::recover(scenario, &mut world, std::slice::from_ref(&contents), None);
+            aftermath::care(&mut world);
         });
         !end_of(pid).success()
     });
@@ -48,7 +48,7 @@ fn lose_each_word(scenario: &Scenario) -> (usize, usize) {
 pub fn run() {
     let mut summary = Vec::new();
     for name in ["insert", "overwrite", "remove", "clear", "growth"] {
-        let scenario = all().into_iter().find(|s| s.name == name).unwrap();
+        let scenario = operations::named(name);
         let (lost, noticed) = lose_each_word(&scenario);
         summary.push(format!("{name}: {noticed} of {lost}"));
         // The rest are those that mean nothing once the commit is done: its record, the time, links of live blocks.
@@ -57,5 +57,5 @@ pub fn run() {
             "{name}: of {lost} lost words only {noticed} were noticed"
         );
     }
-    println!("\nswept faults: lost words that were noticed: {}", summary.join(", "));
+    println!("\nswept lost words: noticed: {}", summary.join(", "));
 }

@@ -1,0 +1,120 @@
+//! Whether the sweep would notice a mistake in the engine: each fault that can be planted must make it fail.
+//!
+//! A fault is planted into all processes of a point: the one that is killed, the next writer, the sleeper. Each point runs
+//! in a process of its own, and is *bad* if any check there failed or never ended. The table says where each fault
+//! is looked for; a mistake of order should show at some points and not in an operation that nobody kills, so that is
+//! told apart. The last row is the control: with nothing planted there is no bad point.
+
+use std::fmt::Write;
+
+use shm_state::{Fault, plant};
+
+use super::point::{Kill, visit};
+use super::scenario::{Scenario, Template};
+use super::sleeper::Sleepers;
+use super::{contended, end_within, operations};
+use crate::common::process::{end_of, start_fork};
+
+/// Points of an operation that are visited, beside the last ones.
+const MOST: u64 = 24;
+
+/// Where the sweep must notice what.
+const NOTICED: [(Fault, &[&str]); 14] = [
+    (Fault::MarkerFirst, &["insert", "put", "transaction"]),
+    (Fault::SeqFirst, &["insert", "put", "transaction"]),
+    (Fault::LogSlotLate, &["insert", "put"]),
+    (Fault::HeadBeforeVersion, &["overwrite", "put"]),
+    (Fault::LinkDirectly, &["dropped"]),
+    (Fault::SplitDirectly, &["merging"]),
+    (Fault::BumpDirectly, &["insert"]),
+    (Fault::NoRedo, &["insert", "put", "growth"]),
+    (Fault::NoSweep, &["abort"]),
+    (Fault::NoRebuildFlag, &["merging"]),
+    (Fault::NoGeneration, &["dropping"]),
+    (Fault::FloorAfterRecycle, &["trimming"]),
+    (Fault::IgnorePins, &["pinned"]),
+    (Fault::CountFirst, &["namespace"]),
+];
+
+/// Whether a check fails, or does not end, in a process with that fault.
+fn fails(fault: Option<Fault>, check: impl FnOnce()) -> bool {
+    let pid = start_fork(|| {
+        std::panic::set_hook(Box::new(|_| {}));
+        plant(fault);
+        check();
+    });
+    !end_of(pid).success()
+}
+
+/// Visits points of an operation with a fault. Returns how many were bad, of how many, and whether the operation fails
+/// also if it is not killed.
+fn sweep(scenario: &Scenario, fault: Option<Fault>) -> (usize, usize, bool) {
+    let template = Template::of(scenario);
+    let check = |at: u64| {
+        fails(fault, || {
+            let mut sleepers = Sleepers::default();
+            visit(scenario, &template, Kill::at(at), Some(&mut sleepers));
+            sleepers.settle();
+        })
+    };
+    let stores = visit(scenario, &template, Kill::at(u64::MAX), None).stores;
+    end_within(600);
+    // The end, where the commit is decided and applied, is looked at closely.
+    let step = stores.div_ceil(MOST);
+    let points: Vec<u64> = (0..stores).filter(|at| at % step == 0 || at + 30 > stores).collect();
+    let bad = points.iter().filter(|at| check(**at)).count();
+    (bad, points.len(), check(u64::MAX))
+}
+
+/// Whether a watcher of a commit that nobody kills wakes up only because it looks for itself, again and again.
+fn wakes_late(fault: Option<Fault>) -> bool {
+    let scenario = operations::named("put");
+    let template = Template::of(&scenario);
+    (0..5).all(|_| {
+        fails(fault, || {
+            let mut sleepers = Sleepers::default();
+            visit(&scenario, &template, Kill::at(u64::MAX), Some(&mut sleepers));
+            sleepers.settle();
+            assert_eq!(sleepers.late, 0);
+        })
+    })
+}
+
+/// Panics unless every fault is noticed, and nothing else.
+pub fn run() {
+    let mut text = String::new();
+    let (mut noticed, mut known) = (0, 0);
+    for (fault, names) in NOTICED {
+        for name in names {
+            let (bad, points, always) = sweep(&operations::named(name), Some(fault));
+            let always = if always { ", and without a kill" } else { "" };
+            writeln!(text, "  {fault:?} in {name}: {bad} bad of {points} points{always}").unwrap();
+            known += 1;
+            noticed += usize::from(bad > 0);
+        }
+    }
+    for fault in [Fault::NoWake, Fault::WakeBeforePublish] {
+        let late = wakes_late(Some(fault));
+        writeln!(text, "  {fault:?}: a sleeper wakes up late without a kill: {late}").unwrap();
+        known += 1;
+        noticed += usize::from(late);
+    }
+    for fault in [Fault::UnlockQuietly, Fault::ForgetWaiters] {
+        let shown = contended::shows(|visit| fails(Some(fault), visit));
+        writeln!(text, "  {fault:?} in the contended lock: {shown:?}").unwrap();
+        known += 1;
+        noticed += usize::from(shown.is_some());
+    }
+    let mut clean: Vec<&str> = NOTICED.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    clean.sort_unstable();
+    clean.dedup();
+    let mut points = 0;
+    for name in &clean {
+        let (bad, visited, always) = sweep(&operations::named(name), None);
+        assert!(bad == 0 && !always, "{name} without a fault: {bad} bad points\n{text}");
+        points += visited + 1;
+    }
+    assert!(!wakes_late(None), "without a fault a sleeper wakes up late\n{text}");
+    assert_eq!(noticed, known, "not all were noticed:\n{text}");
+    println!("\n{text}swept planted faults: {noticed} of {known} noticed; with none planted 0 bad of {points} points");
+}
