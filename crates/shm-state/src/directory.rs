@@ -29,13 +29,17 @@ fn table(mapping: &Mapping) -> Option<&[Word64]> {
 
 /// The control blocks of all namespaces, in the order of their creation. Damaged entries are left out.
 pub fn controls(mapping: &Mapping) -> impl Iterator<Item = &Control> {
-    let count = mapping.superblock().map_or(0, |s| s.namespaces.load(Ordering::Acquire));
     let table = table(mapping).unwrap_or(&[]);
     let granules = table
         .iter()
-        .take(count as usize)
+        .take(count(mapping) as usize)
         .map(|word| word.load(Ordering::Acquire) as u32);
     granules.filter_map(|granule| control_at(mapping, granule))
+}
+
+/// How many namespaces the directory counts. As many can be found, unless it is damaged.
+pub fn count(mapping: &Mapping) -> u64 {
+    mapping.superblock().map_or(0, |s| s.namespaces.load(Ordering::Acquire))
 }
 
 /// The control block at a granule. It is aligned to more than a granule, which a damaged entry might not respect.

@@ -66,7 +66,7 @@ pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};
 pub use store::{Arena, ArenaOptions};
 #[cfg(feature = "kill-points")]
-pub use sync::{kill_at, kill_points_passed, without_backstops};
+pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
 pub use sys::time::Deadline;
 pub use verify::Report;
 pub use wait::{Ended, On, Strategy};

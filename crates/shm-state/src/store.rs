@@ -383,7 +383,14 @@ impl Arena {
     /// [`Error::LockTimeout`] when a lock is not free within ten seconds. Damage is no error but part of the report.
     pub fn verify(&self) -> Result<Report> {
         let mut report = Report::default();
-        for name in self.namespaces()? {
+        let (counted, names) = (directory::count(&self.inner.mapping), self.namespaces()?);
+        if names.len() < counted as usize {
+            report.problems.push(format!(
+                "the directory counts {counted} namespaces, and {} are there",
+                names.len()
+            ));
+        }
+        for name in names {
             let space = self.space(&name)?;
             let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
             verify::check(&space, &mut report);

@@ -162,7 +162,7 @@ pub const fn has_backstops() -> bool {
 }
 
 #[cfg(feature = "kill-points")]
-pub use counting::{has_backstops, kill_at, kill_point, kill_points_passed, without_backstops};
+pub use counting::{has_backstops, kill_at, kill_point, kill_points_passed, stop_at, without_backstops};
 
 #[cfg(feature = "kill-points")]
 mod counting {
@@ -171,12 +171,25 @@ mod counting {
     static PATIENT: AtomicBool = AtomicBool::new(false);
     static PASSED: AtomicU64 = AtomicU64::new(0);
     static DEADLY: AtomicU64 = AtomicU64::new(u64::MAX);
+    static ONLY_STOPS: AtomicBool = AtomicBool::new(false);
 
-    /// Counts a store to the arena; ends the process by SIGKILL when its number is the one set by [`kill_at`].
+    /// Counts a store to the arena; ends the process by SIGKILL when its number is the one set by [`kill_at`], or stops
+    /// it if it was set by [`stop_at`].
     pub fn kill_point() {
-        if PASSED.fetch_add(1, Ordering::Relaxed) == DEADLY.load(Ordering::Relaxed) {
+        if PASSED.fetch_add(1, Ordering::Relaxed) != DEADLY.load(Ordering::Relaxed) {
+            return;
+        }
+        if ONLY_STOPS.load(Ordering::Relaxed) {
+            crate::sys::process::stop_self();
+        } else {
             crate::sys::process::kill_self();
         }
+    }
+
+    /// As [`kill_at`], but the process is stopped there, and goes on after a SIGCONT.
+    pub fn stop_at(n: u64) {
+        ONLY_STOPS.store(true, Ordering::Relaxed);
+        kill_at(n);
     }
 
     /// Starts counting at 0 and ends the process before the store number `n` (counted from 0).

@@ -59,6 +59,13 @@ fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> 
     let tiles = walk::tiles(space)?;
     let live = walk::mark_live(space)?;
     let recyclable = space.control().writer.recyclable.load(Ordering::Relaxed);
+    let floor = space.control().reader.floor.load(Ordering::Relaxed);
+    if recyclable > floor || floor > space.seq() {
+        problems.push(format!(
+            "blocks are recycled up to commit {recyclable}, the history begins at {floor} and ends at {}",
+            space.seq()
+        ));
+    }
     let mut listed: HashMap<u32, u64> = HashMap::new();
     check_lists(space, tiles.len(), &mut listed, problems)?;
     let reserve = walk::reserve(space)?;

@@ -1,15 +1,27 @@
 //! The sweep: an operation is ended by SIGKILL before each of its stores to the arena, one store after the other.
 //!
 //! Each point gets an arena of its own, in the same state, so the stores are the same ones every time. After the
-//! kill, a process that was attached all along commits something else at once; the state must be that before the
-//! operation or that after it, and the verifier content; then other commits, churn, the verifier again. That other
-//! commit matters: it gets the number that the dead one would have had.
+//! kill, readers look at the newest state and at every commit of the history, before anybody else does anything. Then a
+//! process that was attached all along commits something else, without waiting for the lock at all; the state must
+//! be that before the operation or that after it, and the verifier content; then other commits, churn, the verifier
+//! again. That other commit matters: it gets the number that the dead one would have had. A watcher that slept through
+//! all this must be awake in time, and places that were resolved before must not show another key's value.
 //!
 //! A test starts this binary again as a process with one thread, which forks a child for every point. `kill/` has
-//! the operations ([`kill::scenario`]) and what is done at a point ([`kill::point`]).
+//! the operations ([`kill::operations`]), what is done at a point ([`kill::point`]) and what must hold then
+//! ([`kill::aftermath`]); beside the sweep of operations, waiters and owners of a contended lock
+//! ([`kill::contended`]), watchers that nobody else helps ([`kill::sleeper`]), and writers that are only stopped
+//! ([`kill::stopped`]).
 //!
-//! `ZPROC_SWEEP=all` visits every point. Otherwise operations with very many stores are sampled: every k-th point,
-//! beginning somewhere else each time (`ZPROC_SWEEP_OFFSET` repeats a run).
+//! Every point of everything, on two cores in two minutes:
+//!
+//! ```text
+//! ZPROC_SWEEP=all cargo test --release -p shm-state --features kill-points,planted-faults --test kill_points
+//! ```
+//!
+//! Without `ZPROC_SWEEP=all`, operations with many stores are sampled: every k-th point, beginning somewhere else
+//! each time (`ZPROC_SWEEP_OFFSET` repeats a run). With `planted-faults` the sweep also has to notice mistakes that are
+//! planted into the engine ([`kill::planted`]).
 
 #![cfg(feature = "kill-points")]
 
@@ -18,7 +30,7 @@ mod kill;
 
 use std::process::Command;
 
-use kill::{contended, lost_word, operations, random, sleeper, sweep};
+use kill::{contended, lost_word, operations, random, sleeper, stopped, sweep};
 
 const SCENARIO: &str = "ZPROC_SWEEP_SCENARIO";
 
@@ -30,6 +42,7 @@ fn driver() {
         "random" => random::run(),
         "sleepers" => sleeper::run(),
         "contended" => contended::run(),
+        "stopped" => stopped::run(),
         "lost words" => lost_word::run(),
         #[cfg(feature = "planted-faults")]
         "planted" => kill::planted::run(),
@@ -70,6 +83,11 @@ fn sleepers_see_a_commit_whose_writer_died_before_it_was_visible() {
 #[test]
 fn a_lost_word_would_be_noticed() {
     survives("lost words");
+}
+
+#[test]
+fn a_writer_that_is_stopped_holds_up_writers_only_and_wakes_sleepers_later() {
+    survives("stopped");
 }
 
 #[cfg(feature = "planted-faults")]

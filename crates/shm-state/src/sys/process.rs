@@ -228,6 +228,12 @@ pub fn boot_id() -> io::Result<[u8; 16]> {
     Ok(id.to_be_bytes())
 }
 
+/// Stops this process until it is continued.
+#[cfg(feature = "kill-points")]
+pub fn stop_self() {
+    let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::SIGSTOP);
+}
+
 /// Ends this process the way a crash test wants it: no handler, no destructor, no further instruction.
 #[cfg(feature = "kill-points")]
 pub fn kill_self() -> ! {

@@ -17,7 +17,7 @@ use crate::common::{assert_clean, eventually};
 /// Longer than a waiter sleeps before it wants to be next (4 ms).
 const TO_STARVE: Duration = Duration::from_millis(8);
 /// The seconds after which a process that should have been woken counts as asleep for ever.
-const HANG: u32 = 10;
+const HANG: u32 = 20;
 
 // On the board.
 const STARTED: u64 = 0;
@@ -153,8 +153,11 @@ fn an_owner_dies(template: &Template, at: u64) -> bool {
     was_killed
 }
 
+/// Kills somebody before a store; returns whether it came to that.
+type Case = fn(&Template, u64) -> bool;
+
 /// The cases, each from point to point until the victim survives.
-pub const CASES: [(&str, fn(&Template, u64) -> bool); 3] = [
+const CASES: [(&str, Case); 3] = [
     ("a waiter that came first", |template, at| {
         a_waiter_dies(template, at, true)
     }),
@@ -165,7 +168,7 @@ pub const CASES: [(&str, fn(&Template, u64) -> bool); 3] = [
 ];
 
 /// The state that all cases begin with.
-pub fn template() -> Template {
+fn template() -> Template {
     Template::of(&operations::named("overwrite"))
 }
 

@@ -10,6 +10,7 @@ pub mod point;
 pub mod random;
 pub mod scenario;
 pub mod sleeper;
+pub mod stopped;
 pub mod stranger;
 pub mod sweep;
 
