@@ -66,6 +66,11 @@ pub fn recover(scenario: &Scenario, world: &mut World, expected: &[Model], sleep
     assert_eq!(world.namespace.len().unwrap(), world.model.len());
     assert_clean(&world.arena);
     check_log(&world.namespace);
+    if !scenario.is_short_of_memory() {
+        let kept = seq - world.namespace.floor();
+        let least = u64::from(scenario.options.history.count).min(seq);
+        assert!(kept >= least, "{kept} commits of history are left of {least}");
+    }
     which > 0 || (expected.len() == 1 && scenario.commits())
 }
 

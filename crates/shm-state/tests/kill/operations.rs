@@ -137,7 +137,7 @@ fn commits() -> Vec<Scenario> {
         scenario("overwrite", worn, vec![put("d", 17)]),
         Scenario {
             act: Act::Put,
-            ..scenario("put", worn, vec![put("a", 12)])
+            ..scenario("put", worn, vec![put("a", 20)])
         },
         scenario("remove", worn, vec![remove("a")]),
         scenario("pop", few, vec![Change::Pop]),
@@ -196,7 +196,7 @@ fn commits() -> Vec<Scenario> {
             act: Act::Put,
             pins: 1,
             setup_after_pins: |world| world.commit_each([put("d", 30), put("b", 9)]),
-            ..scenario("put beside pins", worn, vec![put("a", 12)])
+            ..scenario("put beside pins", worn, vec![put("a", 20)])
         },
         // More blocks than were free before the floor was raised.
         scenario(

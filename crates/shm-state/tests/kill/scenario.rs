@@ -70,6 +70,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Whether the arena is so small that its history may go at any time.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.options.capacity < 1 << 20
+    }
+
     /// Whether it is a commit: then the state after it differs from that before.
     pub fn commits(&self) -> bool {
         matches!(self.act, Act::Commit | Act::Put)

@@ -1,5 +1,6 @@
 //! From point to point.
 
+use super::operations;
 use super::point::{Kill, Outcome, visit};
 use super::scenario::{Act, Scenario, Template};
 use super::sleeper::Sleepers;
@@ -30,6 +31,9 @@ pub fn run(scenario: &Scenario) {
     let mut sleepers = Sleepers::default();
     let whole = visit(scenario, &template, Kill::at(u64::MAX), Some(&mut sleepers));
     assert!(!whole.killed && whole.stores >= scenario.least_stores, "{whole:?}");
+    if scenario.act == Act::Put {
+        check_that_it_is_straight(scenario, whole.stores);
+    }
     let step = if all {
         1
     } else {
@@ -77,6 +81,21 @@ pub fn run(scenario: &Scenario) {
     println!(
         "\nswept {}: {points} of {} points{note}, beside {} sleepers ({} woke up late), {nested} with a second death",
         scenario.name, whole.stores, sleepers.woken, sleepers.late
+    );
+}
+
+/// The straight path stores two words more than the general one, to lines that it wants early. An operation that took the
+/// general way after all would store as many as that: once a value was of another size than the one before, and the
+/// straight path was not swept.
+fn check_that_it_is_straight(scenario: &Scenario, stores: u64) {
+    let mut general = operations::named(scenario.name);
+    general.act = Act::Commit;
+    let template = Template::of(&general);
+    let whole = visit(&general, &template, Kill::at(u64::MAX), Some(&mut Sleepers::default()));
+    assert_eq!(
+        stores,
+        whole.stores + 2,
+        "stores on the straight path, and on the general one"
     );
 }
 
