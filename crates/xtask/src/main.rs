@@ -1,9 +1,11 @@
-//! The project's tasks, so that people and CI call the same commands: `cargo xtask check`, `soak`, `sanitize`, `bench`.
+//! The project's tasks, so that people and CI call the same commands: `cargo xtask check`, `prove`, `soak`, `sanitize`,
+//! `bench`.
 //!
 //! The program uses nothing but std and starts everything else as a child process in the workspace's root. Its exit
 //! code is 0 if the task succeeded, 1 if it failed, and 2 if the arguments were wrong.
 
 mod check;
+mod prove;
 mod sanitize;
 mod soak;
 mod step;
@@ -23,6 +25,8 @@ Tasks:
       --seconds N         start further rounds, each with the next seed, until N seconds have passed
       --seed S            seed of the first round (default: from the clock; it is printed)
   sanitize [names]        run the tests under the address, the leak and the thread sanitizer, or those named
+  prove [options]         step through every instruction of every operation, with readers and recovery at each change
+      --seed S            picks the instructions at which a process is really killed (default: from the clock)
   bench [arguments]       run the benchmarks; arguments go to `cargo bench`
   help                    print this text
 ";
@@ -65,6 +69,10 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         ("sanitize", names) => {
             let chosen = sanitize::chosen(names).map_err(Failure::Usage)?;
             sanitize::run(&chosen, root()).map_err(Failure::Task)
+        }
+        ("prove", options) => {
+            let options = prove::Options::parse(options).map_err(Failure::Usage)?;
+            prove::run(&options, root()).map_err(Failure::Task)
         }
         ("bench", arguments) => bench(arguments).map_err(Failure::Task),
         ("help" | "--help" | "-h", _) => {
@@ -110,6 +118,7 @@ mod tests {
             "soak --kills many",
             "soak 12",
             "sanitize memory",
+            "prove --all",
         ] {
             assert!(
                 matches!(run(&arguments(line)), Err(Failure::Usage(_))),

@@ -96,7 +96,7 @@ pub fn care(world: &mut World) {
 }
 
 /// Every commit of the history can be read.
-fn check_log(namespace: &Namespace) {
+pub fn check_log(namespace: &Namespace) {
     let until = namespace.seq();
     let mut cursor = namespace.floor();
     for seq in cursor + 1..=until {

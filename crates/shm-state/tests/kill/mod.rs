@@ -1,5 +1,6 @@
 //! The parts of the sweep.
 
+pub mod act;
 pub mod aftermath;
 pub mod contended;
 pub mod lost_word;

@@ -1,18 +1,18 @@
 //! What is done at one point: the kill, and what comes after it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use shm_state::{Arena, Deadline, KeyRef, Namespace, On, Pinned, Place, Strategy, kill_at, kill_points_passed};
+use shm_state::{Arena, Deadline, KeyRef, Namespace, Pinned, Place, kill_at, kill_points_passed};
 
+use super::act;
+pub use super::act::commit;
 use super::aftermath::{self, SOON};
 use super::end_within;
 use super::scenario::{Act, Scenario, Template, World};
 use super::sleeper::{Sleeper, Sleepers, sleeps};
-use crate::common::model::{self, Change, Model, assert_same, put};
+use crate::common::Name;
+use crate::common::model::{self, Model, assert_same, put};
 use crate::common::process::{Board, fork, start_fork, wait_for};
-use crate::common::{Name, is_full};
 
 /// The seconds after which a point counts as a hang.
 pub const HANG: u32 = 30;
@@ -137,75 +137,7 @@ fn has_ended(pid: i32) -> bool {
 }
 
 fn child(scenario: &Scenario, world: &World, at: u64, board: &Board) {
-    if scenario.act == Act::Join {
-        kill_at(at);
-    }
-    let (arena, namespace) = world.open();
-    if scenario.act == Act::Leave {
-        drop(namespace.pin().unwrap());
-        namespace.publish_cursor(3);
-        model::commit(&namespace, &[], Deadline::never()).unwrap();
-    }
-    if scenario.act != Act::Join {
-        kill_at(at);
-    }
-    match scenario.act {
-        Act::Commit | Act::Put => commit(&namespace, scenario),
-        Act::BeRefused => {
-            let error = model::commit(&namespace, &scenario.changes, Deadline::never()).unwrap_err();
-            assert!(is_full(&error), "{error}");
-        }
-        Act::Abort => {
-            let mut tx = namespace.begin(Deadline::never()).unwrap();
-            let apply = |change| model::apply_in(&mut tx, change).unwrap();
-            scenario.changes.iter().for_each(apply);
-        }
-        Act::CreateNamespace => drop(arena.namespace("new").unwrap()),
-        Act::Pin => {
-            drop(namespace.pin().unwrap());
-            let (_one, _two) = (namespace.pin().unwrap(), namespace.pin().unwrap());
-        }
-        Act::Wait => wait_in_vain(&namespace),
-        Act::Watch => {
-            let (seq, deadline) = (namespace.seq(), Deadline::after(Duration::from_secs(20)));
-            let newer = |now| Ok((now > seq).then_some(now));
-            let found = namespace.wait(On::Any, Strategy::Block, deadline, &AtomicBool::new(false), newer);
-            assert_eq!(found.unwrap(), Ok(seq + 1));
-        }
-        Act::Verify => {
-            crate::common::assert_clean(&arena);
-            arena.stats().unwrap();
-        }
-        Act::Leave => drop((namespace, arena)),
-        Act::Join | Act::CreateArena => {}
-    }
-    end(board);
-}
-
-fn wait_in_vain(namespace: &Namespace) {
-    let (cancel, deadline) = (AtomicBool::new(false), Deadline::after(Duration::from_millis(1)));
-    for on in [On::Any, On::Keys(&[1 << 40, 7])] {
-        let ended = namespace.wait(on, Strategy::Block, deadline, &cancel, |_| Ok(None::<()>));
-        ended.unwrap().unwrap_err();
-    }
-}
-
-/// Commits the changes of a scenario.
-pub fn commit(namespace: &Namespace, scenario: &Scenario) {
-    if scenario.act == Act::Put {
-        put_straight(namespace, scenario);
-    } else {
-        model::commit(namespace, &scenario.changes, Deadline::never()).unwrap();
-    }
-}
-
-/// Sets the one key of the scenario.
-fn put_straight(namespace: &Namespace, scenario: &Scenario) {
-    let Change::Put(key, value) = &scenario.changes[0] else {
-        panic!("not a put")
-    };
-    let key = KeyRef::new(0, key);
-    namespace.put(&key, None, 1, value, Deadline::never()).unwrap();
+    act::carry_out(scenario, world, || kill_at(at), || end(board));
 }
 
 /// Ends the child before it closes anything, which would be further stores.
