@@ -96,7 +96,9 @@ impl Mapping {
             .len(len)
             .no_reserve_swap()
             .map_raw(&file)
-            .map_err(Error::os(format!("mapping {capacity} bytes (is RLIMIT_AS too low?)")))?;
+            .map_err(Error::os(format!(
+                "mapping {capacity} bytes of address space for the arena"
+            )))?;
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
         Ok(Self::new(base, capacity, Backing::File { _map: map, file }))
     }
@@ -339,6 +341,7 @@ impl Mapping {
                 requested: bytes,
                 committed: from,
                 capacity: self.capacity,
+                size: file::size_of_file_system(file),
             }),
             Err(error) => Err(Error::os(format!("fallocate of {bytes} bytes"))(error)),
         }

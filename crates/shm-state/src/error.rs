@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::sys::limit;
+
 /// The result of the engine's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -54,7 +56,8 @@ pub enum Error {
     /// The file system under the arena has no room left.
     #[error(
         "the file system of the arena is full: {requested} more bytes could not be had ({committed} of {capacity} \
-             bytes in use); make room there, or enlarge it (mount -o remount,size=…)"
+             bytes in use{}); make room there, or enlarge it (mount -o remount,size=…, or docker run --shm-size=…)",
+        size_of_file_system(*.size)
     )]
     FileSystemFull {
         /// Bytes that were asked of the file system.
@@ -63,6 +66,8 @@ pub enum Error {
         committed: u64,
         /// Bytes that the arena may grow to.
         capacity: u64,
+        /// Bytes of the whole file system, 0 when it has no limit of its own.
+        size: u64,
     },
     /// The writer lock was not had in time.
     #[error(
@@ -134,12 +139,14 @@ pub enum Error {
     #[error("this system cannot run the writer lock: {0}")]
     Unsupported(String),
     /// A system call failed.
-    #[error("{call} failed: {source}")]
+    #[error("{call} failed: {source}{way_out}")]
     Os {
         /// What was called, on what.
         call: String,
         /// The system's error.
         source: io::Error,
+        /// The limit behind it, and what to do; may be empty.
+        way_out: String,
     },
 }
 
@@ -158,13 +165,24 @@ impl Error {
     /// For `map_err` on a system call.
     pub(crate) fn os(call: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let call = call.into();
-        move |source| Self::Os { call, source }
+        move |source| Self::Os {
+            way_out: limit::way_out(&source),
+            call,
+            source,
+        }
     }
 
     /// Damage at a place.
     #[cold]
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into() }
+    }
+}
+
+fn size_of_file_system(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => format!(", {bytes} bytes in the whole file system"),
     }
 }
 

@@ -9,9 +9,10 @@
 //! opens it.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering as Local};
 use std::sync::{Arc, Weak};
@@ -131,16 +132,22 @@ impl Arena {
     pub fn create(name: &str, options: &ArenaOptions) -> Result<Self> {
         let path = path_of(name)?;
         let capacity = check_options(options)?;
-        let fd = file::unnamed_in(path.parent().unwrap_or(&path)).map_err(Error::os(format!("creating {path:?}")))?;
+        let fd = file::unnamed_in(Path::new(DIRECTORY)).map_err(|error| {
+            let hint = match error.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::Unsupported => {
+                    format!(" (a tmpfs must be mounted on {DIRECTORY})")
+                }
+                _ => String::new(),
+            };
+            Error::os(format!("creating {path:?}{hint}"))(error)
+        })?;
         file::set_len(&fd, capacity).map_err(Error::os(format!("sizing {path:?} to {capacity} bytes")))?;
         let copy = file::reopen(&fd).map_err(Error::os("reopening the new arena"))?;
         let mapping = Mapping::of_file(fd, capacity)?;
         initialise(&mapping, options)?;
         match file::link(&copy, &path) {
             Ok(()) => Self::attach(name, mapping, copy),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::AlreadyExists { name: name.into() })
-            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::AlreadyExists { name: name.into() }),
             Err(error) => Err(Error::os(format!("linking {path:?}"))(error)),
         }
     }
@@ -157,8 +164,8 @@ impl Arena {
                 check_owner(name, &fd)?;
                 Self::open_file(name, fd)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
-            Err(error) => Err(Error::os(format!("opening {path:?}"))(error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
+            Err(error) => Err(opening(&path, error)),
         }
     }
 
@@ -183,10 +190,10 @@ impl Arena {
         let path = path_of(name)?;
         let fd = match file::open(&path) {
             Ok(fd) => std::fs::File::from(fd),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(Error::NotFound { name: name.into() });
             }
-            Err(error) => return Err(Error::os(format!("opening {path:?}"))(error)),
+            Err(error) => return Err(opening(&path, error)),
         };
         let mut magic = [0; 8];
         if fd.read_exact_at(&mut magic, 0).is_err() || u64::from_le_bytes(magic) != MAGIC {
@@ -197,7 +204,7 @@ impl Arena {
             });
         }
         match file::remove(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
             other => other.map_err(Error::os(format!("removing {path:?}"))),
         }
     }
@@ -205,7 +212,8 @@ impl Arena {
     /// Creates an arena without a name, which others get by its descriptor ([`Arena::fd`], [`Arena::from_fd`]).
     pub fn anonymous(options: &ArenaOptions) -> Result<Self> {
         let capacity = check_options(options)?;
-        let fd = file::sealed_memfd("zproc", capacity).map_err(Error::os("memfd_create"))?;
+        let fd =
+            file::sealed_memfd("zproc", capacity).map_err(Error::os(format!("making a memfd of {capacity} bytes")))?;
         let copy = file::reopen(&fd).map_err(Error::os("reopening the new arena"))?;
         let mapping = Mapping::of_file(fd, capacity)?;
         initialise(&mapping, options)?;
@@ -549,6 +557,15 @@ fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -
         ));
     }
     Ok(())
+}
+
+/// The error of a file that is there and cannot be opened: whose it is, and what it allows.
+fn opening(path: &Path, error: std::io::Error) -> Error {
+    let whose = std::fs::symlink_metadata(path).map_or_else(
+        |_| String::new(),
+        |file| format!(", which belongs to user {} and has mode {:o},", file.uid(), file.mode()),
+    );
+    Error::os(format!("opening {path:?}{whose}"))(error)
 }
 
 /// Refuses the file of another user, who could have put it there for us to write to.

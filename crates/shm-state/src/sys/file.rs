@@ -10,7 +10,10 @@ use std::path::Path;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open as open_fd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
+use nix::sys::statvfs;
 use nix::unistd::{ftruncate, linkat};
+
+use super::limit::Limit;
 
 /// A file without a name anywhere, `length` bytes long, all of them holes. Its size can never change again.
 pub fn sealed_memfd(name: &str, length: u64) -> io::Result<OwnedFd> {
@@ -78,7 +81,12 @@ pub fn owner(file: impl AsFd) -> io::Result<(u32, u32)> {
 }
 
 /// Sets the file's size; new bytes are holes, which may turn out not to exist when they are touched.
+///
+/// Beyond RLIMIT_FSIZE the kernel would answer with SIGXFSZ, which ends the process, so it is not asked.
 pub fn set_len(file: impl AsFd, length: u64) -> io::Result<()> {
+    if Limit::FileSize.get().is_some_and(|most| length > most) {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     Ok(ftruncate(file, offset(length)?)?)
 }
 
@@ -105,6 +113,11 @@ pub fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory
     )
+}
+
+/// Bytes of the file system that the file is in; 0 if it has no limit, or does not say.
+pub fn size_of_file_system(file: impl AsFd) -> u64 {
+    statvfs::fstatvfs(file).map_or(0, |stat| stat.blocks().saturating_mul(stat.fragment_size()))
 }
 
 /// Takes the exclusive lock of one byte for this open file description; `false` if another one has it.
