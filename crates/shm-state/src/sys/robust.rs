@@ -8,10 +8,10 @@
 //! The field holds an address of the C library's mutex layout, at a fixed distance from the futex word
 //! (`futex_offset`); that distance is read from the kernel, not assumed.
 
+use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, compiler_fence};
 
 use super::check;
@@ -92,13 +92,6 @@ impl Robust {
 
 /// Locks and unlocks a robust mutex of the C library once.
 fn take_a_robust_mutex() -> io::Result<()> {
-    fn ok(error: i32) -> io::Result<()> {
-        if error == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::from_raw_os_error(error))
-        }
-    }
     let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
     let mut mutex = MaybeUninit::<libc::pthread_mutex_t>::uninit();
     // SAFETY: initialises the attributes, which live to the end of this function.
@@ -115,6 +108,49 @@ fn take_a_robust_mutex() -> io::Result<()> {
     ok(unsafe { libc::pthread_mutex_destroy(mutex.as_mut_ptr()) })
 }
 
+/// Turns what the pthread functions return into a result.
+fn ok(error: i32) -> io::Result<()> {
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(error))
+    }
+}
+
+/// Runs `work` on a word in a thread of its own, and waits for the thread's end.
+///
+/// Not a thread of the standard library, whose start allocates a signal stack and ends the *process* where that fails.
+fn run_in_thread(work: extern "C" fn(*mut c_void) -> *mut c_void, word: &AtomicU32) -> io::Result<()> {
+    const STACK: usize = 256 * 1024;
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    // SAFETY: initialises the attributes, which live to the end of this function.
+    ok(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
+    // SAFETY: the attributes are initialised. A size that the C library finds too small leaves its default.
+    let _ = unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK) };
+    let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+    let argument = ptr::from_ref(word).cast_mut().cast();
+    // SAFETY: `work` gets the address of a word that outlives the thread, which is joined below.
+    let started = ok(unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), work, argument) });
+    // SAFETY: initialised above, and not used again.
+    unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
+    started?;
+    // SAFETY: filled by the call, which succeeded.
+    let thread = unsafe { thread.assume_init() };
+    // SAFETY: a thread that was started joinable and is joined here only; so this cannot fail.
+    ok(unsafe { libc::pthread_join(thread, ptr::null_mut()) })
+}
+
+/// Writes the thread's name into the word, as an owner would, and returns, which ends the thread.
+extern "C" fn die_owning(word: *mut c_void) -> *mut c_void {
+    // SAFETY: `run_in_thread` passes the address of a word that outlives this thread.
+    let word = unsafe { &*word.cast::<AtomicU32>() };
+    if let Ok(Some(robust)) = Robust::of_this_thread() {
+        robust.arm(word);
+        word.store(super::process::thread_id(), Ordering::Relaxed);
+    }
+    ptr::null_mut()
+}
+
 /// Whether the kernel does its part, tried once per program with a thread that ends while it owns a scratch word.
 ///
 /// Emulated kernels (user-mode emulators, some sandboxes) accept the list and then never look at it.
@@ -127,20 +163,10 @@ pub fn kernel_marks_dead_threads() -> io::Result<bool> {
     if known != UNKNOWN {
         return Ok(known == YES);
     }
-    let word = Arc::new(AtomicU32::new(0));
-    let of_thread = Arc::clone(&word);
-    let thread = std::thread::Builder::new()
-        .name("robust-list-test".into())
-        .spawn(move || {
-            if let Ok(Some(robust)) = Robust::of_this_thread() {
-                robust.arm(Arc::as_ptr(&of_thread));
-                // The word stays allocated: whoever joins this thread owns it too.
-                of_thread.store(super::process::thread_id(), Ordering::Relaxed);
-            }
-        })?;
-    let joined = thread.join().is_ok();
+    let word = AtomicU32::new(0);
+    run_in_thread(die_owning, &word)?;
     // The kernel marks before it announces the end of the thread to the joiner.
-    let marked = joined && word.load(Ordering::Acquire) == OWNER_DIED;
+    let marked = word.load(Ordering::Acquire) == OWNER_DIED;
     ANSWER.store(if marked { YES } else { NO }, Ordering::Relaxed);
     Ok(marked)
 }
