@@ -94,11 +94,14 @@ fn add_block(mut transaction: Transaction<'_>, reclaiming: bool) -> Result<()> {
     transaction.maintain()
 }
 
-/// A number that no other identity of the arena has had in its last 2^32.
+/// A number that no other identity of the arena has had in its last 2^32 − 1.
 pub fn next_identity(space: &Space) -> Result<u32> {
     let superblock: &Superblock = space.mapping.superblock()?;
-    // 0 stands for nobody.
-    Ok((superblock.next_identity.fetch_add(1, Ordering::Relaxed) as u32)
-        .wrapping_add(1)
-        .max(1))
+    loop {
+        // 0 stands for nobody, and is left out when the low half of the counter wraps.
+        match superblock.next_identity.fetch_add(1, Ordering::Relaxed) as u32 {
+            0 => {}
+            identity => return Ok(identity),
+        }
+    }
 }

@@ -15,6 +15,10 @@ use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::write::Scratch;
 
+/// No namespace has so many commits: at four million a second it takes 36,000 years, and as long again until a number
+/// reaches the highest bit, which has another meaning in the marker (see `record`).
+const MOST_COMMITS: u64 = 1 << 62;
+
 /// How much history a namespace keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
@@ -155,6 +159,12 @@ impl Space {
         let log: &[LogSlot] = mapping
             .slice(log_granule as usize * crate::layout::GRANULE, 1 << bits)
             .ok_or_else(|| damaged("its log is out of bounds"))?;
+        let seq = control.reader.seq.load(Ordering::Relaxed);
+        if seq >= MOST_COMMITS {
+            return Err(damaged(&format!(
+                "its newest commit says {seq}, which no writer reaches"
+            )));
+        }
         let index = control.index.load(Ordering::Relaxed);
         let index = u32::try_from(index).map_err(|_| damaged("its index is out of range"))?;
         // The chunk map knows the namespace by its index: a wrong one would take the chunks of another.
