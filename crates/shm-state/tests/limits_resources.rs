@@ -193,7 +193,7 @@ fn every_number_of_free_descriptors_opens_an_arena_or_leaves_no_trace() {
     let board = Board::new();
     let mut command = Kid::command("descriptors", 0, Some(&arena), &board);
     Kid::spawn(command.env("LIMITS_NAME", &*name)).succeeds();
-    assert_eq!(Words::of(&arena).participants(), [std::process::id()]);
+    assert_eq!(Words::of(arena.fd().unwrap()).participants(), [std::process::id()]);
     assert_clean(&arena);
 }
 
@@ -230,7 +230,7 @@ fn with_few_descriptors(role: &Role) {
                 lift_limit(libc::RLIMIT_NOFILE);
                 assert!(!own.path().exists(), "{limit}: half an arena is left");
                 let arena = Arena::open(&name).unwrap();
-                let all = Words::of(&arena).participants();
+                let all = Words::of(arena.fd().unwrap()).participants();
                 let me = std::process::id();
                 assert_eq!(
                     all.iter().filter(|pid| **pid == me).count(),

@@ -2,9 +2,8 @@
 //! counter can stand just below the end of its range without the years that it takes to get there.
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
-
-use shm_state::Arena;
 
 /// The file of an arena.
 pub struct Words(File);
@@ -34,9 +33,9 @@ pub mod control {
 }
 
 impl Words {
-    /// Those of an arena.
-    pub fn of(arena: &Arena) -> Self {
-        Self(File::from(arena.fd().unwrap().try_clone_to_owned().unwrap()))
+    /// Those of an arena in this file.
+    pub fn of(file: BorrowedFd<'_>) -> Self {
+        Self(File::from(file.try_clone_to_owned().unwrap()))
     }
 
     /// A word.
