@@ -41,8 +41,10 @@ pub(crate) struct Access {
 /// What no mark ever holds.
 const UNUSABLE: u64 = u64::MAX;
 
-/// Bits of [`Access::own`] that count; the others number the update.
+/// Bits of [`Access::own`] that count; the others are the low bits of the update's number.
 const RUN_BITS: u32 = 20;
+/// What [`Access::own`] holds of the number of an update.
+const NUMBER: u64 = u64::MAX >> RUN_BITS;
 
 impl Access {
     pub(crate) fn new(namespace: Namespace, patience: Patience) -> Self {
@@ -142,7 +144,7 @@ impl Access {
     pub(crate) fn note_own(&self, seq: u64) {
         const MOST: u64 = (1 << RUN_BITS) - 1;
         let known = self.own.load(Ordering::Relaxed);
-        let run = if known >> RUN_BITS == seq - 1 {
+        let run = if known >> RUN_BITS == (seq - 1) & NUMBER {
             (known & MOST) + 1
         } else {
             1
@@ -154,7 +156,9 @@ impl Access {
     pub(crate) fn behind_own(&self, seq: u64) -> u64 {
         let known = self.own.load(Ordering::Relaxed);
         let (last, run) = (known >> RUN_BITS, known & ((1 << RUN_BITS) - 1));
-        if (last - run..last).contains(&seq) { last } else { seq }
+        // Of the numbers only the low bits are known, so they are compared in these.
+        let ahead = last.wrapping_sub(seq) & NUMBER;
+        if (1..=run).contains(&ahead) { seq + ahead } else { seq }
     }
 
     /// Makes one commit of what `f` does.
