@@ -563,7 +563,13 @@ fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -
 fn opening(path: &Path, error: std::io::Error) -> Error {
     let whose = std::fs::symlink_metadata(path).map_or_else(
         |_| String::new(),
-        |file| format!(", which belongs to user {} and has mode {:o},", file.uid(), file.mode()),
+        |file| {
+            format!(
+                ", which belongs to user {} and has mode {:o},",
+                file.uid(),
+                file.mode() & 0o7777
+            )
+        },
     );
     Error::os(format!("opening {path:?}{whose}"))(error)
 }

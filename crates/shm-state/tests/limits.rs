@@ -2,11 +2,9 @@
 
 mod common;
 
-use std::path::Path;
-
 use common::model::{self, Change, Model, assert_same, put, remove};
 use common::process::{Board, Kid, Role};
-use common::{Name, assert_clean, is_full, key};
+use common::{assert_clean, is_full, key};
 use shm_state::{Arena, ArenaOptions, Deadline, Error, History, Namespace};
 
 /// An arena of the least size.
@@ -55,7 +53,6 @@ fn child() {
                 "a pinned snapshot beside a full arena",
             );
         }
-        "tmpfs" => in_a_small_tmpfs(),
         other => panic!("no role {other}"),
     }
 }
@@ -304,84 +301,4 @@ fn a_namespace_that_does_not_fit_is_refused_and_the_others_work_on() {
         model::commit(&namespace, &[put("b", 8)], Deadline::never()).unwrap();
     }
     assert_clean(&arena);
-}
-
-#[test]
-fn a_full_file_system_is_an_error_and_never_a_sigbus() {
-    let board = Board::new();
-    Kid::start("tmpfs", 0, None, &board).succeeds();
-}
-
-/// In a mount namespace of its own, /dev/shm is a file system of 2 MiB that somebody else fills.
-fn in_a_small_tmpfs() {
-    if !mount_small_tmpfs() {
-        // Straight to the terminal: the harness would swallow it.
-        eprintln!("SKIPPED: no permission to mount a file system (needs root or user namespaces)");
-        return;
-    }
-    let name = Name::new("tmpfs");
-    let ballast = Path::new("/dev/shm/somebody-else");
-    let options = ArenaOptions {
-        capacity: 64 << 20,
-        history: History {
-            count: 8,
-            bytes: 1 << 20,
-        },
-    };
-    let occupy = |bytes: usize| std::fs::write(ballast, vec![7u8; bytes]);
-
-    occupy(3 << 20).expect_err("the ballast fills the file system");
-    let error = Arena::create(&name, &options)
-        .err()
-        .expect("an arena in a full file system");
-    assert!(matches!(error, Error::FileSystemFull { .. }), "{error}");
-    assert!(matches!(Arena::open(&name), Err(Error::NotFound { .. })));
-
-    occupy(1 << 20).unwrap();
-    let arena = Arena::create(&name, &options).unwrap();
-    let namespace = arena.namespace("n").unwrap();
-    let mut model = Model::new();
-    let (count, error) = fill(&namespace, &mut model, "k", 5000);
-    assert!(count > 20, "{count}");
-    let Error::FileSystemFull {
-        requested,
-        committed,
-        capacity,
-    } = error
-    else {
-        panic!("{error}")
-    };
-    assert!(
-        requested >= 64 * 1024 && committed < 2 << 20 && capacity == 64 << 20,
-        "{error}"
-    );
-    model::check(&arena, &namespace, &model, "with the file system full");
-    assert!(matches!(arena.namespace("another"), Err(Error::FileSystemFull { .. })));
-    let mut tx = namespace.begin(Deadline::never()).unwrap();
-    tx.put(&key("k0"), 1, &[1; 300_000]).unwrap_err();
-    drop(tx);
-    commit(&namespace, &mut model, &[remove("k0"), remove("k1"), remove("k2")]).unwrap();
-    commit(&namespace, &mut model, &[put("k0", 5000)]).unwrap();
-
-    std::fs::remove_file(ballast).unwrap();
-    let (more, _) = fill(&namespace, &mut model, "more", 5000);
-    assert!(more > 100, "{more}");
-    model::check(&arena, &namespace, &model, "after room was made");
-}
-
-fn mount_small_tmpfs() -> bool {
-    let flags = [
-        (libc::CLONE_NEWNS, false),
-        (libc::CLONE_NEWUSER | libc::CLONE_NEWNS, true),
-    ];
-    // SAFETY: changes the namespaces of this process only, which is here for nothing else.
-    if !flags.iter().any(|(flags, _)| unsafe { libc::unshare(*flags) } == 0) {
-        return false;
-    }
-    let mount = |source: &std::ffi::CStr, target: &std::ffi::CStr, flags, data: &std::ffi::CStr| {
-        let kind = c"tmpfs".as_ptr();
-        // SAFETY: all strings end in zero and outlive the call.
-        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data.as_ptr().cast()) == 0 }
-    };
-    mount(c"none", c"/", libc::MS_REC | libc::MS_PRIVATE, c"") && mount(c"tmpfs", c"/dev/shm", 0, c"size=2m")
 }
