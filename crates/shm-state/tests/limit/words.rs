@@ -29,6 +29,9 @@ pub mod control {
     /// 512 pairs of a futex and its sleepers, 32 bits each; then, at `ANY`, one more.
     pub const EVENTS: u64 = 3648;
     pub const ANY: u64 = 7744;
+    /// 64 of 64 bytes, which begin with their owner.
+    pub const SEATS: u64 = 7808;
+    pub const SEATS_NEXT: u64 = 720;
     pub const LOG: u64 = 11_904;
 }
 
