@@ -95,6 +95,20 @@ pub enum Error {
     /// No more namespaces can be created.
     #[error("the arena has {0} namespaces, which is the limit: use another arena")]
     TooManyNamespaces(usize),
+    /// This thread is inside as many transactions as it can be.
+    #[error("this thread is inside {0} transactions, which is the limit: finish one of them first")]
+    TooManyTransactions(usize),
+    /// A transaction inserted as many keys as it can, those that it removed again counted.
+    #[error("the transaction inserted {0} keys, which is the limit: do it in several")]
+    TooManyInsertions(u32),
+    /// This process has no memory for a copy of a value.
+    #[error("this process has no memory for a value of {bytes} bytes{way_out}")]
+    OutOfMemory {
+        /// Bytes of the value.
+        bytes: usize,
+        /// The limit behind it, and what to do; may be empty.
+        way_out: String,
+    },
     /// A name is empty, too long, or has characters that cannot be part of it.
     #[error("{name:?} cannot be a name: {reason}")]
     InvalidName {
@@ -170,6 +184,13 @@ impl Error {
             call,
             source,
         }
+    }
+
+    /// A copy of a value that did not fit into the memory of this process.
+    #[cold]
+    pub(crate) fn out_of_memory(bytes: usize) -> Self {
+        let way_out = limit::way_out(&io::ErrorKind::OutOfMemory.into());
+        Self::OutOfMemory { bytes, way_out }
     }
 
     /// Damage at a place.

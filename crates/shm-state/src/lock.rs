@@ -42,7 +42,7 @@ use crate::sys::fork;
 use crate::sys::time::Deadline;
 use contend::Contender;
 use thread::Thread;
-pub(crate) use thread::{Gate, forget_in_children};
+pub(crate) use thread::{Gate, MOST_HELD, forget_in_children};
 use word::{LockState, Owner, Released};
 
 /// Sleepers that an unlock wakes first.

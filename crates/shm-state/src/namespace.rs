@@ -158,7 +158,11 @@ impl Namespace {
     /// [`Error::Corrupt`] if the arena is damaged.
     #[inline]
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
-        self.get_with(key, Payload::copy_of)
+        match self.peek(key) {
+            Some(small) => Ok(small.map(|small| small.with(Payload::copy_of))),
+            // Copied once only: it may be a good part of what this process has room for.
+            None => self.get_slowly(*key),
+        }
     }
 
     /// As [`Namespace::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. For values of
@@ -258,17 +262,14 @@ impl Namespace {
             let view = View::new(&self.space, self.space.seq());
             match (read(&view, OPTIMISTIC_MAX), view.is_valid()) {
                 (Ok(value), true) => return Ok(value),
-                (Err(Stop::Torn(torn)), true) => return Err(torn.damage(&self.space)),
                 (Err(Stop::Large), true) => break,
+                (Err(stop), true) => return Err(stop.into_error(&self.space)),
                 (_, false) => {}
             }
         }
         let pinned = self.pin()?;
         let view = View::new(&self.space, pinned.seq());
-        read(&view, usize::MAX).map_err(|stop| match stop {
-            Stop::Torn(torn) => torn.damage(&self.space),
-            Stop::Large => Error::corrupt("a payload is longer than the address space"),
-        })
+        read(&view, usize::MAX).map_err(|stop| stop.into_error(&self.space))
     }
 
     /// Pins the newest snapshot.

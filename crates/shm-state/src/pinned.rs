@@ -5,7 +5,7 @@ use crate::key::{Key, KeyRef, Payload};
 use crate::layout::Seat;
 use crate::log;
 use crate::pin;
-use crate::read::{Stop, Torn, View};
+use crate::read::{Torn, View};
 use crate::space::Space;
 
 /// A state of a namespace as it was after one commit.
@@ -47,10 +47,9 @@ impl<'n> Pinned<'n> {
     }
 
     fn payload(&self, version: &crate::layout::Version) -> Result<Payload> {
-        self.view().payload(version, usize::MAX).map_err(|stop| match stop {
-            Stop::Torn(torn) => torn.damage(self.space),
-            Stop::Large => Error::Poisoned,
-        })
+        self.view()
+            .payload(version, usize::MAX)
+            .map_err(|stop| stop.into_error(self.space))
     }
 
     /// The value of a key.

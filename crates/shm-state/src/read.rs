@@ -51,6 +51,20 @@ pub enum Stop {
     Torn(Torn),
     /// The payload is larger than [`OPTIMISTIC_MAX`].
     Large,
+    /// This process has no memory for a payload of so many bytes.
+    NoMemory(usize),
+}
+
+impl Stop {
+    /// The error of a read that takes payloads of any length, and that nobody disturbed.
+    #[cold]
+    pub fn into_error(self, space: &Space) -> Error {
+        match self {
+            Self::Torn(torn) => torn.damage(space),
+            Self::Large => Error::corrupt("a payload is longer than the address space"),
+            Self::NoMemory(bytes) => Error::out_of_memory(bytes),
+        }
+    }
 }
 
 impl From<Torn> for Stop {
@@ -366,7 +380,14 @@ impl<'a> View<'a> {
         if len > limit {
             return Err(Stop::Large);
         }
-        Ok(Payload::heap(tag, load_bytes(self.payload_words(version, len)?, len)))
+        let words = self.payload_words(version, len)?;
+        let mut bytes = Vec::new();
+        // A value may be a good part of what this process can still map.
+        bytes
+            .try_reserve_exact(words.len() * 8)
+            .map_err(|_| Stop::NoMemory(len))?;
+        load_bytes(words, len, &mut bytes);
+        Ok(Payload::heap(tag, bytes))
     }
 
     /// The words of a payload, after its length was checked against the block and the arena.
@@ -397,7 +418,9 @@ impl<'a> View<'a> {
             return Err(torn);
         }
         let words = self.words(granule, KEY_AT, len.div_ceil(8)).ok_or(torn)?;
-        Ok(((shape >> 24) as u8, load_bytes(words, len)))
+        let mut bytes = Vec::with_capacity(words.len() * 8);
+        load_bytes(words, len, &mut bytes);
+        Ok(((shape >> 24) as u8, bytes))
     }
 
     /// The array of entries in insertion order: its used slots, and the end of those that may be alive now.
@@ -566,14 +589,12 @@ pub fn short_words(bytes: &[u8]) -> [u64; 3] {
     }
 }
 
-/// Copies bytes out of the arena.
-fn load_bytes(words: &[Word64], len: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(words.len() * 8);
+/// Copies bytes out of the arena, into a vector with room for them.
+fn load_bytes(words: &[Word64], len: usize, bytes: &mut Vec<u8>) {
     for word in words {
         bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
     }
     bytes.truncate(len);
-    bytes
 }
 
 /// Copies bytes into the arena, the last word padded with zeros.

@@ -137,9 +137,11 @@ pub fn pins(space: &Space) -> Vec<PinInfo> {
 pub fn full(space: &Space, wanted: NoRoom, slack: u64) -> Error {
     let free = walk::tiles(space).and_then(|tiles| {
         let live = walk::mark_live(space)?;
+        // What snapshots hold is not free: the error names them instead.
+        let recyclable = space.control().writer.recyclable.load(Ordering::Relaxed);
         let free = tiles
             .iter()
-            .filter(|t| !live.has(t.granule))
+            .filter(|t| !live.has(t.granule) && t.retired <= recyclable)
             .map(|t| u64::from(t.granules))
             .sum::<u64>();
         Ok(free * GRANULE as u64)

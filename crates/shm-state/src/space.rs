@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::arena::Mapping;
 use crate::error::{Error, Result};
 use crate::layout::{Control, Entry, LogSlot, Seat, SeatBlock, Version, high, low, pack};
-use crate::lock::{LockError, LockGuard, WriterLock};
+use crate::lock::{LockError, LockGuard, MOST_HELD, WriterLock};
 use crate::participant::Attachment;
 use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::time::Deadline;
@@ -95,8 +95,8 @@ fn lock_error(error: LockError) -> Error {
         LockError::TimedOut { pid, tid } => Error::LockTimeout { pid, tid },
         LockError::Deadlock => Error::Deadlock,
         LockError::Forked => Error::Forked,
+        LockError::TooManyHeld => Error::TooManyTransactions(MOST_HELD),
         LockError::Unsupported(why) => Error::Unsupported(why.to_string()),
-        other => Error::Unsupported(other.to_string()),
     }
 }
 

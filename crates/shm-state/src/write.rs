@@ -259,7 +259,7 @@ impl<'n> Transaction<'n> {
             });
         }
         self.fill(new, old, tag, inserted, bytes)?;
-        let order = if was_live { 0 } else { self.next_order() };
+        let order = if was_live { 0 } else { self.next_order()? };
         let hash = key.hash();
         self.add_pending(Pending {
             hash,
@@ -289,9 +289,15 @@ impl<'n> Transaction<'n> {
         Ok((newest, live, version.inserted.load(Ordering::Relaxed)))
     }
 
-    fn next_order(&mut self) -> u32 {
-        self.scratch.inserted += 1;
-        self.scratch.inserted
+    /// The place of one more inserted key. After an error the transaction can only be dropped: the caller has taken
+    /// blocks for the key.
+    fn next_order(&mut self) -> Result<u32> {
+        let Some(next) = self.scratch.inserted.checked_add(1) else {
+            self.scratch.poisoned = true;
+            return Err(Error::TooManyInsertions(u32::MAX));
+        };
+        self.scratch.inserted = next;
+        Ok(next)
     }
 
     /// A key that this transaction touched before.
@@ -309,7 +315,11 @@ impl<'n> Transaction<'n> {
         if !fits && pending.new != 0 {
             self.scratch.heap.put_back(self.space, pending.new)?;
         }
-        let order = if pending.live { pending.order } else { self.next_order() };
+        let order = if pending.live {
+            pending.order
+        } else {
+            self.next_order()?
+        };
         self.scratch.live = self.scratch.live.wrapping_add(u32::from(!pending.live));
         let target = &mut self.scratch.pending[at];
         (target.new, target.live, target.order) = (new, true, order);
@@ -352,7 +362,7 @@ impl<'n> Transaction<'n> {
                 .slice(entry as usize * GRANULE + KEY_AT, len.div_ceil(8));
             store_bytes(words.ok_or_else(|| Torn(entry).damage(self.space))?, key.bytes());
         }
-        let order = self.next_order();
+        let order = self.next_order()?;
         self.scratch.live = self.scratch.live.wrapping_add(1);
         let hash = key.hash();
         self.add_pending(Pending {
@@ -595,5 +605,33 @@ impl Drop for Transaction<'_> {
         if self.guard.as_ref().is_some_and(LockGuard::is_held) && !self.scratch.committed {
             self.scratch.heap.abort(self.space);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Arena, ArenaOptions, Deadline, Error, KeyRef};
+
+    /// The number of the next key wrapped to 0, which stands for a key that keeps its place: it would have been set
+    /// and found by nobody.
+    #[test]
+    fn a_transaction_that_inserted_2_32_keys_refuses_more_and_is_dropped() {
+        let arena = Arena::anonymous(&ArenaOptions::default()).unwrap();
+        let namespace = arena.namespace("n").unwrap();
+        let mut tx = namespace.begin(Deadline::never()).unwrap();
+        tx.put(&KeyRef::new(0, b"a"), 1, b"1").unwrap();
+        // As if all the others had been removed again.
+        tx.scratch.inserted = u32::MAX - 1;
+        tx.put(&KeyRef::new(0, b"b"), 1, b"2").unwrap();
+        let error = tx.put(&KeyRef::new(0, b"c"), 1, b"3").unwrap_err();
+        assert!(matches!(error, Error::TooManyInsertions(u32::MAX)), "{error}");
+        assert!(matches!(tx.put(&KeyRef::new(0, b"a"), 1, b"4"), Err(Error::Poisoned)));
+        assert!(matches!(tx.commit(), Err(Error::Poisoned)));
+        assert!(namespace.is_empty().unwrap());
+        assert!(arena.verify().unwrap().is_clean());
+        let mut tx = namespace.begin(Deadline::never()).unwrap();
+        tx.put(&KeyRef::new(0, b"c"), 1, b"3").unwrap();
+        tx.commit().unwrap();
+        assert_eq!(namespace.len().unwrap(), 1);
     }
 }

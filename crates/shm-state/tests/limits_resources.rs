@@ -31,6 +31,7 @@ fn child() {
     match role.name.as_str() {
         "file size" => with_a_file_size_limit(&role),
         "address space" => with_little_address_space(),
+        "large value" => with_no_room_for_a_value(&role),
         "exact address space" => with_just_enough_address_space(),
         "descriptors" => with_few_descriptors(&role),
         "proof" => proving_a_death_without_descriptors(&role),
@@ -144,6 +145,53 @@ fn with_little_address_space() {
     let before = sandbox::descriptors();
     refused("opening it", Arena::open(&big));
     assert_eq!(sandbox::descriptors(), before);
+}
+
+/// A value that the reader has no room to copy ended it: the standard library aborts where memory is missing.
+#[test]
+fn a_value_that_does_not_fit_into_the_reader_is_an_error() {
+    let arena = Arena::anonymous(&options(128 * MIB)).unwrap();
+    let namespace = arena.namespace("n").unwrap();
+    // More than the C library keeps for small things of a thread.
+    for (name, len) in [("large", 80 << 20), ("small", 3000)] {
+        namespace
+            .put(&key(name), None, 1, &vec![7; len], Deadline::never())
+            .unwrap();
+    }
+    alone("large value", Some(&arena));
+    assert_clean(&arena);
+}
+
+fn with_no_room_for_a_value(role: &Role) {
+    let arena = role.arena();
+    let namespace = arena.namespace("n").unwrap();
+    let pinned = namespace.pin().unwrap();
+    let limit = sandbox::address_space() + 16 * MIB;
+    set_limit(libc::RLIMIT_AS, limit);
+    let tx = namespace.begin(Deadline::never()).unwrap();
+    for result in [
+        namespace.get(&key("large")),
+        pinned.get(&key("large")),
+        tx.get(&key("large")),
+        pinned
+            .iter()
+            .unwrap()
+            .map(|pair| pair.map(|(_, value)| Some(value)))
+            .next()
+            .unwrap(),
+    ] {
+        let text = refused("copying 80 MiB", result).to_string();
+        assert!(
+            text.contains("83886080") && text.contains(&format!("RLIMIT_AS is {limit} bytes")),
+            "{text}"
+        );
+    }
+    drop(tx);
+    assert_eq!(namespace.get(&key("small")).unwrap().unwrap().bytes(), [7; 3000]);
+    assert!(namespace.contains(&key("large")).unwrap());
+    model::commit(&namespace, &[put("another", 2000)], Deadline::never()).unwrap();
+    lift_limit(libc::RLIMIT_AS);
+    assert!(namespace.get(&key("large")).unwrap().unwrap().bytes() == vec![7; 80 << 20]);
 }
 
 /// Around the least address space with which an arena can be opened, each limit gives an arena that works, or an error.

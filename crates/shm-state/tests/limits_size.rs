@@ -4,13 +4,15 @@
 //! full sizes (in a release build, please), which are the default of an optimised one.
 
 mod common;
+mod limit;
 
 use std::ops::ControlFlow;
 use std::ptr::NonNull;
 
-use common::model::{self, put};
+use common::model::{self, Model, put};
 use common::process::{Board, Kid, Role};
 use common::{assert_clean, key};
+use limit::words::Words;
 use shm_state::{Arena, ArenaOptions, Deadline, Error, Filter, History, Key, KeyRef, Namespace, Next};
 
 const MIB: usize = 1 << 20;
@@ -92,6 +94,7 @@ fn a_value_of_256_mib_is_put_read_pinned_overwritten_and_removed() {
     eprintln!("  {text}");
     let Error::Full {
         requested,
+        free,
         capacity: most,
         ref pins,
         ..
@@ -100,6 +103,7 @@ fn a_value_of_256_mib_is_put_read_pinned_overwritten_and_removed() {
         panic!("{error}")
     };
     assert_eq!(requested as usize, (HEAD + len).next_multiple_of(GRANULE));
+    assert!((free as usize) < 4 * MIB, "what the snapshot holds is not free: {text}");
     assert_eq!((most as usize, pins.len(), pins[0].pid), (capacity, 1, reader.pid()));
     assert!(
         text.contains(&requested.to_string()) && text.contains(&format!("process {}", reader.pid())),
@@ -131,7 +135,7 @@ fn a_value_of_256_mib_is_put_read_pinned_overwritten_and_removed() {
 /// The largest value that an arena takes is found to the byte, and one byte more is an error with the sizes.
 #[test]
 fn the_largest_value_fits_to_the_byte() {
-    let capacity = if full_size() { 256 * MIB + 4 * MIB } else { 4 * MIB };
+    let capacity = if full_size() { 256 * MIB } else { 4 * MIB };
     let fits = |len: usize| {
         let arena = arena(capacity, MIB);
         let namespace = arena.namespace("n").unwrap();
@@ -149,7 +153,7 @@ fn the_largest_value_fits_to_the_byte() {
         assert_clean(&arena);
         result.err()
     };
-    let (mut least, mut most) = (capacity / 2, capacity);
+    let (mut least, mut most) = (capacity - 8 * CHUNK, capacity);
     assert!(fits(least).is_none());
     while most - least > 1 {
         let middle = least.midpoint(most);
@@ -294,6 +298,67 @@ fn a_value_larger_than_any_arena_is_refused_with_its_size() {
     }
     // SAFETY: mapped above, and nobody has a reference into it any more.
     unsafe { libc::munmap(address, most) };
+    assert_clean(&arena);
+}
+
+/// The last granules of an arena of the largest capacity have numbers just below 2^31, beside which one bit is free. The
+/// memory before them is marked as another namespace's, and never touched.
+#[test]
+fn the_last_granules_of_the_largest_arena_are_used_like_any() {
+    const CHUNK_MAP: u64 = 164 * 1024;
+    const TABLES: u64 = CHUNK_MAP + (1 << 21) * 8;
+    let capacity = 1usize << 37;
+    let arena = arena(capacity, 128 * 1024);
+    let words = Words::of(arena.fd().unwrap());
+    let first = TABLES.div_ceil(CHUNK as u64);
+    assert_eq!(words.get(128), first * 1024, "committed are the tables");
+    // The last 20 chunks are free, and the very last 10 of them not had yet.
+    let (last, had) = ((1 << 21) - 20, (1 << 21) - 10);
+    words.fill(CHUNK_MAP + first * 8, 4001, (last - first) as usize);
+    words.set(128, had * 1024);
+    drop(arena);
+    let arena = Arena::from_fd(words.file()).unwrap();
+    let namespace = arena.namespace("n").unwrap();
+    assert!(words.control(0) >= last * CHUNK as u64);
+    let (mut model, mut random, mut refused) = (Model::new(), common::Random::new(37), 0);
+    // Each shortage looks through the map of two million chunks.
+    for round in 0..if full_size() { 2000 } else { 100 } {
+        let name = format!("key {}", random.below(30));
+        let change = match random.below(6) {
+            0 => model::remove(name),
+            1 => put(name, 70_000 + random.below(60_000) as usize),
+            _ => put(name, random.below(3000) as usize),
+        };
+        match model::commit(&namespace, std::slice::from_ref(&change), Deadline::never()) {
+            Ok(seq) => {
+                model::apply(&mut model, &change);
+                // None if nothing was changed and the last commit gave its history up for room.
+                let record = namespace.record(seq).unwrap().unwrap_or_default();
+                assert!(record.changes.iter().all(|change| change.entry >= last as u32 * 1024));
+            }
+            Err(error) => {
+                let Error::Full {
+                    committed,
+                    capacity: all,
+                    ..
+                } = error
+                else {
+                    panic!("{error}")
+                };
+                assert_eq!((committed, all), (1 << 37, 1 << 37), "round {round}");
+                refused += 1;
+            }
+        }
+        if round % 300 == 50 {
+            model::check(&arena, &namespace, &model, "at the end of 128 GiB");
+        }
+    }
+    assert!(refused > 0, "it was never full");
+    for name in model.keys() {
+        model::commit(&namespace, &[model::remove(name.clone())], Deadline::never()).unwrap();
+    }
+    set(&namespace, "all", &pattern(60_000, 5)).unwrap();
+    assert!(namespace.get(&key("all")).unwrap().unwrap().bytes() == pattern(60_000, 5));
     assert_clean(&arena);
 }
 

@@ -16,7 +16,7 @@ use crate::sys::robust::Robust;
 use crate::sys::{fork, process};
 
 /// How many locks a thread may hold at once.
-pub(super) const MOST_HELD: usize = 8;
+pub(crate) const MOST_HELD: usize = 8;
 /// How many attachments a thread remembers its name in. More than that work, with a new nonce at each return.
 const REMEMBERED: usize = 8;
 

@@ -52,9 +52,11 @@ impl Limit {
 /// What to do about an error of the system, to be put behind its message; empty if there is nothing to say.
 pub fn way_out(error: &io::Error) -> String {
     let both = || Limit::Threads.describe() + &Limit::AddressSpace.describe();
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        return Limit::AddressSpace.describe();
+    }
     match error.raw_os_error() {
         Some(libc::EFBIG) => Limit::FileSize.describe(),
-        Some(libc::ENOMEM) => Limit::AddressSpace.describe(),
         Some(libc::EMFILE) => Limit::Files.describe(),
         // Of starting a thread, whose stack may be what did not fit.
         Some(libc::EAGAIN) => both(),

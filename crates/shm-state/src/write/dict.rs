@@ -1,10 +1,10 @@
 //! The dict as a transaction sees it: the committed state with its own changes on top.
 
 use super::{FEW, Pending, Transaction};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::{Key, KeyRef, Payload};
 use crate::layout::{Entry, Version};
-use crate::read::{Stop, Torn};
+use crate::read::Torn;
 use crate::sync::{Ordering, Word};
 
 impl<'n> Transaction<'n> {
@@ -26,10 +26,9 @@ impl<'n> Transaction<'n> {
     }
 
     fn copy_out(&self, version: &Version) -> Result<Payload> {
-        self.before().payload(version, usize::MAX).map_err(|stop| match stop {
-            Stop::Torn(torn) => torn.damage(self.space),
-            Stop::Large => Error::Poisoned,
-        })
+        self.before()
+            .payload(version, usize::MAX)
+            .map_err(|stop| stop.into_error(self.space))
     }
 
     /// The value of a key.

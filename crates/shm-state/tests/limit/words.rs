@@ -2,7 +2,7 @@
 //! counter can stand just below the end of its range without the years that it takes to get there.
 
 use std::fs::File;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// The file of an arena.
@@ -51,6 +51,16 @@ impl Words {
     /// Sets a word.
     pub fn set(&self, at: u64, value: u64) {
         self.0.write_all_at(&value.to_le_bytes(), at).unwrap();
+    }
+
+    /// Sets `count` words to one value.
+    pub fn fill(&self, at: u64, value: u64, count: usize) {
+        self.0.write_all_at(&value.to_le_bytes().repeat(count), at).unwrap();
+    }
+
+    /// The file once more.
+    pub fn file(&self) -> OwnedFd {
+        self.0.try_clone().unwrap().into()
     }
 
     /// Sets half a word.
