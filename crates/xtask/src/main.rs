@@ -22,7 +22,10 @@ Tasks:
   check                   run everything that must pass before a change goes in; CI runs the same
   soak [options]          run the long crash test
       --kills N           processes to kill in one round (default: 10000)
-      --seconds N         start further rounds, each with the next seed, until N seconds have passed
+      --deaths N          deaths inside of the lock to measure, and a fifth more without the kernel's mark, in one round
+                          (default: a tenth of the kills)
+      --seeds N           rounds, each with the next seed (default: 3)
+      --seconds N         start further rounds until N seconds have passed
       --seed S            seed of the first round (default: from the clock; it is printed)
   sanitize [names]        run the tests under the address, the leak and the thread sanitizer, or those named
   prove [options]         step through every instruction of every operation, with readers and recovery at each change

@@ -11,7 +11,11 @@ use crate::step;
 pub struct Options {
     /// Processes to kill in one round.
     kills: u64,
-    /// Further rounds start until this time has passed; zero means one round.
+    /// Deaths to measure in one round; a tenth of the kills if it is not given.
+    deaths: Option<u64>,
+    /// Rounds, each with a seed of its own.
+    seeds: u64,
+    /// Further rounds start until this time has passed.
     time: Duration,
     /// Seed of the first round; the next round takes the next number.
     seed: u64,
@@ -23,6 +27,8 @@ impl Options {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut options = Self {
             kills: 10_000,
+            deaths: None,
+            seeds: 3,
             time: Duration::ZERO,
             seed: clock.as_secs(),
         };
@@ -35,6 +41,8 @@ impl Options {
             };
             match pair[0].as_str() {
                 "--kills" => options.kills = number()?,
+                "--deaths" => options.deaths = Some(number()?),
+                "--seeds" => options.seeds = number()?,
                 "--seconds" => options.time = Duration::from_secs(number()?),
                 "--seed" => options.seed = number()?,
                 unknown => return Err(format!("soak has no option '{unknown}'")),
@@ -44,31 +52,38 @@ impl Options {
     }
 }
 
-/// Soaks until the time is over or a round fails; the error says how to repeat that round.
+/// Soaks with all seeds and until the time is over, or until a round fails; the error says how to repeat that round.
 pub fn run(options: &Options, root: &Path) -> Result<(), String> {
     let start = Instant::now();
+    // The times of all rounds, which the test adds up there.
+    let figures = std::env::temp_dir().join(format!("zproc-soak-figures-{}", std::process::id()));
     let mut seed = options.seed;
-    loop {
-        println!("==> soak: {} kills, seed {seed}", options.kills);
-        round(options.kills, seed, root).map_err(|error| {
-            format!(
-                "soak FAILED: {error}; repeat it: cargo xtask soak --kills {} --seed {seed}",
+    let mut round_number = 0;
+    let result = loop {
+        round_number += 1;
+        println!("==> soak: {} kills, seed {seed}, round {round_number}", options.kills);
+        if let Err(error) = round(options, seed, &figures, root) {
+            break Err(format!(
+                "soak FAILED: {error}; repeat it: cargo xtask soak --seeds 1 --kills {} --seed {seed}",
                 options.kills
-            )
-        })?;
+            ));
+        }
         println!(
             "<== soak: seed {seed} passed, {:.0} s so far",
             start.elapsed().as_secs_f64()
         );
-        if start.elapsed() >= options.time {
-            return Ok(());
+        if round_number >= options.seeds && start.elapsed() >= options.time {
+            break Ok(());
         }
         seed = seed.wrapping_add(1);
-    }
+    };
+    // Not there if the first round failed early.
+    let _ = std::fs::remove_file(figures);
+    result
 }
 
 /// One run of the test `soak`, which is short unless it finds these variables.
-fn round(kills: u64, seed: u64, root: &Path) -> Result<(), String> {
+fn round(options: &Options, seed: u64, figures: &Path, root: &Path) -> Result<(), String> {
     let mut command = Command::new("cargo");
     command
         .args([
@@ -83,10 +98,14 @@ fn round(kills: u64, seed: u64, root: &Path) -> Result<(), String> {
             "--nocapture",
         ])
         .env("ZPROC_SOAK", "1")
-        .env("ZPROC_SOAK_KILLS", kills.to_string())
+        .env("ZPROC_SOAK_KILLS", options.kills.to_string())
         .env("ZPROC_SOAK_SEED", seed.to_string())
+        .env("ZPROC_SOAK_FIGURES", figures)
         .current_dir(root)
         .stdin(Stdio::null());
+    if let Some(deaths) = options.deaths {
+        command.env("ZPROC_SOAK_DEATHS", deaths.to_string());
+    }
     step::finish(&mut command)
 }
 
@@ -102,10 +121,15 @@ mod tests {
     fn options_are_read_in_any_order() {
         let expected = Options {
             kills: 7,
+            deaths: Some(9),
+            seeds: 5,
             time: Duration::from_secs(60),
             seed: 3,
         };
-        assert_eq!(parse("--seed 3 --seconds 60 --kills 7"), Ok(expected));
+        assert_eq!(
+            parse("--seed 3 --seconds 60 --kills 7 --seeds 5 --deaths 9"),
+            Ok(expected)
+        );
     }
 
     #[test]
