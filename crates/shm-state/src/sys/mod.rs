@@ -20,3 +20,13 @@ fn check<T: PartialEq + From<i8>>(value: T) -> std::io::Result<T> {
         Ok(value)
     }
 }
+
+/// An error of a file below /proc, with what to do if there is none.
+fn without_proc(error: std::io::Error) -> std::io::Error {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        let why = "there is no such file; mount /proc, which an arena needs when it is opened";
+        std::io::Error::new(error.kind(), why)
+    } else {
+        error
+    }
+}
