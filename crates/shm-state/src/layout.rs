@@ -54,7 +54,7 @@ pub const RESERVE: u32 = 32;
 /// "zproc" and the format's generation, as text at the head of the file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"zprocshm");
 /// Changes with every change of meaning that the layout hash does not see.
-pub const FORMAT_VERSION: u64 = 1;
+pub const FORMAT_VERSION: u64 = 2;
 
 /// A type made of shared words only.
 ///

@@ -4,21 +4,25 @@
 //! last user left or was proved dead, and after every lock that still named it was marked. A *generation* tells
 //! the users of one slot apart.
 //!
-//! **Who writes.** A process takes a slot by an exclusive lock on one byte of a file (an open file description
-//! of its own, never mapped and close-on-exec, so that the lock ends with the process). Only the owner of the byte writes
-//! the slot: pid, identity of the process, generation. `next_nonce` only grows, over all users of the slot; it
-//! numbers the threads that take locks.
+//! **Who writes.** A process takes a slot by an exclusive lock on one byte of a file, which ends exactly when its
+//! memory does (see `sys/lifeline.rs`) or when it detaches. Only the owner of the byte writes the slot: pid, identity of
+//! the process, generation. `next_nonce` only grows, over all users of the slot; it numbers the threads that take locks.
 //!
 //! **When a process dies.** Its slot stays as it is until another process gets the byte. Whoever must know whether it
 //! is dead asks for a *proof*, a fact that can never become untrue:
 //!
 //! - the slot has no pid or another generation: the user detached, or was proved dead before;
 //! - a pidfd of the recorded pid has the recorded identity, and the process has ended;
-//! - the process lives, but the thread in question is gone;
-//! - no process or another one has the pid, *and* the byte is free.
+//! - the byte is free: the address space in which the user had the arena is gone, by its death or because it executed
+//!   another program, and no instruction can write under its name again;
+//! - the process lives, but the thread in question is gone.
 //!
-//! Anything else is no proof. The byte alone is none (a process may close all its descriptors), nor is an
-//! absent pid (so does a process of another PID namespace look; those are refused when they attach).
+//! Anything else is no proof. An absent pid is none by itself: it also looks so to a process of another PID namespace
+//! (those are refused when they attach) or behind a filter of system calls; and a process whose pid is absent has no
+//! memory, so its byte is free too. The byte can say more than the pidfd, which a filter or the limit of descriptors may
+//! deny, and which sees no exec. It was not always proof: while the lock hung on a descriptor, a process that closed all
+//! its descriptors looked dead, and a forked child kept its dead parent's lock. A byte is only believed through a
+//! descriptor that still is the lock file: this process, too, may have closed it, and opened something else in its place.
 //!
 //! **Ordering.** A slot is filled before its user publishes anything that names it (lock words, pins) with
 //! Release; whoever loads such a name with Acquire finds the slot filled.
@@ -31,6 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering as StdOrdering};
 use crate::lock::word::MOST_SLOTS;
 use crate::lock::{Gate, WriterLock, forget_in_children};
 use crate::sync::{Ordering, Word, Word64};
+use crate::sys::lifeline::{Claims, Lifeline};
 use crate::sys::process::Process;
 use crate::sys::{file, fork, process, robust};
 
@@ -130,8 +135,12 @@ pub(crate) struct Attachment {
     key: u64,
     epoch: u64,
     gate: &'static Gate,
-    /// Holds the byte number `slot`.
+    /// Asks for the bytes of others; holds none.
     lock_file: OwnedFd,
+    /// Which file that is.
+    lock_file_is: (u64, u64),
+    /// Holds the byte number `slot`.
+    _claim: Lifeline,
 }
 
 // SAFETY: the pointer is to shared memory that is only accessed through atomics, and the other fields are Send.
@@ -141,8 +150,8 @@ unsafe impl Sync for Attachment {}
 
 impl Attachment {
     /// Makes this process a participant of the arena whose table is `slots` and whose PID namespace has the
-    /// inode `pid_namespace`. `lock_file` must be an open file description of its own ([`file::reopen`]) that
-    /// is never mapped. `for_each_lock` is called if the slot was used before.
+    /// inode `pid_namespace`. `lock_file` is the file whose bytes stand for the slots. `for_each_lock` is called if the
+    /// slot was used before.
     ///
     /// # Safety
     ///
@@ -172,8 +181,9 @@ impl Attachment {
         // SAFETY: mapped, says the caller; a slice of atomics that others may write at any time.
         let table = unsafe { slots.as_ref() };
         let table = &table[..table.len().min(PARTICIPANTS)];
-        let (slot, generation) = take_slot(table, &lock_file, pid, identity, for_each_lock)?;
-        Ok(Self {
+        let claims = Claims::on(&lock_file).map_err(failed("opening and mapping its lock file"))?;
+        let (slot, generation) = take_slot(table, &claims, pid, identity, for_each_lock)?;
+        let attachment = Self {
             slots,
             slot,
             generation,
@@ -182,8 +192,22 @@ impl Attachment {
             key: next_key(),
             epoch,
             gate: Gate::leak(),
+            lock_file_is: file::identity(&lock_file).map_err(failed("fstat of its lock file"))?,
             lock_file,
-        })
+            _claim: claims.tie(),
+        };
+        attachment.check_claim().map(|()| attachment)
+    }
+
+    /// Others must see our byte locked, or they could take us for dead.
+    fn check_claim(&self) -> Result<(), AttachError> {
+        let byte = u64::from(self.slot);
+        if file::byte_is_locked(&self.lock_file, byte).map_err(failed("looking at a byte of the lock file"))? {
+            return Ok(());
+        }
+        let why = "the file system of the lock file does not keep it open while it is mapped, as overlayfs: use a lock \
+                   file in /dev/shm";
+        Err(AttachError::Unsupported(why.into()))
     }
 
     fn table(&self) -> &[ParticipantSlot] {
@@ -281,17 +305,19 @@ impl Attachment {
     }
 
     fn user_is_dead(&self, slot: u32, participant: &ParticipantSlot) -> bool {
+        // The order matters: the user first, then its byte. Had another user come in between, the byte is locked, and a
+        // free one says that both are gone.
         let Some((pid, identity)) = participant.user() else {
             return true;
         };
-        if self.is_own(pid, identity) {
-            return false;
-        }
-        match process::state(pid, identity) {
-            Process::Ended => true,
-            Process::Gone => matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false)),
-            Process::Alive | Process::Unknown => false,
-        }
+        process::state(pid, identity) == Process::Ended || self.byte_is_free(slot)
+    }
+
+    /// Whether nobody has the byte of a slot; `false` if that cannot be told.
+    fn byte_is_free(&self, slot: u32) -> bool {
+        // Twice: a program that closes all its descriptors may do so in another thread, at any moment.
+        let is_ours = || file::identity(&self.lock_file).is_ok_and(|is| is == self.lock_file_is);
+        is_ours() && matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false)) && is_ours()
     }
 
     /// Whether a slot belongs to this process, perhaps by another attachment.
@@ -316,8 +342,7 @@ impl Drop for Attachment {
             // Release: what this process did comes before it is gone.
             slot.pid.store(0, Ordering::Release);
         }
-        // Closing would do, unless a forked child has a copy of the descriptor.
-        let _ = file::unlock_byte(&self.lock_file, u64::from(self.slot));
+        // The byte is released with the claim, after this.
     }
 }
 
@@ -326,24 +351,17 @@ fn next_key() -> u64 {
     NEXT.fetch_add(1, StdOrdering::Relaxed)
 }
 
-/// Takes the first slot whose byte is free and whose recorded user does not live.
+/// Takes the first slot whose byte is free, which proves that its recorded user is gone.
 fn take_slot(
     table: &[ParticipantSlot],
-    lock_file: &OwnedFd,
+    claims: &Claims,
     pid: u32,
     identity: u64,
     for_each_lock: ForEachLock<'_>,
 ) -> Result<(u32, u32), AttachError> {
     for (number, slot) in (0u32..).zip(table) {
-        let byte = u64::from(number);
-        if !file::try_lock_byte(lock_file, byte).map_err(failed("locking a byte of the lock file"))? {
-            continue;
-        }
-        if let Some((pid, identity)) = slot.user()
-            && process::is_alive(pid, identity)
-        {
-            // It closed its descriptors, or executed another program. Still its slot.
-            file::unlock_byte(lock_file, byte).map_err(failed("unlocking a byte of the lock file"))?;
+        let got = claims.try_lock(u64::from(number));
+        if !got.map_err(failed("locking a byte of the lock file"))? {
             continue;
         }
         if slot.was_used() {

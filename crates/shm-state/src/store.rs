@@ -230,8 +230,8 @@ impl Arena {
         self.inner.mapping.file()
     }
 
-    /// Makes an arena in shared memory that the caller brings. `lock_file` is any file that all users of the memory
-    /// open and that nobody maps; byte locks on it tell who lives.
+    /// Makes an arena in shared memory that the caller brings. `lock_file` is a file that all users of the memory
+    /// open, for reading and writing; byte locks on it tell who lives. It must be on tmpfs or a disk: overlayfs loses them.
     ///
     /// # Safety
     /// `memory` must be aligned to 4,096 bytes, shared, zeroed, mapped and backed for reading and writing until the

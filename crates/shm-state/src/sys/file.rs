@@ -14,6 +14,7 @@ use nix::sys::statvfs;
 use nix::unistd::{ftruncate, linkat};
 
 use super::limit::Limit;
+use super::without_proc;
 
 /// A file without a name anywhere, `length` bytes long, all of them holes. Its size can never change again.
 pub fn sealed_memfd(name: &str, length: u64) -> io::Result<OwnedFd> {
@@ -55,7 +56,7 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
 /// end with it, whatever happens to the original or to mappings of it.
 pub fn reopen(file: impl AsFd) -> io::Result<OwnedFd> {
     let path = own_path(&file);
-    Ok(open_fd(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?)
+    open_fd(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|error| without_proc(error.into()))
 }
 
 /// Removes a name. The file itself lives on while anybody has it open or mapped.
@@ -128,12 +129,6 @@ pub fn try_lock_byte(file: impl AsFd, byte: u64) -> io::Result<bool> {
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Gives the lock of one byte back.
-pub fn unlock_byte(file: impl AsFd, byte: u64) -> io::Result<()> {
-    fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_UNLCK, byte)?))?;
-    Ok(())
 }
 
 /// Whether another open file description has the lock of the byte.
@@ -215,9 +210,7 @@ mod tests {
         assert!(try_lock_byte(&one, 9_000).unwrap() && try_lock_byte(&one, 9_000).unwrap());
         assert!(!byte_is_locked(&one, 9_000).unwrap(), "its own lock is not in its way");
         assert!(!try_lock_byte(&two, 9_000).unwrap() && byte_is_locked(&two, 9_000).unwrap());
-        assert!(try_lock_byte(&two, 9_001).unwrap());
-        unlock_byte(&two, 9_001).unwrap();
-        assert!(!byte_is_locked(&one, 9_001).unwrap());
+        assert!(try_lock_byte(&two, 9_001).unwrap() && byte_is_locked(&one, 9_001).unwrap());
         drop(one);
         assert!(!byte_is_locked(&two, 9_000).unwrap());
     }

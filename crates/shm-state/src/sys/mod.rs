@@ -1,12 +1,14 @@
 //! The operating system, behind checked functions: the only code of the crate that names libc or nix.
 //!
-//! Each submodule covers one subject and knows nothing of arenas: [`time`] and its deadlines, [`futex`] sleeps
-//! and wakes, [`mod@file`] descriptors and byte locks, [`process`] identity and liveness, [`limit`]s of resources,
-//! [`fork`] detection, and [`robust`], the word that the kernel marks when a thread dies.
+//! Each submodule covers one subject and knows nothing of arenas: [`time`] and its deadlines, [`futex`] sleeps and wakes,
+//! [`mod@file`] descriptors and byte locks, [`lifeline`] locks that last as long as a process's memory, [`process`]
+//! identity and liveness, [`limit`]s of resources, [`fork`] detection, and [`robust`], the word that the kernel marks when
+//! a thread dies.
 
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
+pub(crate) mod lifeline;
 pub(crate) mod limit;
 pub(crate) mod process;
 pub(crate) mod robust;

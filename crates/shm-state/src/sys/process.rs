@@ -129,11 +129,6 @@ pub fn state(pid: u32, recorded: u64) -> Process {
     }
 }
 
-/// Whether the process with this pid and identity still runs. No certainty counts as alive.
-pub fn is_alive(pid: u32, recorded: u64) -> bool {
-    matches!(state(pid, recorded), Process::Alive | Process::Unknown)
-}
-
 /// Whether the thread `tid` of process `pid` is certainly gone, or has ended and is only not collected yet.
 ///
 /// Says nothing about a process `pid` other than the one meant: check its [`state`] first. (If that process ended

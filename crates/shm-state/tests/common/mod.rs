@@ -26,6 +26,11 @@ impl Name {
         Self(format!("shm-state-test-{what}-{}-{count}", std::process::id()))
     }
 
+    /// A name that another process chose.
+    pub fn of(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// Where its file is.
     pub fn path(&self) -> std::path::PathBuf {
         std::path::Path::new("/dev/shm").join(&self.0)

@@ -52,6 +52,17 @@ impl Board {
         });
     }
 
+    /// Its descriptor.
+    pub fn descriptor(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Leaves the board open in a program that this process executes.
+    pub fn keep_on_exec(&self) {
+        // SAFETY: sets a flag of an open descriptor.
+        assert_eq!(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFD, 0) }, 0);
+    }
+
     fn path(&self) -> String {
         path_of(self.0.as_raw_fd())
     }
