@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::WriterLock;
 use super::word::{self, Owner};
 use crate::sync::{ANY, Word};
-use crate::sys::robust::Robust;
+use crate::sys::robust::{Pending, Robust};
 use crate::sys::{fork, process};
 
 /// How many locks a thread may hold at once.
@@ -78,6 +78,8 @@ pub(super) struct Thread {
     names: [Cell<(u64, u64)>; REMEMBERED],
     depth: Cell<usize>,
     held: [Cell<Held>; MOST_HELD],
+    /// What was armed before the fork under way.
+    in_fork: Cell<Pending>,
 }
 
 thread_local! {
@@ -88,6 +90,7 @@ thread_local! {
             names: [const { Cell::new((0, 0)) }; REMEMBERED],
             depth: Cell::new(0),
             held: [const { Cell::new(NOTHING) }; MOST_HELD],
+            in_fork: Cell::new(Pending::NONE),
         }
     };
     /// Has a destructor; the state itself has none, so that it can be used from other destructors.
@@ -113,13 +116,30 @@ pub(super) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
 }
 
 /// Has forked children start with an empty state. Once per program.
+///
+/// The thread that forks is not armed meanwhile. The C library registers the robust list of the child before it calls
+/// any handler there, and the child might die before ours: as process of another PID namespace, under the TID of its
+/// parent, whose lock the kernel would then mark.
 pub(crate) fn forget_in_children() -> io::Result<()> {
+    extern "C" fn disarm() {
+        with(|thread| {
+            let pending = thread.robust.get().map(Robust::take);
+            thread.in_fork.set(pending.unwrap_or_default());
+        });
+    }
+    extern "C" fn rearm() {
+        with(|thread| {
+            if let Some(robust) = thread.robust.get() {
+                robust.restore(thread.in_fork.take());
+            }
+        });
+    }
     extern "C" fn forget() {
         with(Thread::forget);
     }
     static ONCE: Once = Once::new();
     let mut result = Ok(());
-    ONCE.call_once(|| result = fork::at_child(forget));
+    ONCE.call_once(|| result = fork::around(Some(disarm), Some(rearm), forget));
     result
 }
 
@@ -272,6 +292,12 @@ impl Thread {
             });
         }
         self.forget();
+    }
+
+    /// Forgets what it holds, as if it were interrupted before it noted that.
+    #[cfg(test)]
+    pub(super) fn lose_records(&self) {
+        self.depth.set(0);
     }
 
     /// Erases the mark that the kernel would act on, as a robust mutex of the C library does.

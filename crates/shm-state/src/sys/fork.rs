@@ -49,10 +49,14 @@ pub fn renew() -> io::Result<u64> {
         .map_or_else(|other| other, |_| new))
 }
 
-/// Has `handler` run in every child that is forked through the C library, in its only thread.
-pub fn at_child(handler: unsafe extern "C" fn()) -> io::Result<()> {
-    // SAFETY: the handler is a function of this program, which is not unloaded while its code runs.
-    let error = unsafe { libc::pthread_atfork(None, None, Some(handler)) };
+/// A function that the C library calls around a fork.
+pub type Handler = unsafe extern "C" fn();
+
+/// Has `before` and `after` run in the thread that forks through the C library, and `in_child` in the child, whose only
+/// thread is a copy of it.
+pub fn around(before: Option<Handler>, after: Option<Handler>, in_child: Handler) -> io::Result<()> {
+    // SAFETY: the handlers are functions of this program, which is not unloaded while its code runs.
+    let error = unsafe { libc::pthread_atfork(before, after, Some(in_child)) };
     if error == 0 {
         Ok(())
     } else {
@@ -87,7 +91,7 @@ fn publish_page() -> io::Result<&'static AtomicU64> {
     );
     // A page that lost the race stays mapped and unused: once, 4 KiB.
     let page = published.map_or_else(|other| other, |_| new.as_ptr());
-    at_child(wipe)?;
+    around(None, None, wipe)?;
     // SAFETY: a mapped page that is never freed, zeroed by the kernel, aligned far beyond 8.
     Ok(unsafe { &*page })
 }

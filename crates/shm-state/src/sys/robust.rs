@@ -81,6 +81,21 @@ impl Robust {
         compiler_fence(Ordering::SeqCst);
     }
 
+    /// As [`Robust::clear`], and returns what was there.
+    pub fn take(self) -> Pending {
+        // SAFETY: as in `arm`.
+        let pending = unsafe { self.pending.as_ptr().read_volatile() };
+        self.clear();
+        Pending(pending)
+    }
+
+    /// Puts back what [`Robust::take`] took.
+    pub fn restore(self, pending: Pending) {
+        // SAFETY: as in `arm`.
+        unsafe { self.pending.as_ptr().write_volatile(pending.0) };
+        compiler_fence(Ordering::SeqCst);
+    }
+
     /// The kernel marks nothing when this thread ends.
     #[inline(always)]
     pub fn clear(self) {
@@ -88,6 +103,15 @@ impl Robust {
         // SAFETY: as in `arm`.
         unsafe { self.pending.as_ptr().write_volatile(0) };
     }
+}
+
+/// What the field held, for [`Robust::restore`].
+#[derive(Clone, Copy, Default)]
+pub struct Pending(usize);
+
+impl Pending {
+    /// Nothing is armed.
+    pub const NONE: Self = Self(0);
 }
 
 /// Locks and unlocks a robust mutex of the C library once.
