@@ -38,8 +38,8 @@ use std::marker::PhantomData;
 use crate::fault::{Fault, planted};
 use crate::participant::Attachment;
 use crate::sync::{ANY, Ordering, Word, Word64};
-use crate::sys::fork;
 use crate::sys::time::Deadline;
+use crate::sys::{fork, process};
 use contend::Contender;
 use thread::Thread;
 pub(crate) use thread::{Gate, MOST_HELD, forget_in_children};
@@ -92,6 +92,20 @@ pub(crate) enum LockError {
     /// The system cannot keep the promises of the lock.
     #[error("writer locks do not work here: {0}")]
     Unsupported(&'static str),
+}
+
+impl LockError {
+    /// This thread, by the name that it goes by, has the lock already.
+    #[cold]
+    fn held_already(me: Owner) -> Self {
+        if process::thread_id() == me.tid() {
+            Self::Deadlock
+        } else {
+            Self::Unsupported(
+                "this thread shares the thread-local state of another: it was made by a raw clone, or by vfork",
+            )
+        }
+    }
 }
 
 impl WriterLock {
@@ -170,7 +184,7 @@ impl Attachment {
         let me = self.name_of(thread)?;
         thread.drop_unmapped();
         let result = if thread.holds(lock) {
-            Err(LockError::Deadlock)
+            Err(LockError::held_already(me))
         } else if !thread.has_room() {
             Err(LockError::TooManyHeld)
         } else {

@@ -106,8 +106,12 @@ impl<'a> Contender<'a> {
                     return Ok(seen.owner_died());
                 }
             } else if self.is_this_thread(seen.owner()) {
-                if self.thread.holds_as(seen.owner()) {
-                    return Err(LockError::Deadlock);
+                // Our very name, though we hold nothing, is that of someone who uses our thread-local state and is just
+                // entering: a signal handler that interrupted us there, or a thread made by a raw clone. Never take that
+                // lock. (A dead thread may have had the name too: the same TID, the lost mark, and just as many nonces
+                // ago as there are. Then we wait in vain, until we end.)
+                if seen.owner() == self.me || self.thread.holds_as(seen.owner()) {
+                    return Err(LockError::held_already(self.me));
                 }
                 // An earlier thread of this process had our TID and died: that it is ours now proves it.
                 if word::take_over(&self.lock.word, seen, self.me).is_ok() {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::thread;
+use super::word::LockState;
 use super::{LockError, LockGuard};
 use crate::participant::Attachment;
 use crate::sync::{Ordering, Word};
@@ -239,6 +240,39 @@ fn locking_twice_is_an_error_also_through_another_mapping() {
     drop(guard);
     drop(lock(&through_other, &other, 0));
     drop(lock(&attachment, &shared, 0));
+}
+
+/// A signal handler that locked when its thread had just got the lock, and had not noted it yet, took it for that of a dead
+/// thread of the same TID, and in the end let go of it.
+#[test]
+fn a_lock_in_ones_own_name_is_never_taken_over() {
+    let shared = Shared::new();
+    let attachment = shared.attach();
+    let guard = lock(&attachment, &shared, 0);
+    thread::with(thread::Thread::lose_records);
+    let again = attachment.lock(shared.lock(0), in_ms(300)).map_err(|error| *error);
+    assert!(matches!(again, Err(LockError::Deadlock)));
+    assert!(guard.is_held());
+    drop(guard);
+    assert!(!lock(&attachment, &shared, 0).took_over());
+}
+
+#[test]
+fn a_thread_whose_nonce_is_that_of_an_owner_long_ago_does_not_take_its_lock() {
+    let shared = Shared::new();
+    let attachment = shared.attach();
+    let owner_of = |index| LockState::read(&shared.lock(index).word).owner();
+    let _guard = lock(&attachment, &shared, 0);
+    let (me, mine) = (process::tid(), owner_of(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (1..1 << 20).for_each(|_| _ = attachment.next_nonce());
+            let tried = attachment.lock(shared.lock(0), in_ms(300)).map_err(|error| *error);
+            assert!(matches!(tried, Err(LockError::TimedOut { tid, .. }) if tid == me));
+            let _other = lock(&attachment, &shared, 1);
+            assert_eq!(owner_of(1).raw() >> 32, mine.raw() >> 32, "the same slot and nonce");
+        });
+    });
 }
 
 #[test]
