@@ -28,8 +28,9 @@ Tasks:
       --seconds N         start further rounds until N seconds have passed
       --seed S            seed of the first round (default: from the clock; it is printed)
   sanitize [names]        run the tests under the address, the leak and the thread sanitizer, or those named
-  prove [options]         step through every instruction of every operation, with readers and recovery at each change
-      --seed S            picks the instructions at which a process is really killed (default: from the clock)
+  prove [names]           run what the checks sample at its full load, or what is named: stores, instructions, models,
+                          linearizability, damage, limits
+      --seed S            for instructions: picks those at which a process is really killed (default: from the clock)
   bench [arguments]       run the benchmarks; arguments go to `cargo bench`
   help                    print this text
 ";

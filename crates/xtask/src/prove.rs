@@ -1,14 +1,36 @@
-//! `cargo xtask prove`: every instruction of every operation, in an optimised build, with a table of what was done.
+//! `cargo xtask prove`: what the tests of `cargo xtask check` sample, at its full load.
 
-use std::io::{BufRead, BufReader};
+mod instructions;
+
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Which run.
+use crate::step::Step;
+
+/// One proof: its name, and what runs it.
+type Proof = (&'static str, Work);
+
+enum Work {
+    /// Steps through every instruction; the seed picks where a process is really killed.
+    Instructions,
+    /// Runs a test with the variables that make it long. Its own seeds are in what it prints.
+    Test(Step),
+}
+
+#[rustfmt::skip]
+const PROOFS: &[Proof] = &[
+    ("stores",          Work::Test(Step::run("stores", "cargo test --release -p shm-state --locked --features kill-points,planted-faults --test kill_points -- --nocapture")
+                            .with("ZPROC_SWEEP", "all"))),
+    ("instructions",    Work::Instructions),
+    ("linearizability", Work::Test(Step::run("linearizability", "cargo test --release --locked --features kill-points --test linearizability -- --nocapture")
+                            .with("ZPROC_LINEAR_ROUNDS", "1000000").with("ZPROC_LINEAR_SECONDS", "300"))),
+    ("limits",          Work::Test(Step::run("limits", "cargo test --release -p shm-state --locked --test limits_size --test limits_many -- --nocapture --test-threads=1"))),
+];
+
+/// Which proofs, with which seed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Picks the instructions at which a process is really killed.
+    names: Vec<String>,
     seed: u64,
 }
 
@@ -16,139 +38,80 @@ impl Options {
     /// Reads the options; an error names the one that makes no sense.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        match arguments {
-            [] => Ok(Self { seed: clock.as_secs() }),
-            [option, value] if option == "--seed" => {
+        let mut options = Self {
+            names: Vec::new(),
+            seed: clock.as_secs(),
+        };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            if argument == "--seed" {
+                let value = arguments.next().ok_or("--seed needs a number")?;
                 let seed = value.parse();
-                let seed = seed.map_err(|_| format!("--seed needs a number, got '{value}'"))?;
-                Ok(Self { seed })
+                options.seed = seed.map_err(|_| format!("--seed needs a number, got '{value}'"))?;
+            } else if PROOFS.iter().any(|(name, _)| name == argument) {
+                options.names.push(argument.clone());
+            } else {
+                let names: Vec<&str> = PROOFS.iter().map(|(name, _)| *name).collect();
+                return Err(format!("there is no proof '{argument}', only {}", names.join(", ")));
             }
-            [option] if option == "--seed" => Err("--seed needs a number".into()),
-            [unknown, ..] => Err(format!("prove has no option '{unknown}'")),
         }
+        Ok(options)
     }
 }
 
-/// What the test says of one operation: its counts, in the order of [`COLUMNS`], and its seconds.
-#[derive(Debug, PartialEq)]
-struct Row {
-    name: String,
-    counts: [u64; COLUMNS.len()],
-    seconds: f64,
-}
-
-const COLUMNS: [&str; 6] = ["instructions", "changed", "reader checks", "recoveries", "kills", "bad"];
-
-impl Row {
-    /// Reads `stepped NAME: N instructions, N changed memory, …, X s`.
-    fn parse(line: &str) -> Option<Self> {
-        let (_, text) = line.split_once("stepped ")?;
-        let (name, fields) = text.split_once(": ")?;
-        let mut fields = fields.split(", ").map(|field| field.split(' ').next().unwrap_or(""));
-        let mut counts = [0; COLUMNS.len()];
-        for count in &mut counts {
-            *count = fields.next()?.parse().ok()?;
-        }
-        Some(Self {
-            name: name.to_owned(),
-            counts,
-            seconds: fields.next()?.parse().ok()?,
-        })
-    }
-}
-
-/// Runs all; the error says how to repeat it.
+/// Runs the proofs that are named, or all of them; all are run even if one fails.
 pub fn run(options: &Options, root: &Path) -> Result<(), String> {
-    let seed = options.seed;
-    println!("==> prove: every instruction, seed {seed}");
-    let start = Instant::now();
-    let (rows, result) = step_all(seed, root)?;
-    print!("\n{}", table(&rows, start.elapsed()));
-    result.map_err(|error| format!("prove FAILED: {error}; repeat it: cargo xtask prove --seed {seed}"))?;
-    if rows.is_empty() {
-        return Err("prove did not step through anything; does this system allow ptrace?".into());
+    let is_chosen = |name: &str| options.names.is_empty() || options.names.iter().any(|chosen| chosen == name);
+    let mut summary = String::new();
+    let mut failed = Vec::new();
+    for (name, work) in PROOFS.iter().filter(|(name, _)| is_chosen(name)) {
+        println!("\n==> prove {name} (seed {})", options.seed);
+        let start = Instant::now();
+        let result = match work {
+            Work::Instructions => instructions::run(options.seed, root),
+            Work::Test(step) => step.finish(root),
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let end = match result {
+            Ok(()) => "held".to_owned(),
+            Err(error) => {
+                failed.push(*name);
+                format!("FAILED: {error}")
+            }
+        };
+        println!("<== prove {name}: {end}");
+        summary += &format!("{seconds:>8.1} s  {name}: {end}\n");
     }
-    Ok(())
-}
-
-/// Runs the test `every_instruction`, showing what it prints, and collects its rows.
-fn step_all(seed: u64, root: &Path) -> Result<(Vec<Row>, Result<(), String>), String> {
-    let mut child = Command::new("cargo")
-        .args(["test", "--release", "-p", "shm-state", "--locked"])
-        .args(["--test", "every_instruction", "--", "--nocapture", "--test-threads=2"])
-        .env("ZPROC_STEP", "all")
-        .env("ZPROC_STEP_SEED", seed.to_string())
-        .current_dir(root)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
-    let mut rows = Vec::new();
-    let output = child.stdout.take().ok_or("cargo has no output")?;
-    for line in BufReader::new(output).lines() {
-        let line = line.map_err(|error| format!("reading what the test says: {error}"))?;
-        println!("{line}");
-        rows.extend(Row::parse(&line));
-    }
-    let status = child.wait().map_err(|error| format!("waiting for cargo: {error}"))?;
-    let result = if status.success() {
+    print!("\n{summary}");
+    if failed.is_empty() {
         Ok(())
     } else {
-        Err(status.to_string())
-    };
-    Ok((rows, result))
-}
-
-/// The rows, and their sums.
-fn table(rows: &[Row], time: Duration) -> String {
-    let sums = Row {
-        name: "all".into(),
-        counts: std::array::from_fn(|column| rows.iter().map(|row| row.counts[column]).sum()),
-        seconds: time.as_secs_f64(),
-    };
-    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max(9);
-    let heads = COLUMNS.iter().map(|head| format!(" {head:>13}")).collect::<String>();
-    let mut text = format!("{:width$}{heads} {:>9}\n", "operation", "seconds");
-    for row in rows.iter().chain([&sums]) {
-        let counts = row
-            .counts
-            .iter()
-            .map(|count| format!(" {count:>13}"))
-            .collect::<String>();
-        text += &format!("{:width$}{counts} {:>9.1}\n", row.name, row.seconds);
+        Err(format!(
+            "not proved: {}; repeat it: cargo xtask prove {} --seed {}",
+            failed.join(", "),
+            failed.join(" "),
+            options.seed
+        ))
     }
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LINE: &str = "test x ... stepped put in place: 7 instructions, 6 changed memory, 5 looks, 4 recoveries, 3 kills, 0 bad, 1.5 s";
-
-    #[test]
-    fn a_row_is_read_wherever_it_begins() {
-        let row = Row::parse(LINE).unwrap();
-        assert_eq!((row.name.as_str(), row.counts), ("put in place", [7, 6, 5, 4, 3, 0]));
-        assert_eq!(row.seconds.to_string(), "1.5");
-        assert_eq!(Row::parse("NOT STEPPED put: no"), None);
-        assert_eq!(Row::parse("stepped put: many instructions"), None);
+    fn parse(line: &str) -> Result<Options, String> {
+        Options::parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>())
     }
 
     #[test]
-    fn the_table_ends_with_sums() {
-        let rows = [Row::parse(LINE).unwrap(), Row::parse(LINE).unwrap()];
-        let text = table(&rows, Duration::from_secs(2));
-        let last: Vec<&str> = text.lines().last().unwrap().split_whitespace().collect();
-        assert_eq!(last, ["all", "14", "12", "10", "8", "6", "0", "2.0"]);
-    }
-
-    #[test]
-    fn only_a_seed_can_be_given() {
-        let parse = |line: &str| Options::parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>());
-        assert_eq!(parse("--seed 5"), Ok(Options { seed: 5 }));
+    fn proofs_are_chosen_by_name() {
+        let expected = Options {
+            names: vec!["limits".into(), "stores".into()],
+            seed: 5,
+        };
+        assert_eq!(parse("limits --seed 5 stores"), Ok(expected));
         assert!(parse("--seed").unwrap_err().contains("--seed"));
         assert!(parse("--seed x").unwrap_err().contains("'x'"));
-        assert!(parse("--fast").unwrap_err().contains("--fast"));
+        assert!(parse("everything").unwrap_err().contains("stores"));
     }
 }

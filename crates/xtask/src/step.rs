@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub struct Step {
     name: &'static str,
     action: Action,
-    environment: Option<(&'static str, &'static str)>,
+    environment: [Option<(&'static str, &'static str)>; 2],
     need: Option<Need>,
 }
 
@@ -41,7 +41,7 @@ impl Step {
         Self {
             name,
             action: Action::Run(command),
-            environment: None,
+            environment: [None; 2],
             need: None,
         }
     }
@@ -51,14 +51,16 @@ impl Step {
         Self {
             name,
             action: Action::Inspect(inspect),
-            environment: None,
+            environment: [None; 2],
             need: None,
         }
     }
 
-    /// Sets a variable in the environment of the step's program.
+    /// Sets a variable in the environment of the step's program; two at most.
     pub const fn with(mut self, variable: &'static str, value: &'static str) -> Self {
-        self.environment = Some((variable, value));
+        assert!(self.environment[1].is_none(), "a step has two variables at most");
+        let free = self.environment[0].is_some() as usize;
+        self.environment[free] = Some((variable, value));
         self
     }
 
@@ -70,10 +72,22 @@ impl Step {
 
     /// What the step does, as it is printed.
     fn describe(&self) -> String {
-        match (&self.action, self.environment) {
-            (Action::Run(command), Some((variable, value))) => format!("{variable}='{value}' {command}"),
-            (Action::Run(command), None) => (*command).to_owned(),
-            (Action::Inspect(_), _) => "look at the files".to_owned(),
+        match &self.action {
+            Action::Run(command) => {
+                let variables = self.environment.iter().flatten();
+                let variables = variables.map(|(variable, value)| format!("{variable}='{value}' "));
+                variables.collect::<String>() + command
+            }
+            Action::Inspect(_) => "look at the files".to_owned(),
+        }
+    }
+
+    /// Performs the step in the directory `root`, which is an error too when what it needs is missing.
+    pub fn finish(&self, root: &Path) -> Result<(), String> {
+        println!("{}", self.describe());
+        match self.perform(root)? {
+            Outcome::Passed(_) => Ok(()),
+            Outcome::Skipped(reason) => Err(reason),
         }
     }
 
@@ -90,7 +104,7 @@ impl Step {
                 let mut command = Command::new(words.next().ok_or("the step names no program")?);
                 command
                     .args(words)
-                    .envs(self.environment)
+                    .envs(self.environment.iter().flatten().copied())
                     .current_dir(root)
                     .stdin(Stdio::null());
                 finish(&mut command)?;
