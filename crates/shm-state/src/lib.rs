@@ -32,6 +32,8 @@ mod key;
 mod layout;
 mod lock;
 mod log;
+#[cfg(all(loom, test))]
+mod models;
 mod namespace;
 mod overwrite;
 mod participant;

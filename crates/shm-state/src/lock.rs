@@ -27,6 +27,7 @@
 //! Unsupported: threads made by a raw `clone(CLONE_THREAD)`, vfork children, and signal handlers that lock.
 
 mod contend;
+mod gate;
 mod thread;
 pub(crate) mod word;
 
@@ -41,8 +42,11 @@ use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::sys::{fork, process};
 use contend::Contender;
+pub(crate) use gate::Gate;
 use thread::Thread;
-pub(crate) use thread::{Gate, MOST_HELD, forget_in_children};
+#[cfg(all(loom, test))]
+pub(crate) use thread::renew_modelled;
+pub(crate) use thread::{MOST_HELD, forget_in_children};
 use word::{LockState, Owner, Released};
 
 /// Sleepers that an unlock wakes first.
@@ -109,6 +113,12 @@ impl LockError {
 }
 
 impl WriterLock {
+    /// The words that decide something, for the models.
+    #[cfg(all(loom, test))]
+    pub(crate) fn words(&self) -> (&Word64, &Word64) {
+        (&self.word, &self.starving)
+    }
+
     /// How many owners died inside so far.
     pub(crate) fn takeovers(&self) -> u64 {
         self.takeovers.load(Ordering::Relaxed)

@@ -6,7 +6,7 @@
 //! slot before `seq` has reached it, so a writer that dies there leaves nothing to undo; the next one writes the same
 //! slot again. The slot of `t` was that of `t − ring`; a writer raises the floor past it first.
 //!
-//! **Reader**: slot.seq, the fields, fence, floor and slot.seq again. More than two changes lie in a block that is
+//! **Reader**: slot.seq, the fields, fence, slot.seq again, and the floor last of all. More than two changes lie in a block that is
 //! retired by the very commit, so the same check covers it.
 
 use crate::arena::Mapping;
@@ -162,12 +162,17 @@ pub fn read(space: &Space, seq: u64, record: &mut Record) -> Found {
         return Found::Gone;
     };
     let slot = space.log_slot(seq);
-    let complete = slot.seq.load(Ordering::Acquire) == seq && read_fields(space, slot, record);
-    // A commit is readable while floor < seq, that is: while the snapshot before it is.
+    // Acquire, and the fence: pair with the Release of the slot's number, and with the fence behind its zero.
+    let complete = slot.seq.load(Ordering::Acquire) == seq && read_fields(space, slot, record) && {
+        Word64::fence(Ordering::Acquire);
+        slot.seq.load(Ordering::Relaxed) == seq
+    };
+    // A commit is readable while floor < seq, that is: while the snapshot before it is. The floor comes last: a slot that
+    // was taken for another commit after a look at the floor would be mistaken for a damaged one.
     if !still_valid(&space.control().reader.floor, before) {
         return Found::Gone;
     }
-    if complete && slot.seq.load(Ordering::Relaxed) == seq {
+    if complete {
         record.seq = seq;
         return Found::Record;
     }

@@ -113,6 +113,12 @@ impl Namespace {
         }
     }
 
+    /// What the models make their own of.
+    #[cfg(all(loom, test))]
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
     /// Another identity for the same dict.
     pub fn fork(&self) -> Result<Self> {
         self.space.check_fork()?;

@@ -134,7 +134,7 @@ pub(crate) struct Attachment {
     /// Differs between all attachments of this process; never 0.
     key: u64,
     epoch: u64,
-    gate: &'static Gate,
+    gate: Gate,
     /// Asks for the bytes of others; holds none.
     lock_file: OwnedFd,
     /// Which file that is.
@@ -191,7 +191,7 @@ impl Attachment {
             identity,
             key: next_key(),
             epoch,
-            gate: Gate::leak(),
+            gate: Gate::open(),
             lock_file_is: file::identity(&lock_file).map_err(failed("fstat of its lock file"))?,
             lock_file,
             _claim: claims.tie(),
@@ -247,7 +247,7 @@ impl Attachment {
     }
 
     #[inline(always)]
-    pub(crate) fn gate(&self) -> &'static Gate {
+    pub(crate) fn gate(&self) -> Gate {
         self.gate
     }
 

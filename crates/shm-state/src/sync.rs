@@ -2,11 +2,14 @@
 //!
 //! The lock, the events, the pins and the publication of a commit are written against the trait [`Word`], not
 //! against `std::sync::atomic`. Production code instantiates them with [`Word32`] and [`Word64`], which live in
-//! the arena; a model checker can instantiate the very same functions with its own words.
+//! the arena. Builds for the models (`models`) put words under them whose interleavings and weak orderings are searched.
 //!
 //! Every store to the arena goes through this module, so a test build (feature `kill-points`) can stop the
 //! process before each one of them: see [`kill_point`].
 
+#[cfg(all(loom, test))]
+use crate::models::atomic::{self, AtomicU32, AtomicU64};
+#[cfg(not(all(loom, test)))]
 use std::sync::atomic::{self, AtomicU32, AtomicU64};
 
 pub use std::sync::atomic::Ordering;
@@ -80,7 +83,7 @@ macro_rules! word {
             }
 
             /// The address that the kernel sleeps on: the low 32 bits of the word on a little-endian machine.
-            pub fn futex(&self) -> *const AtomicU32 {
+            pub fn futex(&self) -> *const std::sync::atomic::AtomicU32 {
                 std::ptr::from_ref(&self.0).cast()
             }
         }
@@ -131,7 +134,8 @@ macro_rules! word {
             fn fence_after_unlock() {
                 // On x86-64 every locked instruction is a full barrier already, so only the compiler is to be held.
                 // (Intel SDM vol. 3A, 10.2.3.9: "Loads and stores are not reordered with locked instructions".)
-                if cfg!(target_arch = "x86_64") {
+                // Models look at the portable way.
+                if cfg!(all(target_arch = "x86_64", not(all(loom, test)))) {
                     atomic::compiler_fence(Ordering::SeqCst);
                 } else {
                     atomic::fence(Ordering::SeqCst);
@@ -151,9 +155,12 @@ word!(Word32, AtomicU32, u32);
 word!(Word64, AtomicU64, u64);
 
 /// Called before each store to the arena. Does nothing unless the crate is built with `kill-points`.
-#[cfg(not(feature = "kill-points"))]
+#[cfg(not(any(feature = "kill-points", all(loom, test))))]
 #[inline(always)]
 pub fn kill_point() {}
+
+#[cfg(all(loom, test))]
+pub use crate::models::kill_point;
 
 /// Whether a test wants the backstops out of the way: see `without_backstops`.
 #[cfg(not(feature = "kill-points"))]
@@ -161,8 +168,10 @@ pub const fn has_backstops() -> bool {
     true
 }
 
+#[cfg(all(feature = "kill-points", not(all(loom, test))))]
+pub use counting::kill_point;
 #[cfg(feature = "kill-points")]
-pub use counting::{has_backstops, kill_at, kill_point, kill_points_passed, stop_at, without_backstops};
+pub use counting::{has_backstops, kill_at, kill_points_passed, stop_at, without_backstops};
 
 #[cfg(feature = "kill-points")]
 mod counting {

@@ -7,9 +7,9 @@ use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::WriterLock;
+use super::gate::Gate;
 use super::word::{self, Owner};
 use crate::sync::{ANY, Word};
 use crate::sys::robust::{Pending, Robust};
@@ -20,47 +20,11 @@ pub(crate) const MOST_HELD: usize = 8;
 /// How many attachments a thread remembers its name in. More than that work, with a new nonce at each return.
 const REMEMBERED: usize = 8;
 
-/// Stands between a thread that ends and the unmapping of locks that it still holds (forgotten guards).
-///
-/// One per attachment, never freed: a thread may look at it long after the attachment has gone.
-pub(crate) struct Gate(AtomicU32);
-
-const CLOSED: u32 = 1 << 31;
-
-impl Gate {
-    /// An open gate, 4 bytes that stay allocated for the rest of the process.
-    pub(crate) fn leak() -> &'static Self {
-        Box::leak(Box::new(Self(AtomicU32::new(0))))
-    }
-
-    /// From here on nobody goes in; returns when the last one is out. Locks may be unmapped afterwards.
-    pub(crate) fn close(&self) {
-        // AcqRel pairs with `enter` and the Release in `leave`: accesses inside come before the unmapping.
-        self.0.fetch_or(CLOSED, Ordering::AcqRel);
-        while self.0.load(Ordering::Acquire) != CLOSED {
-            std::thread::yield_now();
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire) & CLOSED != 0
-    }
-
-    /// Runs `inside` while the attachment's locks are certainly mapped, or not at all.
-    fn pass(&self, inside: impl FnOnce()) {
-        if self.0.fetch_add(1, Ordering::Acquire) & CLOSED == 0 {
-            inside();
-        }
-        // Release pairs with the Acquire in `close`.
-        self.0.fetch_sub(1, Ordering::Release);
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Held {
     lock: *const WriterLock,
     owner: u64,
-    gate: Option<&'static Gate>,
+    gate: Option<Gate>,
 }
 
 const NOTHING: Held = Held {
@@ -83,16 +47,7 @@ pub(super) struct Thread {
 }
 
 thread_local! {
-    static THREAD: Thread = const {
-        Thread {
-            epoch: Cell::new(0),
-            robust: Cell::new(None),
-            names: [const { Cell::new((0, 0)) }; REMEMBERED],
-            depth: Cell::new(0),
-            held: [const { Cell::new(NOTHING) }; MOST_HELD],
-            in_fork: Cell::new(Pending::NONE),
-        }
-    };
+    static THREAD: Thread = const { Thread::new() };
     /// Has a destructor; the state itself has none, so that it can be used from other destructors.
     static EXIT: Exit = const { Exit };
 }
@@ -108,6 +63,10 @@ impl Drop for Exit {
 /// Runs `f` on the calling thread's state.
 #[inline(always)]
 pub(super) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
+    #[cfg(all(loom, test))]
+    if let Some(thread) = crate::models::system::thread_index() {
+        return MODELLED.with(|threads| f(&threads[thread]));
+    }
     // Only the address is taken inside `LocalKey::with`, which is not always inlined with a large closure.
     let thread = THREAD.with(ptr::from_ref);
     // SAFETY: the state has no destructor, so it lives as long as the thread, which is running `f`; it is not Sync,
@@ -143,7 +102,29 @@ pub(crate) fn forget_in_children() -> io::Result<()> {
     result
 }
 
+/// The states of the threads of a model, which share one system thread. New ones for each execution.
+#[cfg(all(loom, test))]
+pub(crate) fn renew_modelled() {
+    MODELLED.with(|threads| threads.iter().for_each(Thread::forget));
+}
+
+#[cfg(all(loom, test))]
+thread_local! {
+    static MODELLED: [Thread; crate::models::THREADS] = const { [const { Thread::new() }; crate::models::THREADS] };
+}
+
 impl Thread {
+    const fn new() -> Self {
+        Self {
+            epoch: Cell::new(0),
+            robust: Cell::new(None),
+            names: [const { Cell::new((0, 0)) }; REMEMBERED],
+            depth: Cell::new(0),
+            held: [const { Cell::new(NOTHING) }; MOST_HELD],
+            in_fork: Cell::new(Pending::NONE),
+        }
+    }
+
     /// This thread's name in the attachment, if it has one and is not a forked copy.
     #[inline(always)]
     pub(super) fn name(&self, attachment: u64) -> Option<Owner> {
@@ -232,7 +213,7 @@ impl Thread {
     }
 
     #[inline(always)]
-    pub(super) fn push(&self, lock: &WriterLock, owner: Owner, gate: &'static Gate) {
+    pub(super) fn push(&self, lock: &WriterLock, owner: Owner, gate: Gate) {
         let depth = self.depth.get();
         if let Some(place) = self.held.get(depth) {
             place.set(Held {

@@ -18,6 +18,10 @@ const POLL: Duration = Duration::from_millis(10);
 ///
 /// A word at an unmapped address reports [`Wait::Changed`].
 pub fn wait(address: *const AtomicU32, expected: u32, bits: u32, deadline: Deadline) -> Wait {
+    #[cfg(all(loom, test))]
+    if let Some(ended) = crate::models::system::wait(&[(address.addr(), expected, bits)], deadline) {
+        return ended;
+    }
     let timeout = deadline.timespec();
     let timeout_pointer = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the kernel reads the word with its own checked access and reads the timeout, which outlives the
@@ -38,6 +42,10 @@ pub fn wait(address: *const AtomicU32, expected: u32, bits: u32, deadline: Deadl
 
 /// Wakes at most `count` sleepers whose bits share one with `bits`; returns how many.
 pub fn wake(address: *const AtomicU32, count: u32, bits: u32) -> u32 {
+    #[cfg(all(loom, test))]
+    if let Some(woken) = crate::models::system::wake(address.addr(), count, bits) {
+        return woken;
+    }
     let count = i32::try_from(count).unwrap_or(i32::MAX);
     // SAFETY: waking only uses the address as a key; a wrong one is an error, not undefined behaviour.
     let woken = unsafe {
@@ -61,6 +69,13 @@ pub fn wake(address: *const AtomicU32, count: u32, bits: u32) -> u32 {
 pub fn wait_any(words: &[(*const AtomicU32, u32)], deadline: Deadline) -> Wait {
     if let [(address, expected)] = words {
         return wait(*address, *expected, crate::sync::ANY, deadline);
+    }
+    #[cfg(all(loom, test))]
+    {
+        let list: Vec<_> = words.iter().map(|(at, value)| (at.addr(), *value, u32::MAX)).collect();
+        if let Some(ended) = crate::models::system::wait(&list, deadline) {
+            return ended;
+        }
     }
     let mut list = [const { Waiter::EMPTY }; MOST_WORDS];
     for (waiter, (address, expected)) in list.iter_mut().zip(words) {

@@ -50,6 +50,10 @@ pub fn pid() -> u32 {
 
 /// The calling thread's id, without a system call, and right after a fork too.
 pub fn tid() -> u32 {
+    #[cfg(all(loom, test))]
+    if let Some(tid) = crate::models::system::tid() {
+        return tid;
+    }
     thread_local! {
         static CACHE: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
     }
@@ -134,6 +138,10 @@ pub fn state(pid: u32, recorded: u64) -> Process {
 /// Says nothing about a process `pid` other than the one meant: check its [`state`] first. (If that process ended
 /// in between, the answer is still right: its threads ended too.)
 pub fn thread_is_gone(pid: u32, tid: u32) -> bool {
+    #[cfg(all(loom, test))]
+    if let Some(gone) = crate::models::system::is_gone(tid) {
+        return gone;
+    }
     // SAFETY: signal 0 is not delivered; the call takes three integers.
     let result = check(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) });
     if let Err(error) = result {

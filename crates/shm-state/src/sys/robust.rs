@@ -72,6 +72,10 @@ impl Robust {
     /// From here on the kernel marks `word` if it holds this thread's TID when the thread ends.
     #[inline(always)]
     pub fn arm(self, word: *const AtomicU32) {
+        #[cfg(all(loom, test))]
+        if crate::models::system::arm(word.addr()) {
+            return;
+        }
         let entry = word.addr().wrapping_add_signed(self.offset.wrapping_neg());
         // SAFETY: the field belongs to the calling thread (see the type) and is a plain word; volatile, because
         // the kernel reads it behind the compiler's back.
@@ -99,6 +103,10 @@ impl Robust {
     /// The kernel marks nothing when this thread ends.
     #[inline(always)]
     pub fn clear(self) {
+        #[cfg(all(loom, test))]
+        if crate::models::system::arm(0) {
+            return;
+        }
         compiler_fence(Ordering::SeqCst);
         // SAFETY: as in `arm`.
         unsafe { self.pending.as_ptr().write_volatile(0) };

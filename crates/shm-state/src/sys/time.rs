@@ -46,6 +46,12 @@ impl Deadline {
         }
     }
 
+    /// The instant, in nanoseconds of the clock.
+    #[cfg(all(loom, test))]
+    pub fn ns(self) -> u64 {
+        self.0
+    }
+
     /// The time left, zero when it has passed; `None` means never.
     pub fn remaining(self) -> Option<Duration> {
         (self.0 != u64::MAX).then(|| Duration::from_nanos(self.0.saturating_sub(monotonic_ns())))
@@ -72,6 +78,10 @@ pub fn realtime_coarse_ns() -> u64 {
 
 #[inline]
 fn read(clock: ClockId) -> u64 {
+    #[cfg(all(loom, test))]
+    if let Some(now) = crate::models::system::now() {
+        return now;
+    }
     let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // Both clocks exist on every Linux, so the call cannot fail; 0 would only make deadlines later.
     // SAFETY: `at` is a timespec that the call may write.

@@ -1,0 +1,140 @@
+//! Events: a sleeper sleeps through no commit that it waits for, whoever of the others dies.
+//!
+//! Sleepers run `wait::wait`, which arms the event, looks at `seq` and sleeps; the writer runs a whole commit. Nobody may
+//! need the end of a slice, but for the sleepers of a writer that died.
+
+use std::sync::atomic::AtomicBool;
+
+use super::fixture::{Dict, key, set};
+use super::*;
+use crate::commit::event_of;
+use crate::event::SLICE;
+use crate::sync::Word;
+use crate::wait::{On, Strategy};
+use crate::{Deadline, Namespace};
+
+fn dict() -> Arc<Dict> {
+    Dict::new(2, |namespace| set(namespace, "a", 1))
+}
+
+/// Sleeps until commit `until` is there.
+fn sleeper(namespace: Namespace, until: u64) -> impl FnOnce() {
+    move || {
+        let hashes = [key("a").hash()];
+        let cancel = AtomicBool::new(false);
+        let check = |seq| Ok((seq >= until).then_some(seq));
+        let ended = namespace.wait(On::Keys(&hashes), Strategy::Block, Deadline::never(), &cancel, check);
+        let seq = ended.expect("no damage").expect("nobody cancels");
+        claim(seq >= until, || format!("woken at commit {seq}, not {until}"));
+    }
+}
+
+/// First the sleepers (threads 1 and up), then the writer, who commits so often.
+fn scene(dict: &Arc<Dict>, sleepers: usize, commits: u64) -> impl Fn() + Send + Sync + 'static {
+    let dict = Arc::clone(dict);
+    move || {
+        let space = dict.fresh();
+        let base = space.seq();
+        for n in 0..sleepers {
+            spawn(sleeper(
+                Namespace::new(Arc::clone(&space), 10 + n as u32),
+                base + commits,
+            ));
+        }
+        let writer = Namespace::new(Arc::clone(&space), 1);
+        spawn(move || (0..commits).for_each(|n| set(&writer, "a", 2 + n)));
+        join();
+        claim(jumps() == 0, || {
+            format!("a wake-up was lost: everybody slept {} times", jumps())
+        });
+        // What a dead sleeper left is cleared by the next commit, and costs nothing from then on.
+        let (event, _) = event_of(&space, key("a").hash());
+        let writer = Namespace::new(Arc::clone(&space), 1);
+        set(&writer, "a", 10);
+        let bumped = event.futex.load(Ordering::Relaxed);
+        set(&writer, "a", 11);
+        let idle = event.sleepers.load(Ordering::Relaxed) == 0 && event.futex.load(Ordering::Relaxed) == bumped;
+        claim(idle, || "a dead sleeper still costs wake-ups".into());
+    }
+}
+
+/// The writer is killed; if it has decided nothing, another one commits. The sleeper needs one slice at most.
+fn dying_writer(dict: &Arc<Dict>) -> impl Fn() + Send + Sync + 'static {
+    let dict = Arc::clone(dict);
+    move || {
+        let space = dict.fresh();
+        let base = space.seq();
+        let writer = Namespace::new(Arc::clone(&space), 1);
+        let of_next = Arc::clone(&space);
+        spawn(move || {
+            if survives(|| set(&writer, "a", 2)) {
+                return;
+            }
+            let marker = of_next.control().writer.marker.load(Ordering::Acquire);
+            if marker == base {
+                spawn(move || set(&Namespace::new(of_next, 2), "a", 3));
+            }
+        });
+        spawn(sleeper(Namespace::new(space, 10), base + 1));
+        join();
+        let slice = u64::try_from(SLICE.as_nanos()).expect("one second");
+        claim(jumps() <= 1 && longest_jump() <= slice, || {
+            format!("everybody slept {} times, for up to {} ns", jumps(), longest_jump())
+        });
+    }
+}
+
+#[test]
+fn no_wake_up_is_lost() {
+    let dict = dict();
+    let setup = Setup::default();
+    holds("sleeper and commit", &setup, scene(&dict, 1, 1));
+    holds("sleeper and two commits", &setup, scene(&dict, 1, 2));
+    holds("two sleepers and a commit", &setup, scene(&dict, 2, 1));
+}
+
+#[test]
+fn a_dead_sleeper_costs_the_others_nothing() {
+    let dict = dict();
+    holds_at_each_death(
+        "two sleepers and a commit",
+        &Setup::default(),
+        1,
+        true,
+        scene(&dict, 2, 1),
+    );
+}
+
+#[test]
+fn a_dead_writers_commit_is_found_after_a_slice() {
+    let dict = dict();
+    holds_at_each_death("writer and sleeper", &Setup::default(), 1, true, dying_writer(&dict));
+}
+
+#[test]
+fn weaker_events_are_found() {
+    let dict = dict();
+    let setup = Setup::default();
+    let space = dict.space();
+    let futex = at(&event_of(space, key("a").hash()).0.futex);
+    let seq = at(&space.control().reader.seq);
+    finds("nobody is woken", &setup, &[Fault::NoWake], scene(&dict, 1, 1));
+    finds(
+        "the futex is not bumped",
+        &setup,
+        &[Fault::NoStore(futex, None)],
+        scene(&dict, 1, 1),
+    );
+    finds(
+        "no fence of the writer",
+        &setup,
+        &[Fault::NoFence(Ordering::SeqCst, 2)],
+        scene(&dict, 1, 1),
+    );
+    // Each of the two would do.
+    let sleepers = [
+        Fault::NoFence(Ordering::SeqCst, 1),
+        Fault::Relaxed(Kind::Load, Ordering::SeqCst, seq),
+    ];
+    finds("no order of the sleeper", &setup, &sleepers, scene(&dict, 1, 1));
+}
