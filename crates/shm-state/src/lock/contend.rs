@@ -18,7 +18,8 @@
 //! the lock sets it again. A thread that stands back wakes the starving one first; it itself is woken by the
 //! unlock of that one, if it is asleep by then. If the starving one came and went between its look at the name and
 //! its sleep, it finds the word free as it was and sleeps on until it has stood back for 4 ms. Where a death breaks
-//! this chain, the kernel wakes one sleeper of a free word, and every sleep is a slice.
+//! this chain, the kernel wakes one sleeper of a free word, and every sleep is a slice. It takes a slice if an owner
+//! dies between its unlock and its wake, and a thread that never slept takes the lock before the kernel looks.
 
 use std::time::Duration;
 

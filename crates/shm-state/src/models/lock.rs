@@ -10,7 +10,7 @@ use crate::space::Space;
 use crate::sync::{Word, Word64};
 use crate::sys::time::Deadline;
 
-/// How long others stand back for a waiter that is next (`contend::PATIENCE`).
+/// How long others stand back for a waiter that is next, and how long a first sleep is (`contend::PATIENCE`).
 const PATIENCE_NS: u64 = 4_000_000;
 
 struct Guarded {
@@ -96,25 +96,25 @@ fn there_is_one_owner_and_everybody_gets_in() {
     );
 }
 
+/// With one waiter nobody sleeps in vain. With two there is one way to: the owner unlocks and dies before it wakes the
+/// first, and the second, who never slept and so tells nobody of sleepers, has the lock when the kernel looks.
 #[test]
-fn a_dead_owners_lock_is_handed_on_at_once() {
+fn a_dead_owners_lock_is_handed_on() {
     let guarded = Guarded::new();
     let setup = Setup::default();
-    let allowed = |unfinished| Allowed { unfinished, ..NOTHING };
-    holds_at_each_death(
-        "lock, 2 and 1 visits",
-        &setup,
-        1,
-        true,
-        visitors(&guarded, &[2, 1], allowed(2)),
-    );
-    holds_at_each_death(
-        "lock, 1, 1 and 1 visits",
-        &setup,
-        1,
-        true,
-        visitors(&guarded, &[1, 1, 1], allowed(1)),
-    );
+    let one = Allowed {
+        unfinished: 2,
+        ..NOTHING
+    };
+    let two = Allowed {
+        jumps: 1,
+        longest: PATIENCE_NS,
+        unfinished: 1,
+    };
+    let visits = visitors(&guarded, &[2, 1], one);
+    holds_at_each_death("lock, 2 and 1 visits", &setup, 1, true, visits);
+    let visits = visitors(&guarded, &[1, 1, 1], two);
+    holds_at_each_death("lock, 1, 1 and 1 visits", &setup, 1, true, visits);
 }
 
 /// Waiters then prove the death, and race for the lock with each other.
