@@ -1,170 +1,98 @@
-//! Corrupt bytes: an error, or a wrong value, but never a panic, a crash or an endless loop.
+//! Corrupt bytes: an error, or a wrong value, but never a panic, a crash, an endless loop, or memory by the gigabyte.
+//!
+//! `damage/layout.rs` names every word of a healthy arena, `damage/mutate.rs` draws damage in these names, `damage/rounds.rs`
+//! has processes meet it, in which `damage/exercise.rs` does everything that the engine can do. What ever did harm is in
+//! `corpus/damage`, with its story. ZPROC_DAMAGE_ROUNDS and ZPROC_DAMAGE_SEED make the search longer, or repeat it.
 
 mod common;
+#[path = "damage/exercise.rs"]
+mod exercise;
+#[path = "damage/images.rs"]
+mod images;
+#[path = "damage/layout.rs"]
+mod layout;
+#[path = "damage/live.rs"]
+mod live;
+#[path = "damage/mutate.rs"]
+mod mutate;
+#[path = "damage/rounds.rs"]
+mod rounds;
+#[path = "damage/truncated.rs"]
+mod truncated;
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use common::model::{self, Change, put, remove};
-use common::{Random, key, number_from_env};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use shm_state::{Arena, ArenaOptions, Deadline, Error, Filter, History, On, Result, Strategy};
+use common::number_from_env;
+use common::process::Role;
+use rounds::Subject;
 
-const CAPACITY: u64 = 1 << 20;
+const SUBJECT: Subject = Subject {
+    names: &images::NAMES,
+    image: images::image,
+    run: exercise::run,
+};
 
-/// The bytes of an arena with a bit of everything in it.
-fn image() -> Vec<u8> {
-    let history = History {
-        count: 8,
-        bytes: 1 << 20,
-    };
-    let arena = Arena::anonymous(&ArenaOptions {
-        capacity: CAPACITY,
-        history,
-    })
-    .unwrap();
-    let namespace = arena.namespace("n").unwrap();
-    let commit = |changes: &[Change]| {
-        model::commit(&namespace, changes, Deadline::never()).unwrap();
-    };
-    for number in 0..40 {
-        commit(&[put(format!("key {number}"), number % 20)]);
+#[test]
+fn child() {
+    let Some(role) = Role::of_this_process() else { return };
+    match role.name.as_str() {
+        "live" => live::play(&role),
+        _ => SUBJECT.play(&role),
     }
-    commit(&(0..20).map(|n| put(format!("key {n}"), n)).collect::<Vec<_>>());
-    for number in 10..20 {
-        commit(&[
-            remove(format!("key {number}")),
-            put(format!("a longer key than fits into a line {number}"), 70),
-        ]);
-    }
-    let mut image = vec![0; arena.stats().unwrap().committed as usize];
-    File::from(arena.fd().unwrap().try_clone_to_owned().unwrap())
-        .read_exact_at(&mut image, 0)
-        .unwrap();
-    image
 }
 
-/// Changes some words in the way that a stray write would.
-fn damage(image: &mut [u8], used: &[usize], random: &mut Random) {
-    for _ in 0..=random.below(4) {
-        let at = used[random.below(used.len() as u64) as usize];
-        let word: &mut [u8; 8] = (&mut image[at..at + 8]).try_into().unwrap();
-        let old = u64::from_le_bytes(*word);
-        let new = match random.below(6) {
-            0 => old ^ 1 << random.below(64),
-            1 => random.next(),
-            2 => u64::MAX,
-            3 => old.wrapping_add(1),
-            4 => old & 0xffff_ffff | random.next() << 32,
-            _ => 0,
-        };
-        *word = new.to_le_bytes();
-    }
+/// Readers, a writer and a watcher at work, while another process damages what they work on, and mends it, and damages it.
+#[test]
+fn damage_under_the_hands_of_four_processes_ends_none_of_them() {
+    let seconds = number_from_env("ZPROC_DAMAGE_LIVE").unwrap_or(4);
+    let seed = number_from_env("ZPROC_DAMAGE_SEED").unwrap_or(u64::from(std::process::id()) << 32);
+    live::run(seed, seconds);
 }
 
 #[test]
 fn damage_is_an_error_and_never_a_crash_or_an_endless_loop() {
-    // SAFETY: a plain request to the kernel: SIGALRM, which nobody handles, ends this test if it hangs.
-    unsafe { libc::alarm(300) };
-    let image = image();
-    // Behind the superblock, which has a checksum; and not the locks and slots of processes at the head.
-    let used: Vec<usize> = (164 * 1024..image.len() - 8)
-        .step_by(8)
-        .filter(|at| image[*at..at + 8] != [0; 8])
-        .collect();
-    let rounds = number_from_env("ZPROC_DAMAGE_ROUNDS").unwrap_or(3000);
-    let seed = number_from_env("ZPROC_DAMAGE_SEED").unwrap_or(u64::from(std::process::id()));
-    let mut noticed = 0;
-    for round in 0..rounds {
-        let mut damaged = image.clone();
-        let mut random = Random::new(seed.wrapping_add(round));
-        damage(&mut damaged, &used, &mut random);
-        let again = format!("ZPROC_DAMAGE_SEED={} ZPROC_DAMAGE_ROUNDS=1", seed.wrapping_add(round));
-        let result = std::panic::catch_unwind(|| use_all_of(&damaged));
-        let problems = result.unwrap_or_else(|_| panic!("panicked: {again}"));
-        noticed += u64::from(problems > 0);
-    }
+    let rounds = number_from_env("ZPROC_DAMAGE_ROUNDS").unwrap_or(400);
+    let seed = number_from_env("ZPROC_DAMAGE_SEED").unwrap_or(u64::from(std::process::id()) << 32);
+    let noticed = SUBJECT.rounds(seed, rounds);
     assert!(
-        noticed * 10 > rounds || rounds < 100,
+        noticed * 4 > rounds || rounds < 100,
         "only {noticed} of {rounds} were noticed, ZPROC_DAMAGE_SEED={seed}"
     );
 }
 
-/// Opens an arena of these bytes and does everything with it. Returns how many errors there were.
-fn use_all_of(image: &[u8]) -> usize {
-    let file = File::from(memfd_create("image", MFdFlags::MFD_CLOEXEC).unwrap());
-    file.set_len(CAPACITY).unwrap();
-    file.write_all_at(image, 0).unwrap();
-    let mut errors = Vec::new();
-    if let Err(error) = use_arena(file, &mut errors) {
-        errors.push(error);
-    }
-    for error in &errors {
-        assert!(!error.to_string().is_empty());
-    }
-    errors.len()
+#[test]
+fn what_did_harm_once_does_none() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/damage");
+    assert!(SUBJECT.replay_all(&corpus) >= 10);
 }
 
-fn use_arena(file: File, errors: &mut Vec<Error>) -> Result<()> {
-    let arena = Arena::from_fd(file.into())?;
-    let namespace = arena.namespace("n")?;
-    let mut note = |result: Result<()>| errors.extend(result.err());
-    let soon = || Deadline::after(Duration::from_millis(10));
-    for number in 0..25 {
-        note(namespace.get(&key(&format!("key {number}"))).map(drop));
-        let place = namespace.place(&key(&format!("key {number}")));
-        note(place.map(|place| {
-            place.map(|place| place.peek(|_, _| ()));
-        }));
+/// The second definition of the layout agrees with the engine's: it finds each structure, and each key in its place.
+#[test]
+fn the_fuzzer_knows_the_layout() {
+    let image = images::image("roomy");
+    let groups: BTreeSet<&str> = image.fields.iter().map(|field| field.group.as_str()).collect();
+    let expected = "
+        arena.committed arena.lock.word arena.namespaces chunk control.bump control.dense control.floor control.marker
+        control.record control.recyclable control.reserve control.root control.seatsnext control.seq class dense.capacity
+        dense.entry dense.inserted dense.len dense.link directory entry.hash entry.link entry.newest entry.v0.birth
+        entry.v0.len entry.v0.older entry.v1.older event free.link free.retired head.magic lock.starving lock.word
+        log.change log.counts log.list log.list.link log.seq participant.pid record.offset record.value reserve.link
+        seat.cursor seat.owner seat.pin seats.link seats.next seats.pin slot table.link table.used";
+    for group in expected.split_whitespace() {
+        assert!(groups.contains(group), "no field of the group {group} in {groups:?}");
     }
-    note(namespace.len().map(drop));
-    let snapshot = namespace.pin().and_then(|pinned| {
-        pinned.len()?;
-        pinned.iter()?.rev().collect::<Result<Vec<_>>>()?;
-        Ok(())
-    });
-    note(snapshot);
-    let mut cursor = namespace.seq().saturating_sub(30);
-    let until = namespace.seq().min(cursor.saturating_add(60));
-    let keys = [key("key 3").to_owned()];
-    for filter in [Filter::Any, Filter::Keys(&keys), Filter::Except(&keys)] {
-        note(namespace.next_match(&mut cursor, until, filter, true, None).map(drop));
-    }
-    for seq in until.saturating_sub(8)..=until {
-        note(namespace.record(seq).and_then(|record| match record {
-            Some(record) => namespace.changed_keys(&record).map(drop),
-            None => Ok(()),
-        }));
-    }
-    let cancel = AtomicBool::new(false);
-    note(
-        namespace
-            .wait(On::Any, Strategy::Block, soon(), &cancel, |_| Ok(Some(())))
-            .map(drop),
-    );
-    for number in 0..12 {
-        note(model::commit(&namespace, &[put(format!("key {number}"), number)], soon()).map(drop));
-        note(model::commit(&namespace, &[remove(format!("key {}", 20 + number))], soon()).map(drop));
-        note(model::commit(&namespace, &[put(format!("new {number}"), 300), Change::Pop], soon()).map(drop));
-    }
-    note(
-        model::commit(
-            &namespace,
-            &(0..70).map(|n| put(format!("many {n}"), n)).collect::<Vec<_>>(),
-            soon(),
-        )
-        .map(drop),
-    );
-    note(model::commit(&namespace, &[Change::Clear], soon()).map(drop));
-    match arena.verify() {
-        Ok(report) if report.is_clean() => {}
-        Ok(report) => note(Err(Error::Corrupt {
-            what: report.problems.join("; "),
-        })),
-        Err(error) => note(Err(error)),
-    }
-    note(arena.stats().map(drop));
-    Ok(())
+    let first = image.places["a.entry.0"] as usize * layout::GRANULE;
+    assert_eq!(&image.bytes[first + 40..first + 48], b"key 0\0\0\0");
+    let used = image.find("a.table.used").map(|field| image.word(field.at)).unwrap();
+    let entries = (0..)
+        .take_while(|n| image.places.contains_key(&format!("a.entry.{n}")))
+        .count();
+    assert_eq!(used, entries as u64);
+    let counts = image
+        .fields
+        .iter()
+        .filter(|field| field.path.starts_with("a.log."))
+        .count();
+    assert!(counts > 50, "the log has {counts} words");
 }

@@ -137,6 +137,11 @@ impl Kid {
         }
     }
 
+    /// Waits for its end without a bound: for children that bound themselves.
+    pub fn wait_for_ever(mut self) -> ExitStatus {
+        self.0.wait().unwrap()
+    }
+
     /// Waits for its end, which must be success.
     #[track_caller]
     pub fn succeeds(self) {
