@@ -2,7 +2,9 @@
 //!
 //! **Guarantee.** Every reference handed out lies in memory that is mapped and backed: [`Mapping::at`] checks the
 //! granule against `committed`, which grows only *after* `fallocate` had the memory. So a full file system is an
-//! error in [`Mapping::grow`] and never a SIGBUS, whatever offset a reader picked up from a recycled block.
+//! error in [`Mapping::grow`] and never a SIGBUS, whatever offset a reader picked up from a recycled block. What
+//! [`Mapping::at`] and [`Mapping::slice`] hand out lies behind the tables, so that a writer who meets a damaged granule
+//! cannot make the arena unusable for others: superblock, participants and directory are only had by their own names.
 //!
 //! **Who writes what.** The head of the superblock is written once, before the arena has a name. `committed` is
 //! raised by compare-and-swap by whoever needs room; a process that dies after `fallocate` leaves backed but unused
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crossbeam_utils::Backoff;
 
 use crate::error::{Error, Result};
-use crate::layout::{CHUNK, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
+use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::file;
 
@@ -29,6 +31,9 @@ pub struct Mapping {
     capacity: u64,
     /// Granules that are known to be backed; see the module header.
     committed: AtomicU32,
+    /// The first granule behind the tables, and how many from there on are known to be backed.
+    first: u32,
+    behind_tables: AtomicU32,
     sections: Sections,
     backing: Backing,
 }
@@ -54,20 +59,47 @@ impl<'a> Memory<'a> {
         if granule == 0 || granule > self.granules.saturating_sub(size) {
             return None;
         }
-        // SAFETY: as in `Mapping::at`; the mapping outlives `'a`. There are more granules than any structure has.
+        // SAFETY: as in `Blocks::at`; the mapping outlives `'a`. There are more granules than any structure has.
         Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
     }
 
     /// `count` words from `skip` bytes behind the start of a granule.
     #[inline(always)]
     pub fn words(self, granule: u32, skip: usize, count: usize) -> Option<&'a [Word64]> {
-        let offset = granule as usize * GRANULE + skip;
+        self.behind(granule as usize * GRANULE + skip)?.get(..count)
+    }
+
+    /// All words from a byte offset on.
+    #[inline(always)]
+    fn behind(self, offset: usize) -> Option<&'a [Word64]> {
         let room = (self.granules as usize * GRANULE).checked_sub(offset)? / size_of::<Word64>();
-        if count > room {
+        // SAFETY: as in `Blocks::at`, for the whole range; `offset` is a multiple of 8 wherever this is called.
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().wrapping_add(offset).cast::<Word64>(), room) })
+    }
+}
+
+/// The backed memory behind the tables, as one moment saw it: for writers, who must not touch the tables by mistake.
+#[derive(Clone, Copy)]
+pub struct Blocks<'a> {
+    base: NonNull<u8>,
+    first: u32,
+    granules: u32,
+    mapping: PhantomData<&'a Mapping>,
+}
+
+impl<'a> Blocks<'a> {
+    /// As [`Mapping::at`], for memory that was backed at that moment.
+    #[inline(always)]
+    pub fn at<T: Shared>(self, granule: u32) -> Option<&'a T> {
+        // A granule below wraps to one that is behind any memory, so that one comparison serves both ends.
+        let end = u64::from(granule.wrapping_sub(self.first)) + size_of::<T>().div_ceil(GRANULE) as u64;
+        if end > u64::from(self.granules) {
             return None;
         }
-        // SAFETY: as in `Mapping::at`, for the whole range; `skip` is a multiple of 8 wherever this is called.
-        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().wrapping_add(offset).cast::<Word64>(), count) })
+        // SAFETY: the range was checked to lie in backed memory of the mapping, which lives as long as `'a` and is never
+        // unbacked (files only grow; nobody punches holes). `T: Shared` is valid for any bits, and a granule is aligned
+        // to 64 bytes from a page-aligned base; types aligned to more are only placed where that holds.
+        Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
     }
 }
 
@@ -118,6 +150,8 @@ impl Mapping {
             base,
             capacity,
             committed: AtomicU32::new(0),
+            first: sections.first_chunk * CHUNK_GRANULES,
+            behind_tables: AtomicU32::new(0),
             sections,
             backing,
         }
@@ -127,7 +161,7 @@ impl Mapping {
     pub fn commit_tables(&self) -> Result<()> {
         let bytes = u64::from(self.sections.first_chunk) * CHUNK as u64;
         self.back(0, bytes)?;
-        self.committed.store((bytes / GRANULE as u64) as u32, Relaxed);
+        self.know((bytes / GRANULE as u64) as u32);
         self.superblock()?
             .committed
             .store(bytes / GRANULE as u64, Ordering::Release);
@@ -137,7 +171,7 @@ impl Mapping {
     /// Takes over what the superblock says about backed memory.
     pub fn trust_committed(&self) -> Result<()> {
         // The superblock page was backed before the arena got its name.
-        self.committed.store((4096 / GRANULE) as u32, Relaxed);
+        self.know((4096 / GRANULE) as u32);
         self.refresh();
         let tables = u64::from(self.sections.first_chunk) * CHUNK as u64;
         if u64::from(self.committed.load(Relaxed)) * (GRANULE as u64) < tables {
@@ -184,17 +218,31 @@ impl Mapping {
         })
     }
 
-    /// The structure at a granule, or `None` when it would not lie in backed memory.
+    /// The structure at a granule, or `None` when it would not lie in backed memory behind the tables.
     #[inline(always)]
     pub fn at<T: Shared>(&self, granule: u32) -> Option<&T> {
-        let end = u64::from(granule) + size_of::<T>().div_ceil(GRANULE) as u64;
-        if granule == 0 || !self.backed(end) {
-            return None;
+        match self.blocks().at(granule) {
+            Some(found) => Some(found),
+            None => self.at_in_grown(granule),
         }
-        // SAFETY: the range was checked to lie in backed memory of the mapping, which lives as long as `self` and is
-        // never unbacked (files only grow; nobody punches holes). `T: Shared` is valid for any bits, and a granule
-        // is aligned to 64 bytes from a page-aligned base; types aligned to more are only placed where that holds.
-        Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn at_in_grown<T: Shared>(&self, granule: u32) -> Option<&T> {
+        self.refresh();
+        self.blocks().at(granule)
+    }
+
+    /// What lies behind the tables, as this process last saw it.
+    #[inline(always)]
+    pub fn blocks(&self) -> Blocks<'_> {
+        Blocks {
+            base: self.base,
+            first: self.first,
+            granules: self.behind_tables.load(Relaxed),
+            mapping: PhantomData,
+        }
     }
 
     /// The structure at a byte offset that is a multiple of its alignment.
@@ -204,20 +252,46 @@ impl Mapping {
         if !offset.is_multiple_of(align_of::<T>()) || !(superblock || self.backed(end)) {
             return None;
         }
-        // SAFETY: as in `at`; the superblock's page is backed before a mapping is made of an existing arena, and by
-        // `commit_tables` or `trust_committed` before anything is read from a new one.
+        // SAFETY: as in `Blocks::at`; the superblock's page is backed before a mapping is made of an existing arena, and
+        // by `commit_tables` or `trust_committed` before anything is read from a new one.
         Some(unsafe { &*self.base.as_ptr().wrapping_add(offset).cast::<T>() })
     }
 
-    /// `count` consecutive structures from a byte offset.
+    /// `count` consecutive structures from a byte offset behind the tables.
     #[inline(always)]
     pub fn slice<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        if offset < self.first as usize * GRANULE {
+            return None;
+        }
+        self.table(offset, count)
+    }
+
+    /// The word at a byte offset, if it is one that a commit may change: of the chunk map, or behind the tables.
+    #[inline(always)]
+    pub fn assignable(&self, offset: u64) -> Option<&Word64> {
+        let from = self.sections.chunk_map;
+        // Below, or no multiple of 8: a number behind any memory.
+        let number = (offset as usize).wrapping_sub(from).rotate_right(3);
+        match self.recent().behind(from)?.get(number) {
+            Some(word) => Some(word),
+            None => self.assignable_in_grown(number),
+        }
+    }
+
+    #[cold]
+    fn assignable_in_grown(&self, number: usize) -> Option<&Word64> {
+        self.memory().behind(self.sections.chunk_map)?.get(number)
+    }
+
+    /// `count` consecutive structures from a byte offset, of the tables too.
+    #[inline(always)]
+    pub fn table<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let bytes = count.checked_mul(size_of::<T>())?;
         let end = offset.checked_add(bytes)?.div_ceil(GRANULE) as u64;
         if !offset.is_multiple_of(align_of::<T>()) || !self.backed(end) {
             return None;
         }
-        // SAFETY: as in `at`, for the whole range.
+        // SAFETY: as in `Blocks::at`, for the whole range.
         Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().wrapping_add(offset).cast::<T>(), count) })
     }
 
@@ -247,8 +321,15 @@ impl Mapping {
                 .committed
                 .load(Ordering::Acquire)
                 .min(self.capacity / GRANULE as u64);
-            self.committed.fetch_max(now as u32, Relaxed);
+            self.know(now as u32);
         }
+    }
+
+    /// Takes note that so many granules are backed.
+    fn know(&self, granules: u32) {
+        self.committed.fetch_max(granules, Relaxed);
+        self.behind_tables
+            .fetch_max(granules.saturating_sub(self.first), Relaxed);
     }
 
     /// Granules that are backed, as this process last saw it.
@@ -349,7 +430,7 @@ impl Mapping {
 
     /// The chunk map.
     pub fn chunk_map(&self) -> Result<&[Word64]> {
-        self.slice(self.sections.chunk_map, self.sections.chunks as usize)
+        self.table(self.sections.chunk_map, self.sections.chunks as usize)
             .ok_or_else(|| Error::corrupt("its chunk map is not backed by memory"))
     }
 }

@@ -24,7 +24,7 @@ use crate::sys::time::Deadline;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn table(mapping: &Mapping) -> Option<&[Word64]> {
-    mapping.slice(mapping.sections().directory, NAMESPACES)
+    mapping.table(mapping.sections().directory, NAMESPACES)
 }
 
 /// The control blocks of all namespaces, in the order of their creation. Damaged entries are left out.

@@ -8,7 +8,7 @@
 use crate::commit::{same_value, wake};
 use crate::error::Result;
 use crate::fault::{Fault, planted};
-use crate::heap::{block, class_of, class_size};
+use crate::heap::{class_of, class_size};
 use crate::key::KeyRef;
 use crate::layout::{BlockHead, Entry, RESERVE, TOMBSTONE, Version, high, low, pack};
 use crate::lock::LockGuard;
@@ -105,8 +105,10 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     if new == last || high(control.writer.reserve.load(Ordering::Relaxed)) < RESERVE {
         return Ok(None);
     }
-    let (Some(entry_head), Some(new_version)) = (mapping.at::<Entry>(entry), mapping.at::<Version>(new)) else {
-        return Ok(None); // damage: the general way says where
+    // Blocks that are newer than what this process has seen of the arena are for the general way, as damage is.
+    let blocks = mapping.blocks();
+    let (Some(entry_head), Some(new_version)) = (blocks.at::<Entry>(entry), blocks.at::<Version>(new)) else {
+        return Ok(None);
     };
     let link = new_version.head.link.load(Ordering::Relaxed);
     if new_version.head.retired.load(Ordering::Relaxed) > control.writer.recyclable.load(Ordering::Relaxed)
@@ -116,7 +118,7 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
         return Ok(None);
     }
     let old = low(entry_head.newest.load(Ordering::Relaxed));
-    let Some(old_version) = mapping.at::<Version>(old) else {
+    let (Some(old_version), Some(tail)) = (blocks.at::<Version>(old), blocks.at::<BlockHead>(last)) else {
         return Ok(None);
     };
     let old_granules = high(old_version.head.link.load(Ordering::Relaxed));
@@ -126,7 +128,6 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     {
         return Ok(None);
     }
-    let tail = block(mapping, last)?;
     let (live, retired_total) = log::totals(space, seq);
     let retired_total = retired_total.wrapping_add(u64::from(old_granules));
     let rest = low(link);

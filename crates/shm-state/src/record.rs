@@ -97,10 +97,9 @@ fn apply(space: &Space) -> Result<()> {
     }
     for pair in words(space, count, block)?.chunks_exact(2) {
         let offset = pair[0].load(Ordering::Relaxed);
-        let target: Option<&[Word64]> = space.mapping.slice(offset as usize, 1);
-        let Some([target]) = target else {
+        let Some(target) = space.mapping.assignable(offset) else {
             return Err(Error::corrupt(format!(
-                "the commit record assigns to offset {offset}, outside of the arena"
+                "the commit record assigns to offset {offset}, where no commit changes anything"
             )));
         };
         // Release: what the value leads to was written before.

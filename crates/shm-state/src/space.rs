@@ -168,7 +168,7 @@ impl Space {
         let index = control.index.load(Ordering::Relaxed);
         let index = u32::try_from(index).map_err(|_| damaged("its index is out of range"))?;
         // The chunk map knows the namespace by its index: a wrong one would take the chunks of another.
-        let directory: Option<&[Word64]> = mapping.slice(mapping.sections().directory, crate::layout::NAMESPACES);
+        let directory: Option<&[Word64]> = mapping.table(mapping.sections().directory, crate::layout::NAMESPACES);
         let entry = directory
             .and_then(|d| d.get(index as usize))
             .map(|entry| entry.load(Ordering::Acquire));

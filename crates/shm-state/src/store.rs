@@ -305,7 +305,7 @@ impl Arena {
         let mapping = Arc::new(mapping);
         let superblock = mapping.superblock()?;
         let slots: &[ParticipantSlot] = mapping
-            .slice(mapping.sections().participants, PARTICIPANTS)
+            .table(mapping.sections().participants, PARTICIPANTS)
             .ok_or_else(|| Error::corrupt("its table of participants is not backed by memory"))?;
         let pid_namespace = superblock.pid_namespace.load(Ordering::Relaxed);
         let mut for_each_lock = |visit: &mut dyn FnMut(&crate::lock::WriterLock)| {
