@@ -270,6 +270,13 @@ impl Heap {
 
     /// Extends the current run, or starts another one, by at least `size` granules.
     fn extend(&mut self, space: &Space, size: u32) -> Result<()> {
+        if self.bump > self.end {
+            // Only damage; and no number of chunks behind the run would ever suffice.
+            return Err(Error::corrupt(format!(
+                "its unused space begins at granule {} and ends at {}",
+                self.bump, self.end
+            )));
+        }
         let need = size.div_ceil(CHUNK_GRANULES);
         let want = (space.mapping.committed() / CHUNK_GRANULES / 16).clamp(1, 64);
         let behind = self.end / CHUNK_GRANULES;
