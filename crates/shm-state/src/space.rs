@@ -278,18 +278,29 @@ impl Space {
     pub fn seats(&self) -> impl Iterator<Item = &Seat> {
         let control = self.control();
         let mut next = control.writer.seats_next.load(Ordering::Acquire);
-        let blocks = std::iter::from_fn(move || {
-            // Acquire pairs with the Release that chained the block, whose seats were cleared before.
-            let block: &SeatBlock = self.mapping.at(u32::try_from(next).ok()?)?;
-            next = block.next.load(Ordering::Acquire);
-            Some(block)
-        });
-        // Blocks are only added under the writer lock, so whoever raises the floor sees them all. A chain that is longer
-        // than this has a cycle.
+        let (mut known, mut passed) = (0, 0);
+        let blocks = std::iter::from_fn(move || self.seat_block(&mut next, &mut known, &mut passed));
+        // Blocks are only added under the writer lock, so whoever raises the floor sees them all. There are never more.
         control
             .seats
             .iter()
             .chain(blocks.take(crate::seats::MOST_BLOCKS).flat_map(|b| b.seats.iter()))
+    }
+
+    /// The next block of seats, unless the chain comes back to one: what is `known` moves on ever more slowly.
+    #[cold]
+    fn seat_block(&self, next: &mut u64, known: &mut u64, passed: &mut u32) -> Option<&SeatBlock> {
+        if *next == *known {
+            return None;
+        }
+        if passed.is_power_of_two() {
+            *known = *next;
+        }
+        *passed += 1;
+        // Acquire pairs with the Release that chained the block, whose seats were cleared before.
+        let block: &SeatBlock = self.mapping.at(u32::try_from(*next).ok()?)?;
+        *next = block.next.load(Ordering::Acquire);
+        Some(block)
     }
 
     /// A seat for this process: an idle one, or a free one. `None` when all are taken.

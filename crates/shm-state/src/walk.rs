@@ -136,9 +136,9 @@ pub fn seat_blocks(space: &Space) -> Result<Vec<u32>> {
     let mut blocks = Vec::new();
     let mut next = space.control().writer.seats_next.load(Ordering::Acquire) as u32;
     while next != 0 {
-        if blocks.contains(&next) {
+        if blocks.len() >= crate::seats::MOST_BLOCKS || blocks.contains(&next) {
             return Err(Error::corrupt(format!(
-                "the blocks of seats form a cycle at granule {next}"
+                "the blocks of seats form a cycle at granule {next}, or there are too many"
             )));
         }
         blocks.push(next);
