@@ -5,7 +5,7 @@ use crate::key::{Key, KeyRef, Payload};
 use crate::layout::Seat;
 use crate::log;
 use crate::pin;
-use crate::read::{Torn, View};
+use crate::read::{Budget, Torn, View};
 use crate::space::Space;
 
 /// A state of a namespace as it was after one commit.
@@ -97,6 +97,7 @@ impl<'n> Pinned<'n> {
     pub fn iter(&self) -> Result<impl DoubleEndedIterator<Item = Result<(Key, Payload)>> + '_> {
         let view = self.view();
         let (slots, _) = view.dense().map_err(self.damage())?;
+        let mut budget = Budget::of(self.space);
         Ok(slots.iter().filter_map(move |slot| {
             let found = match view.at_slot(slot) {
                 Ok(found) => found?,
@@ -104,7 +105,11 @@ impl<'n> Pinned<'n> {
             };
             let (entry, version) = found;
             let key = view.key_of(entry).map_err(self.damage());
-            Some(key.and_then(|(tag, bytes)| Ok((KeyRef::new(tag, &bytes).to_owned(), self.payload(version)?))))
+            Some(key.and_then(|(tag, bytes)| {
+                let payload = self.payload(version)?;
+                budget.spend(self.space, bytes.len(), payload.bytes().len())?;
+                Ok((KeyRef::new(tag, &bytes).to_owned(), payload))
+            }))
         }))
     }
 }

@@ -74,6 +74,31 @@ impl From<Torn> for Stop {
     }
 }
 
+/// How much a walk over a whole snapshot may copy out: what there is of memory. The blocks of an intact snapshot do not
+/// overlap; damaged lengths may reach over one another, or many keys lead to one large value.
+pub struct Budget(u64);
+
+impl Budget {
+    /// For a walk that begins.
+    pub fn of(space: &Space) -> Self {
+        Self(u64::from(space.mapping.committed()) * GRANULE as u64)
+    }
+
+    /// Takes note of what was copied.
+    pub fn spend(&mut self, space: &Space, key: usize, value: usize) -> Result<()> {
+        match self.0.checked_sub(key as u64 + value as u64) {
+            Some(left) => {
+                self.0 = left;
+                Ok(())
+            }
+            None => Err(Error::corrupt(format!(
+                "namespace {:?}: its keys and values are larger than its memory",
+                space.name
+            ))),
+        }
+    }
+}
+
 /// One snapshot of a namespace, pinned or not.
 #[derive(Clone, Copy)]
 pub struct View<'a> {

@@ -43,19 +43,40 @@ impl Report {
     }
 }
 
+/// What is wrong, as far as anybody would read: in a large heap one damaged word may make millions of blocks wrong.
+#[derive(Default)]
+struct Problems {
+    list: Vec<String>,
+    more: usize,
+}
+
+impl Problems {
+    fn push(&mut self, problem: String) {
+        if self.list.len() < 1000 {
+            self.list.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
 /// Checks one namespace. Only under its writer lock.
 pub fn check(space: &Space, report: &mut Report) {
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     if let Err(error) = check_all(space, report, &mut problems) {
         problems.push(error.to_string());
     }
     report.namespaces += 1;
+    let Problems { mut list, more } = problems;
+    if more > 0 {
+        list.push(format!("{more} more problems"));
+    }
     report
         .problems
-        .extend(problems.into_iter().map(|p| format!("namespace {:?}: {p}", space.name)));
+        .extend(list.into_iter().map(|p| format!("namespace {:?}: {p}", space.name)));
 }
 
-fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> Result<()> {
+fn check_all(space: &Space, report: &mut Report, problems: &mut Problems) -> Result<()> {
     let tiles = walk::tiles(space)?;
     let live = walk::mark_live(space)?;
     let recyclable = space.control().writer.recyclable.load(Ordering::Relaxed);
@@ -104,7 +125,7 @@ fn check_all(space: &Space, report: &mut Report, problems: &mut Vec<String>) -> 
 }
 
 /// Collects the blocks of all free lists with the commit that retired them.
-fn check_lists(space: &Space, limit: usize, listed: &mut HashMap<u32, u64>, problems: &mut Vec<String>) -> Result<()> {
+fn check_lists(space: &Space, limit: usize, listed: &mut HashMap<u32, u64>, problems: &mut Problems) -> Result<()> {
     let seq = space.seq();
     for class in 0..CLASSES {
         let word = space.control().classes[class].load(Ordering::Relaxed);
@@ -141,7 +162,7 @@ fn check_lists(space: &Space, limit: usize, listed: &mut HashMap<u32, u64>, prob
 }
 
 /// Checks the index, the array and the versions. Returns the number of live keys.
-fn check_keys(space: &Space, recyclable: u64, listed: &HashMap<u32, u64>, problems: &mut Vec<String>) -> Result<u64> {
+fn check_keys(space: &Space, recyclable: u64, listed: &HashMap<u32, u64>, problems: &mut Problems) -> Result<u64> {
     let view = View::new(space, space.seq());
     let table = view.table().map_err(|t| t.damage(space))?;
     let (slots, live_end) = view.dense().map_err(|t| t.damage(space))?;
@@ -176,7 +197,7 @@ fn check_chain(
     entry: u32,
     recyclable: u64,
     listed: &HashMap<u32, u64>,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
 ) -> Result<()> {
     let damage = |granule| move || crate::read::Torn(granule).damage(space);
     let head: &Entry = space.mapping.at(entry).ok_or_else(damage(entry))?;

@@ -4,7 +4,7 @@ use super::{FEW, Pending, Transaction};
 use crate::error::Result;
 use crate::key::{Key, KeyRef, Payload};
 use crate::layout::{Entry, Version};
-use crate::read::Torn;
+use crate::read::{Budget, Torn};
 use crate::sync::{Ordering, Word};
 
 impl<'n> Transaction<'n> {
@@ -90,13 +90,19 @@ impl<'n> Transaction<'n> {
 
     /// All keys and values in insertion order, own changes included.
     pub fn entries(&self) -> Result<Vec<(Key, Payload)>> {
-        let mut all = Vec::new();
+        let (mut all, mut budget) = (Vec::new(), Budget::of(self.space));
+        let mut add = |entry: u32, version: &Version| -> Result<()> {
+            let (key, payload) = (self.key(entry)?, self.copy_out(version)?);
+            budget.spend(self.space, key.bytes().len(), payload.bytes().len())?;
+            all.push((key, payload));
+            Ok(())
+        };
         for item in self.kept()? {
             let (_, entry, version) = item?;
-            all.push((self.key(entry)?, self.copy_out(version)?));
+            add(entry, version)?;
         }
         for pending in self.own() {
-            all.push((self.key(pending.entry)?, self.copy_out(self.version(pending.new)?)?));
+            add(pending.entry, self.version(pending.new)?)?;
         }
         Ok(all)
     }
