@@ -10,7 +10,7 @@ use crate::log::{self, Found, Record};
 use crate::overwrite::{self, Put};
 use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
-use crate::read::{ATTEMPTS, OPTIMISTIC_MAX, Small, Stop, Torn, View};
+use crate::read::{ATTEMPTS, Budget, OPTIMISTIC_MAX, Small, Stop, Torn, View};
 use crate::seats;
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
@@ -410,25 +410,38 @@ impl Namespace {
         ))
     }
 
+    #[cold]
+    fn lost(&self, seq: u64) -> Error {
+        Error::corrupt(format!(
+            "namespace {:?}: the log holds commit {seq}, and the newest one is {}",
+            self.space.name,
+            self.seq()
+        ))
+    }
+
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
     /// history.
     pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {
         let view = View::new(&self.space, record.seq.saturating_sub(1));
-        let keys: Result<Vec<_>, Torn> = record
+        let mut budget = Budget::of(&self.space);
+        let damage = |torn: Torn| torn.damage(&self.space);
+        let keys: Result<Vec<_>> = record
             .changes
             .iter()
             .map(|change| {
-                let (tag, bytes) = view.key_of(change.entry)?;
+                let (tag, bytes) = view.key_of(change.entry).map_err(damage)?;
+                budget.spend(&self.space, bytes.len(), 0)?;
                 Ok((KeyRef::new(tag, &bytes).to_owned(), change.identical))
             })
             .collect();
         if !view.is_valid() {
             return Ok(None);
         }
-        keys.map(Some).map_err(|torn| torn.damage(&self.space))
+        keys.map(Some)
     }
 
-    /// Looks for the first commit after `cursor`, up to `until`, that matches, and moves the cursor there.
+    /// Looks for the first commit after `cursor`, up to `until`, that matches, and moves the cursor there. `until` is a
+    /// commit that [`Namespace::seq`] has shown.
     ///
     /// `duplicates` includes commits that set a key to the value it had; `skip` is an identity whose commits are
     /// left out.
@@ -456,6 +469,10 @@ impl Namespace {
                     return Ok(self.lagged(cursor));
                 }
                 if matches.map_err(|torn| torn.damage(&self.space))? {
+                    // Whoever gets a match looks at its state, and would look again if that cannot be had yet.
+                    if seq > self.seq() {
+                        return Err(self.lost(seq));
+                    }
                     *cursor = seq;
                     return Ok(Next::Match(seq));
                 }

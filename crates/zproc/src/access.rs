@@ -144,7 +144,8 @@ impl Access {
     pub(crate) fn note_own(&self, seq: u64) {
         const MOST: u64 = (1 << RUN_BITS) - 1;
         let known = self.own.load(Ordering::Relaxed);
-        let run = if known >> RUN_BITS == (seq - 1) & NUMBER {
+        // The number before, also where damage has brought the numbers to their end.
+        let run = if known >> RUN_BITS == seq.wrapping_sub(1) & NUMBER {
             (known & MOST) + 1
         } else {
             1
@@ -158,7 +159,11 @@ impl Access {
         let (last, run) = (known >> RUN_BITS, known & ((1 << RUN_BITS) - 1));
         // Of the numbers only the low bits are known, so they are compared in these.
         let ahead = last.wrapping_sub(seq) & NUMBER;
-        if (1..=run).contains(&ahead) { seq + ahead } else { seq }
+        if (1..=run).contains(&ahead) {
+            seq.wrapping_add(ahead)
+        } else {
+            seq
+        }
     }
 
     /// Makes one commit of what `f` does.
