@@ -44,7 +44,7 @@ fn child() {
 
 #[test]
 fn damage_is_an_error_and_never_a_crash_or_an_endless_loop() {
-    let rounds = number_from_env("ZPROC_DAMAGE_ROUNDS").unwrap_or(200);
+    let rounds = number_from_env("ZPROC_DAMAGE_ROUNDS").unwrap_or(400);
     let seed = number_from_env("ZPROC_DAMAGE_SEED").unwrap_or(u64::from(std::process::id()) << 32);
     let noticed = SUBJECT.rounds(seed, rounds);
     assert!(
