@@ -55,12 +55,12 @@ fn row(line: &str) -> Option<(String, Amounts)> {
     Some((file.to_owned(), (amount()?, amount()?)))
 }
 
-/// Counts in all files but those of tests.
+/// Counts in all files but those of tests and models.
 fn collect(root: &Path, directory: &Path, found: &mut BTreeMap<String, Amounts>) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", directory.display());
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.file_stem().is_some_and(|stem| stem == "tests") {
+        if path.file_stem().is_some_and(|stem| stem == "tests" || stem == "models") {
             continue;
         }
         if path.is_dir() {
