@@ -4,8 +4,6 @@
 mod common;
 mod limit;
 
-use std::time::Duration;
-
 use common::model::{self, Model, put};
 use common::process::{Board, Kid, Role, fork};
 use common::{Name, assert_clean, is_full, key};
@@ -34,8 +32,6 @@ fn child() {
         "large value" => with_no_room_for_a_value(&role),
         "exact address space" => with_just_enough_address_space(),
         "descriptors" => with_few_descriptors(&role),
-        "proof" => proving_a_death_without_descriptors(&role),
-        "holder" => holds_two_locks(&role),
         "threads" => without_threads(),
         "locked memory" => without_locked_memory(),
         other => panic!("no role {other}"),
@@ -301,85 +297,6 @@ fn with_few_descriptors(role: &Role) {
     );
     assert!(least.iter().all(|least| *least < 40), "{least:?}");
     drop(words);
-}
-
-/// Without a descriptor nothing can be proved of a process that ended and was not collected yet: nobody is robbed. With
-/// one, or once nobody has its number, the waiter goes on.
-#[test]
-fn a_waiter_without_descriptors_times_out_and_then_goes_on() {
-    for collected in [0, 1] {
-        let arena = Arena::anonymous(&options(4 * MIB)).unwrap();
-        let board = Board::new();
-        // It holds two locks, and the kernel is told of the last one only: the mark of the other is lost with it.
-        let holder = Kid::start("holder", 0, Some(&arena), &board);
-        board.wait_for(0, 1);
-        board.set(1, u64::from(holder.pid()));
-        let waiter = Kid::start("proof", collected, Some(&arena), &board);
-        board.wait_for(2, 1);
-        holder.signal(libc::SIGKILL);
-        let stat = format!("/proc/{}/stat", holder.pid());
-        common::eventually("the holder to be a zombie", || {
-            std::fs::read_to_string(&stat).unwrap().contains(") Z ")
-        });
-        board.set(3, 1);
-        board.wait_for(4, 1);
-        if collected == 1 {
-            let _ = holder.wait();
-            board.set(5, 1);
-            waiter.succeeds();
-        } else {
-            waiter.succeeds();
-            let _ = holder.wait();
-        }
-        assert_clean(&arena);
-    }
-}
-
-fn holds_two_locks(role: &Role) {
-    let arena = role.arena();
-    let (one, two) = (arena.namespace("one").unwrap(), arena.namespace("two").unwrap());
-    let (first, second) = (
-        one.begin(Deadline::never()).unwrap(),
-        two.begin(Deadline::never()).unwrap(),
-    );
-    role.board.set(0, 1);
-    role.board.wait_for(6, 1);
-    drop((first, second));
-}
-
-fn proving_a_death_without_descriptors(role: &Role) {
-    let arena = role.arena();
-    let (one, two) = (arena.namespace("one").unwrap(), arena.namespace("two").unwrap());
-    let soon = || Deadline::after(Duration::from_millis(300));
-    set_limit(libc::RLIMIT_NOFILE, 64);
-    let all: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
-    assert!(
-        all.len() > 10 && std::fs::File::open("/dev/null").is_err(),
-        "no descriptor is free"
-    );
-    assert!(
-        matches!(one.begin(soon()), Err(Error::LockTimeout { .. })),
-        "its owner lives"
-    );
-    role.board.set(2, 1);
-    role.board.wait_for(3, 1);
-    // The kernel told of this one.
-    model::commit(&two, &[put("a", 1)], Deadline::never()).unwrap();
-    match one.begin(soon()) {
-        Err(Error::LockTimeout { pid, .. }) => assert_eq!(u64::from(pid), role.board.get(1)),
-        Err(error) => panic!("{error}"),
-        Ok(_) => panic!("without a descriptor there is no proof"),
-    }
-    role.board.set(4, 1);
-    if role.number == 1 {
-        role.board.wait_for(5, 1);
-        assert!(std::fs::File::open("/dev/null").is_err(), "still no descriptor is free");
-    } else {
-        lift_limit(libc::RLIMIT_NOFILE);
-    }
-    model::commit(&one, &[put("a", 1)], Deadline::never()).unwrap();
-    lift_limit(libc::RLIMIT_NOFILE);
-    assert_eq!(arena.stats().unwrap().namespaces[0].takeovers, 1);
 }
 
 #[test]
