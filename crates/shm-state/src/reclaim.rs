@@ -14,6 +14,7 @@
 //! again if it dies.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use crate::error::{Error, PinInfo, Result};
 use crate::fault::{Fault, planted};
@@ -90,13 +91,17 @@ pub fn drop_history(space: &Space, seq: u64) -> Result<u64> {
 /// Clears the seats of dead processes. Only under the writer lock.
 pub fn reap(space: &Space) -> usize {
     let mut reaped = 0;
+    let mine = space.attachment.owner_word();
+    // Each owner is asked for once, with several system calls, and may have a thousand seats. The dead stay dead.
+    let mut asked = HashMap::from([(0, false), (mine, false)]);
     for seat in space.seats() {
         let owner = seat.owner.load(Ordering::Acquire);
+        let is_dead = *asked
+            .entry(owner)
+            .or_insert_with(|| space.attachment.is_dead_owner(owner));
         // The seat is taken over first: its owner may have left properly since, and another process have come.
         // AcqRel: what the owner stored comes before, what we store after.
-        let mine = space.attachment.owner_word();
-        if owner != 0
-            && space.attachment.is_dead_owner(owner)
+        if is_dead
             && seat
                 .owner
                 .compare_exchange(owner, mine, Ordering::AcqRel, Ordering::Relaxed)

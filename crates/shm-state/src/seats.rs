@@ -4,6 +4,9 @@
 //! that takes it until its owner frees it, or a reaper who proved the owner dead. The control block has some; when
 //! all are taken, dead owners' seats are reaped, and then another block of seats is chained behind them, by a record
 //! that changes no key.
+//!
+//! That takes the writer lock, and a crowd may come at once. Each block is for many of them, so nobody queues for the lock
+//! until it is his turn: a waiter looks for a free seat again and again meanwhile.
 
 use std::time::Duration;
 
@@ -17,8 +20,13 @@ use crate::sys::time::Deadline;
 use crate::walk;
 use crate::write::Transaction;
 
-/// How long to wait for the writer lock when all seats are taken.
+/// How long to wait for a seat when all are taken.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait for the writer lock until the first look whether somebody else has added seats; then twice as long, and
+/// so on.
+const FIRST_SLICE: Duration = Duration::from_millis(1);
+const LONGEST_SLICE: Duration = Duration::from_millis(64);
 
 /// Further blocks of seats that a namespace may have; a longer chain has a cycle.
 pub const MOST_BLOCKS: usize = 4096;
@@ -31,10 +39,14 @@ pub fn take(space: &Space) -> Result<&Seat> {
     if let Some(seat) = space.take_seat() {
         return Ok(seat);
     }
+    let deadline = Deadline::after(PATIENCE);
+    let mut slice = FIRST_SLICE;
     loop {
-        let transaction = Transaction::begin(space, 0, Deadline::after(PATIENCE))?;
-        if reclaim::reap(space) == 0 && free(space) == 0 {
-            add_block(transaction, true)?;
+        match Transaction::begin(space, 0, deadline.sooner_of(slice)) {
+            Ok(transaction) if free(space) == 0 && reclaim::reap(space) == 0 => add_block(transaction, true)?,
+            Ok(_) => {}
+            Err(Error::LockTimeout { .. }) if !deadline.passed() => slice = (2 * slice).min(LONGEST_SLICE),
+            Err(error) => return Err(error),
         }
         if let Some(seat) = space.take_seat() {
             return Ok(seat);

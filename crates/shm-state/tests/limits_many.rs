@@ -132,6 +132,9 @@ const ROUNDS: u64 = 4;
 
 /// A thousand threads in eight processes sleep, each on a key of its own, on several, or on any. In each round every key
 /// is set once, by one commit each, two keys a commit, ten, and all at once, and each watcher must be woken.
+///
+/// The snapshot that each takes first needs a seat. When seats were only added by whoever's turn it was at the writer lock,
+/// and each turn asked the kernel after the owner of every seat, the last of a thousand waited for longer than 10 s.
 #[test]
 fn a_thousand_sleeping_watchers_are_all_woken() {
     let arena = Arena::anonymous(&options(64 * MIB)).unwrap();
