@@ -16,6 +16,7 @@ mod notifying;
 mod reading;
 mod subject;
 mod together;
+mod values;
 mod writing;
 
 use std::process::ExitCode;
@@ -119,6 +120,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
     println!("{}", head());
     let rows = [
         reading::ROWS,
+        values::ROWS,
         writing::ROWS,
         together::ROWS,
         notifying::ROWS,

@@ -57,12 +57,13 @@ mod wait;
 mod walk;
 mod write;
 
+pub use copy::ShortRoom;
 pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
-pub use namespace::{EntryRef, Filter, Longer, Namespace, Next, Place};
+pub use namespace::{EntryRef, Filter, FixedSize, Longer, Namespace, Next, NotAtHand, Place};
 pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
 pub use space::History;

@@ -35,7 +35,8 @@ fn arena(capacity: usize, history_bytes: usize) -> Arena {
         capacity,
         history,
         ..ArenaOptions::default()
-    }).unwrap()
+    })
+    .unwrap()
 }
 
 fn set(namespace: &Namespace, name: &str, value: &[u8]) -> shm_state::Result<u64> {

@@ -33,7 +33,8 @@ fn arena(capacity: u64) -> Arena {
         capacity,
         history,
         ..ArenaOptions::default()
-    }).unwrap()
+    })
+    .unwrap()
 }
 
 fn taken(arena: &Arena) -> Image {
