@@ -63,7 +63,7 @@ pub use error::{Error, PinInfo, Result};
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
-pub use namespace::{EntryRef, Filter, FixedSize, Longer, Namespace, Next, NotAtHand, Place};
+pub use namespace::{EntryRef, Filter, FixedSize, Namespace, Next, NotAtHand, Place};
 pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
 pub use space::History;

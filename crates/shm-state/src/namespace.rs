@@ -55,30 +55,10 @@ pub struct Place<'n> {
     at: EntryRef,
 }
 
-/// What [`Namespace::peek`] found of a value that it did not read.
-#[derive(Clone, Copy)]
-pub struct Longer<'n> {
-    /// The value, if it is only too large for that.
-    version: Option<&'n Version>,
-    /// The commit whose snapshot it is in.
-    seq: u64,
-}
-
-impl Longer<'_> {
-    /// Hands the value to `f`, copied to the stack.
-    #[inline(always)]
-    fn read<R>(self, space: &Space, f: impl FnOnce(u16, &[u8]) -> R) -> Option<R> {
-        let (version, view) = (self.version?, View::recent(space, self.seq));
-        let mut room = ShortRoom::new();
-        let (tag, bytes) = view.copy_short(version, &mut room)?;
-        view.is_valid().then(|| f(tag, bytes))
-    }
-}
-
 impl Place<'_> {
     /// The newest value, handed to `f` as by [`Namespace::get_with`]. `None` when it cannot be had this way: because it is
-    /// larger than 528 bytes, the place is no longer that of the key, or writers were faster. Then try
-    /// [`Namespace::get_at`].
+    /// larger than 16 bytes, the place is no longer that of the key, or writers were faster. Then try [`Place::peek_short`]
+    /// and [`Namespace::get_at`].
     #[inline(always)]
     pub fn peek<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         let view = self.view.renewed();
@@ -87,9 +67,18 @@ impl Place<'_> {
         }
         match view.small_at_hand(self.entry) {
             Ok(small) if view.is_valid() => Some(small.map(|small| small.with(f))),
-            Ok(_) => None,
-            Err(version) => self.peek_longer(Longer { version, seq: view.seq }, f),
+            _ => None,
         }
+    }
+
+    /// As [`Place::peek`], for values of up to 528 bytes.
+    #[inline(always)]
+    pub fn peek_short<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
+        let view = self.view.renewed();
+        if !self.is_current() {
+            return None;
+        }
+        peek_short(&view, self.entry, f)
     }
 
     /// As [`Namespace::peek_exactly`], without a lookup.
@@ -104,11 +93,6 @@ impl Place<'_> {
             return Err(NotAtHand);
         }
         copy_at_hand(&view, self.entry, size, room)
-    }
-
-    #[inline(never)]
-    fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
-        longer.read(self.view.space, f).map(Some)
     }
 
     /// Whether it still is the place of its key.
@@ -137,6 +121,18 @@ pub struct FixedSize {
 #[derive(Clone, Copy, Debug)]
 pub struct NotAtHand;
 
+/// Hands the value of an entry to `f`, copied to the stack.
+#[inline(always)]
+fn peek_short<R>(view: &View<'_>, entry: &Entry, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
+    let mut room = ShortRoom::new();
+    let copied = match view.version_at_hand(entry).ok()? {
+        Some(version) => Some(view.copy_short(version, &mut room)?),
+        None => None,
+    };
+    view.is_valid().then(|| copied.map(|(tag, bytes)| f(tag, bytes)))
+}
+
+/// Copies the head of the value of an entry, if that has this size.
 #[inline(always)]
 fn copy_at_hand<'r>(
     view: &View<'_>,
@@ -269,9 +265,9 @@ impl Namespace {
     #[inline]
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         match self.peek(key) {
-            Ok(small) => Ok(small.map(|small| small.with(Payload::copy_of))),
+            Some(small) => Ok(small.map(|small| small.with(Payload::copy_of))),
             // Copied once only: it may be a good part of what this process has room for.
-            Err(_) => self.get_slowly(*key),
+            None => self.get_slowly(*key),
         }
     }
 
@@ -280,8 +276,8 @@ impl Namespace {
     #[inline(always)]
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         match self.peek(key) {
-            Ok(small) => Ok(small.map(|small| small.with(f))),
-            Err(_) => Ok(self.get_at_length(Start::Key(*key), f)?.flatten()),
+            Some(small) => Ok(small.map(|small| small.with(f))),
+            None => Ok(self.get_at_length(Start::Key(*key), f)?.flatten()),
         }
     }
 
@@ -295,32 +291,32 @@ impl Namespace {
         self.get_at_length(Start::Place(place.entry, place.at.generation), f)
     }
 
-    /// The newest value of a key, if all that is asked for is at hand: `Err` sends to [`Namespace::peek_longer`] and
+    /// The newest value of a key, if all that is asked for is at hand: `None` sends to [`Namespace::peek_short`] and
     /// [`Namespace::get_with`].
     #[inline(always)]
-    pub fn peek(&self, key: &KeyRef<'_>) -> Result<Option<Small>, Longer<'_>> {
+    pub fn peek(&self, key: &KeyRef<'_>) -> Option<Option<Small>> {
         let view = View::newest(&self.space);
         let small = match view.find_at_hand(key) {
             Ok(Some(entry)) => view.small_at_hand(entry),
             Ok(None) => Ok(None),
-            Err(_) => Err(None),
+            Err(_) => Err(()),
         };
         // What the words say is not looked at before the snapshot is known to have been intact.
         match small {
-            Ok(small) if view.is_valid() => Ok(small),
-            Ok(_) => Err(Longer {
-                version: None,
-                seq: view.seq,
-            }),
-            Err(version) => Err(Longer { version, seq: view.seq }),
+            Ok(small) if view.is_valid() => Some(small),
+            _ => None,
         }
     }
 
-    /// The value that [`Namespace::peek`] found just now, if it has up to 528 bytes: handed to `f` as by
-    /// [`Namespace::get_with`], to which `None` sends.
+    /// As [`Namespace::peek`], for values of up to 528 bytes, which are handed to `f` as by [`Namespace::get_with`].
     #[inline(always)]
-    pub fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<R> {
-        longer.read(&self.space, f)
+    pub fn peek_short<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
+        let view = View::newest(&self.space);
+        match view.find_at_hand(key) {
+            Ok(Some(entry)) => peek_short(&view, entry, f),
+            Ok(None) if view.is_valid() => Some(None),
+            _ => None,
+        }
     }
 
     /// As [`Namespace::peek`], for a value of a given length, the head of which is copied into a room of the caller's.

@@ -276,15 +276,14 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The value of an entry if it is small, for the ordinary case on a straight path: `Err` when it takes more than a look,
-    /// with the version if that was found and is only too large.
+    /// The value of an entry if it is small, for the ordinary case on a straight path: `Err` when it takes more than a look.
     #[inline(always)]
-    pub fn small_at_hand(&self, entry: &Entry) -> Result<Option<Small>, Option<&'a Version>> {
+    pub fn small_at_hand(&self, entry: &Entry) -> Result<Option<Small>, ()> {
         let mut granule = low(entry.newest.load(Ordering::Acquire));
         // A writer may have been faster a few times since `seq` was read.
         for _ in 0..4 {
             let Some(version) = self.memory.at::<Version>(granule) else {
-                return Err(None);
+                return Err(());
             };
             let older = version.older.load(Ordering::Relaxed);
             if version.head.birth.load(Ordering::Relaxed) > self.seq {
@@ -297,7 +296,7 @@ impl<'a> View<'a> {
             }
             let len = version.len.load(Ordering::Relaxed) as usize;
             if len > INLINE {
-                return Err(Some(version));
+                return Err(());
             }
             let words = [
                 version.payload[0].load(Ordering::Relaxed),
@@ -309,7 +308,7 @@ impl<'a> View<'a> {
                 words,
             }));
         }
-        Err(None)
+        Err(())
     }
 
     /// The version of an entry that this snapshot sees, for the ordinary case: `Err` when it takes more than a look.
@@ -503,6 +502,14 @@ impl<'a> View<'a> {
     /// Hands a copy of a payload to `f`, for readers whom no writer disturbs.
     #[inline]
     pub fn copy_for<R>(&self, version: &Version, f: impl FnOnce(u16, &[u8]) -> R) -> Result<R> {
+        match small(version) {
+            Some(small) => Ok(small.with(f)),
+            None => self.copy_more_for(version, f),
+        }
+    }
+
+    #[inline(never)]
+    fn copy_more_for<R>(&self, version: &Version, f: impl FnOnce(u16, &[u8]) -> R) -> Result<R> {
         let mut room = ShortRoom::new();
         match self.copy_short(version, &mut room) {
             Some((tag, bytes)) => Ok(f(tag, bytes)),
@@ -579,6 +586,20 @@ impl<'a> View<'a> {
             .filter(|v| v.inserted.load(Ordering::Relaxed) == inserted)
             .map(|v| (entry, v)))
     }
+}
+
+/// The value of a version, if it is small.
+#[inline(always)]
+fn small(version: &Version) -> Option<Small> {
+    let len = version.len.load(Ordering::Relaxed) as usize;
+    (len <= INLINE).then(|| Small {
+        tag: high(version.older.load(Ordering::Relaxed)) as u16,
+        len,
+        words: [
+            version.payload[0].load(Ordering::Relaxed),
+            version.payload[1].load(Ordering::Relaxed),
+        ],
+    })
 }
 
 #[cold]

@@ -1,6 +1,6 @@
 //! Between the types of this crate and the bytes of the engine.
 
-use shm_state::{FixedSize, KeyRef, Longer, Namespace, Payload, ShortRoom};
+use shm_state::{FixedSize, KeyRef, Namespace, Payload, ShortRoom};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
@@ -82,16 +82,13 @@ pub(crate) fn boxed_wrong_type_of(key: KeyRef<'_>, source: DecodeError) -> Box<E
     Box::new(wrong_type(&key, source))
 }
 
-/// Reads a value that is not small: one of a few hundred bytes where it was found.
+/// Reads a value that is not small.
 #[inline(never)]
-pub(crate) fn get_longer<T: FromValue>(
-    namespace: &Namespace,
-    key: KeyRef<'_>,
-    longer: Longer<'_>,
-) -> Result<Option<T>, Box<Error>> {
-    match namespace.peek_longer(longer, |tag, bytes| T::decode(tag, bytes)) {
-        Some(Ok(value)) => Ok(Some(value)),
-        Some(Err(source)) => Err(boxed_wrong_type_of(key, source)),
+pub(crate) fn get_longer<T: FromValue>(namespace: &Namespace, key: KeyRef<'_>) -> Result<Option<T>, Box<Error>> {
+    match namespace.peek_short(&key, |tag, bytes| T::decode(tag, bytes)) {
+        Some(Some(Ok(value))) => Ok(Some(value)),
+        Some(Some(Err(source))) => Err(boxed_wrong_type_of(key, source)),
+        Some(None) => Ok(None),
         None => get_slowly(namespace, key),
     }
 }

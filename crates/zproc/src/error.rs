@@ -93,6 +93,9 @@ pub enum Error {
     /// A key or a value has no form as bytes.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// A value that is under no key cannot be read as the type that was asked for.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
     #[error(
         "{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \

@@ -122,10 +122,13 @@ impl<'s, T> Handle<'s, T> {
         T: FromValue,
     {
         let key = self.key.as_ref();
-        if let Some(place) = self.place.get()
-            && let Some(found) = namespace.get_at(&place, |tag, bytes| self.read(tag, bytes))?
-        {
-            return decoded(found);
+        if let Some(place) = self.place.get() {
+            if let Some(found) = place.peek_short(|tag, bytes| self.read(tag, bytes)) {
+                return decoded(found);
+            }
+            if let Some(found) = namespace.get_at(&place, |tag, bytes| self.read(tag, bytes))? {
+                return decoded(found);
+            }
         }
         self.place.set(namespace.place(&key)?);
         // Not from the place, which may have gone stale again.

@@ -15,6 +15,11 @@
 //! # Ok::<(), zproc::Error>(())
 //! ```
 //!
+//! **Values** are scalars, strings, bytes, lists and maps, which every program can read; anything that serde can write, as
+//! those ([`Serde`], [`to_value`], [`from_value`]); and types that rkyv archives, under their names ([`archived!`],
+//! [`Rkyv`]). Archives of fixed size are read in nanoseconds, and a snapshot shows any of them where it lies
+//! ([`Snapshot::view`]).
+//!
 //! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access` →
 //! `snapshot` → `view` → `validated`; `codec` → `value`, `key` → `error`. Only `validated` has unsafe code, in two places.
 

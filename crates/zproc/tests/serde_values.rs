@@ -361,9 +361,9 @@ proptest! {
     fn what_is_written_is_read(
         steps in prop::collection::vec(steps(), 0..10),
         numbers in any::<(i128, u128, i64, u64, Option<i8>, f64)>(),
-        by_number in any::<BTreeMap<u128, (char, Vec<u8>)>>(),
-        by_text in any::<HashMap<String, Vec<Option<i16>>>>(),
-        by_tuple in any::<BTreeMap<(i8, String, (bool, u8)), u8>>(),
+        by_number in prop::collection::btree_map(any::<u128>(), any::<(char, [u8; 3])>(), 0..8),
+        by_text in prop::collection::hash_map(".{0,6}", any::<[Option<i16>; 3]>(), 0..8),
+        by_tuple in prop::collection::btree_map(any::<(i8, char, (bool, u8))>(), any::<u8>(), 0..4),
     ) {
         prop_assume!(!numbers.5.is_nan());
         prop_assert_eq!(&from_value::<Vec<Step>>(to_value(&steps).unwrap()).unwrap(), &steps);

@@ -102,14 +102,9 @@ pub fn reads(namespace: &Namespace, key: &KeyRef<'_>) -> Vec<Read> {
     let got = namespace.get(key).unwrap().map(Payload::into_bytes);
     let len = got.as_ref().map_or(20, Vec::len);
     let mut reads = vec![("get", got), ("get_with", namespace.get_with(key, bytes).unwrap())];
-    match namespace.peek(key) {
-        Ok(small) => reads.push(("peek", small.map(|small| small.with(bytes)))),
-        Err(longer) => reads.extend(
-            namespace
-                .peek_longer(longer, bytes)
-                .map(|found| ("peek_longer", Some(found))),
-        ),
-    }
+    let small = namespace.peek(key);
+    reads.extend(small.map(|small| ("peek", small.map(|small| small.with(bytes)))));
+    reads.extend(namespace.peek_short(key, bytes).map(|found| ("peek_short", found)));
     let (mut room, head) = (ShortRoom::new(), len.min(500));
     if let Ok(found) = namespace.peek_exactly(key, FixedSize { len, head }, &mut room) {
         let tail = reads[0].1.iter().flat_map(|bytes| &bytes[head..]);
@@ -118,6 +113,7 @@ pub fn reads(namespace: &Namespace, key: &KeyRef<'_>) -> Vec<Read> {
     }
     if let Some(place) = namespace.place(key).unwrap() {
         reads.extend(place.peek(bytes).map(|found| ("peek by place", found)));
+        reads.extend(place.peek_short(bytes).map(|found| ("peek_short by place", found)));
         reads.extend(namespace.get_at(&place, bytes).unwrap().map(|found| ("get_at", found)));
     }
     reads

@@ -219,10 +219,10 @@ pub fn read(namespace: &Namespace, errors: &mut Errors) {
         let key = key(&text);
         errors.note(namespace.get(&key));
         errors.note(namespace.get_with(&key, |tag, bytes| (tag, bytes.len())));
-        match namespace.peek(&key) {
-            Ok(small) => drop(small.map(|small| small.with(|_, bytes| bytes.to_vec()))),
-            Err(longer) => drop(namespace.peek_longer(longer, |_, bytes| bytes.to_vec())),
-        }
+        namespace
+            .peek(&key)
+            .map(|small| small.map(|small| small.with(|_, bytes| bytes.len())));
+        namespace.peek_short(&key, |_, bytes| bytes.to_vec());
         for len in [8, 20, 30, 300] {
             let size = FixedSize { len, head: len };
             let _ = namespace.peek_exactly(&key, size, &mut ShortRoom::new());
@@ -230,6 +230,7 @@ pub fn read(namespace: &Namespace, errors: &mut Errors) {
         errors.note(namespace.contains(&key));
         if let Some(Some(place)) = errors.note(namespace.place(&key)) {
             place.peek(|_, _| ());
+            place.peek_short(|_, bytes| bytes.to_vec());
             errors.note(namespace.get_at(&place, |_, bytes| bytes.len()));
         }
     }

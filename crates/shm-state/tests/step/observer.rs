@@ -161,9 +161,16 @@ impl<'n> Observer<'n> {
                 .into_iter()
                 .flatten()
             {
-                let by_handle = place.peek(|_, bytes| bytes.to_vec()).map(|found| ("peek", found));
+                let small = place.peek(|_, bytes| bytes.to_vec()).map(|found| ("peek", found));
+                let short = place
+                    .peek_short(|_, bytes| bytes.to_vec())
+                    .map(|found| ("peek_short", found));
                 let at = self.reader.get_at(&place, |_, bytes| bytes.to_vec()).expect("get_at");
-                let reads: Vec<_> = by_handle.into_iter().chain(at.map(|found| ("get_at", found))).collect();
+                let reads: Vec<_> = small
+                    .into_iter()
+                    .chain(short)
+                    .chain(at.map(|found| ("get_at", found)))
+                    .collect();
                 model::assert_read(&reads, value, key.bytes(), "by a handle");
             }
         }

@@ -38,12 +38,12 @@ impl State {
         let found = key.with_key(|tag, bytes| {
             let key = shm_state::KeyRef::new(tag, bytes);
             match namespace.peek(&key) {
-                Ok(Some(small)) => match small.with(T::decode) {
+                Some(Some(small)) => match small.with(T::decode) {
                     Ok(value) => Ok(Some(value)),
                     Err(source) => Err(boxed_wrong_type_of(key, source)),
                 },
-                Ok(None) => Ok(None),
-                Err(longer) => get_longer(namespace, key, longer),
+                Some(None) => Ok(None),
+                None => get_longer(namespace, key),
             }
         });
         match found {

@@ -149,11 +149,11 @@ impl fmt::Display for Parts<'_> {
 /// So programs can list, compare, copy and put back values of types that only others know.
 ///
 /// ```
-/// use zproc::rkyv::{self, Archive, Deserialize, Serialize};
+/// use zproc::rkyv::{Archive, Deserialize, Serialize};
 /// use zproc::{State, Value};
 ///
 /// #[derive(Archive, Serialize, Deserialize)]
-/// # #[rkyv(crate = zproc::rkyv)]
+/// #[rkyv(crate = zproc::rkyv)]
 /// struct Pose { x: f64, y: f64 }
 /// zproc::archived!(Pose as "robot.Pose");
 ///

@@ -68,19 +68,21 @@ impl<T> RkyvType for T where
 ///
 /// ```
 /// use zproc::State;
-/// use zproc::rkyv::{Archive, Deserialize, Serialize};
 ///
 /// mod yesterday {
-/// #   use super::*;
+///     use zproc::rkyv::{Archive, Deserialize, Serialize};
+///
 ///     #[derive(Archive, Serialize, Deserialize)]
-/// #   #[rkyv(crate = zproc::rkyv)]
+///     #[rkyv(crate = zproc::rkyv)]
 ///     pub struct Pose { pub x: f32, pub y: f32 }
 ///     zproc::archived!(Pose as "robot.Pose");
 /// }
+///
 /// mod today {
-/// #   use super::*;
+///     use zproc::rkyv::{Archive, Deserialize, Serialize};
+///
 ///     #[derive(Debug, Archive, Serialize, Deserialize)]
-/// #   #[rkyv(crate = zproc::rkyv)]
+///     #[rkyv(crate = zproc::rkyv)]
 ///     pub struct Pose { pub y: f32, pub x: f32 }
 ///     zproc::archived!(Pose as "robot.Pose", version 2);
 /// }

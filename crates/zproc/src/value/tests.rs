@@ -8,7 +8,7 @@ mod types;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
-use super::{EncodeError, MAX_NESTING, Map, ToValue, Value};
+use super::{EncodeError, FromValue, MAX_NESTING, Map, OwnedArchive, ToValue, Value, tag};
 use crate::key::Key;
 
 /// Integers, the borders of the widths among them more often than chance would have it.
@@ -41,6 +41,12 @@ pub(crate) fn values() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(|bits| Value::Float(f64::from_bits(bits))),
         ".{0,8}".prop_map(Value::Str),
         vec(any::<u8>(), 0..8).prop_map(Value::Bytes),
+        (any::<u64>(), ".{1,8}", vec(any::<u8>(), 0..20)).prop_map(|(fingerprint, name, bytes)| archive(
+            fingerprint,
+            &name,
+            &bytes
+        )
+        .into()),
     ];
     leaf.prop_recursive(4, 32, 6, |inner| {
         prop_oneof![
@@ -49,6 +55,13 @@ pub(crate) fn values() -> impl Strategy<Value = Value> {
             btree_map(keys(), inner, 0..6).prop_map(|entries| Value::Map(entries.into_iter().collect())),
         ]
     })
+}
+
+/// An archive of a type that nobody has.
+pub(crate) fn archive(fingerprint: u64, name: &str, bytes: &[u8]) -> OwnedArchive {
+    let lengths = [bytes.len() as u32, name.len() as u32].map(u32::to_le_bytes).concat();
+    let stored = [&fingerprint.to_le_bytes()[..], &lengths, bytes, name.as_bytes()].concat();
+    OwnedArchive::decode(tag::ARCHIVED, &stored).unwrap()
 }
 
 /// The tag and the bytes of a value.
@@ -102,8 +115,9 @@ fn values_are_written_for_people_as_in_python() {
         (Key::from(("a", 2)), Value::from(&b"\"\xff"[..])),
         (Key::from(("a",)), Value::from("it's \"so\"\n")),
         (Key::Tuple(vec![]), Value::from(u128::MAX)),
+        (Key::from("pose"), archive(1, "robot.Pose", &[0; 64]).into()),
     ]));
-    let expected = r#"{"none": None, 1: [True, False], b"\x00a": -2.0, ("a", 2): b"\"\xff", ("a",): "it's \"so\"\n", (): 340282366920938463463374607431768211455}"#;
+    let expected = r#"{"none": None, 1: [True, False], b"\x00a": -2.0, ("a", 2): b"\"\xff", ("a",): "it's \"so\"\n", (): 340282366920938463463374607431768211455, "pose": <robot.Pose, 64 bytes>}"#;
     assert_eq!(value.to_string(), expected);
 }
 

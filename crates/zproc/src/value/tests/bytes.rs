@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::super::{DecodeError, Encoded, FromValue, Int, MAX_NESTING, Map, Value, tag};
-use super::{encoded, in_lists, values};
+use super::{archive, encoded, in_lists, values};
 use crate::key::Key;
 
 #[test]
@@ -44,6 +44,19 @@ fn the_bytes_are_the_documented_ones() {
             10,
             &[
                 7, 1, 0, 0, 0, b'k', 1, 9, 6, 0, 0, 0, 7, 1, 0, 0, 0, b't', 9, 2, 0, 0, 0, 2, 1,
+            ],
+        ),
+        (
+            Value::Archived(archive(0x0807_0605_0403_0201, "T", &[7, 9])),
+            11,
+            &[1, 2, 3, 4, 5, 6, 7, 8, 2, 0, 0, 0, 1, 0, 0, 0, 7, 9, b'T'],
+        ),
+        (
+            Value::List(vec![archive(0, "é", &[]).into(), 1.0.into()]),
+            9,
+            &[
+                11, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0xc3, 0xa9, 6, 0, 0, 0, 0, 0, 0, 0xf0,
+                0x3f,
             ],
         ),
     ];
@@ -108,6 +121,16 @@ fn damaged_bytes_are_refused() {
             vec![7, 0, 0, 0, 0, 1, 7, 0, 0, 0, 0, 1],
             "damaged map, it has a key twice",
         ),
+        (tag::ARCHIVED, vec![], "damaged rkyv, it ends within its head"),
+        (tag::ARCHIVED, vec![0; 15], "damaged rkyv, it ends within its head"),
+        (tag::ARCHIVED, vec![0; 16], "damaged rkyv, its type has no name"),
+        (tag::ARCHIVED, vec![0; 17], "damaged rkyv, its lengths do not add up"),
+        (tag::ARCHIVED, vec![0xff; 40], "damaged rkyv, its lengths do not add up"),
+        (
+            tag::ARCHIVED,
+            [&[0; 12][..], &[1, 0, 0, 0, 0xff]].concat(),
+            "damaged rkyv, the name of its type is not UTF-8",
+        ),
     ];
     for (tag, bytes, message) in cases {
         let error = Value::decode(tag, &bytes).unwrap_err();
@@ -121,7 +144,7 @@ fn damaged_bytes_are_refused() {
         Value::decode(tag::MAP, &[1, 1]),
         Err(DecodeError::WrongType { expected: "key", .. })
     ));
-    for tag in [0, 11, 255, 256, u16::MAX] {
+    for tag in [0, 12, 255, 256, u16::MAX] {
         assert_eq!(
             Value::decode(tag, &[]),
             Err(DecodeError::UnknownTag { expected: "value", tag })
