@@ -3,8 +3,8 @@
 //! **Guarantee.** Every reference handed out lies in memory that is mapped and backed: [`Mapping::at`] checks the
 //! granule against `committed`, which grows only *after* `fallocate` had the memory. So a full file system is an
 //! error in [`Mapping::grow`] and never a SIGBUS, whatever offset a reader picked up from a recycled block. What
-//! [`Mapping::at`] and [`Mapping::slice`] hand out lies behind the tables, so that a writer who meets a damaged granule
-//! cannot make the arena unusable for others: superblock, participants and directory are only had by their own names.
+//! [`Mapping::at`] and [`Mapping::slice`] hand out lies behind superblock, participants and directory, so that a writer who
+//! meets a damaged granule cannot ruin those: they are only had by their own names.
 //!
 //! **Who writes what.** The head of the superblock is written once, before the arena has a name. `committed` is
 //! raised by compare-and-swap by whoever needs room; a process that dies after `fallocate` leaves backed but unused
@@ -133,6 +133,8 @@ impl Mapping {
             .map_err(Error::os(format!(
                 "mapping {capacity} bytes of address space for the arena"
             )))?;
+        // A core dump reads every page, which would back the whole capacity. Where that cannot be had it costs memory only.
+        let _ = map.advise(memmap2::Advice::DontDump);
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
         Ok(Self::new(base, capacity, Backing::File { _map: map, file }))
     }

@@ -181,9 +181,10 @@ impl Attachment {
         // SAFETY: mapped, says the caller; a slice of atomics that others may write at any time.
         let table = unsafe { slots.as_ref() };
         let table = &table[..table.len().min(PARTICIPANTS)];
+        check_lock_file(&lock_file)?;
         let claims = Claims::on(&lock_file).map_err(failed("opening and mapping its lock file"))?;
         let (slot, generation) = take_slot(table, &claims, pid, identity, for_each_lock)?;
-        let attachment = Self {
+        Ok(Self {
             slots,
             slot,
             generation,
@@ -195,19 +196,7 @@ impl Attachment {
             lock_file_is: file::identity(&lock_file).map_err(failed("fstat of its lock file"))?,
             lock_file,
             _claim: claims.tie(),
-        };
-        attachment.check_claim().map(|()| attachment)
-    }
-
-    /// Others must see our byte locked, or they could take us for dead.
-    fn check_claim(&self) -> Result<(), AttachError> {
-        let byte = u64::from(self.slot);
-        if file::byte_is_locked(&self.lock_file, byte).map_err(failed("looking at a byte of the lock file"))? {
-            return Ok(());
-        }
-        let why = "the file system of the lock file does not keep it open while it is mapped, as overlayfs: use a lock \
-                   file in /dev/shm";
-        Err(AttachError::Unsupported(why.into()))
+        })
     }
 
     fn table(&self) -> &[ParticipantSlot] {
@@ -344,6 +333,24 @@ impl Drop for Attachment {
         }
         // The byte is released with the claim, after this.
     }
+}
+
+/// Others must see our byte locked, or they could take us for dead. That is tried on a byte that stands for no slot:
+/// where it fails, two processes could otherwise be in one slot until they noticed.
+fn check_lock_file(lock_file: &OwnedFd) -> Result<(), AttachError> {
+    // No other thread tries the same byte.
+    let byte = PARTICIPANTS as u64 + u64::from(process::thread_id());
+    let claims = Claims::on(lock_file).map_err(failed("opening and mapping its lock file"))?;
+    let locked = claims
+        .try_lock(byte)
+        .map_err(failed("locking a byte of the lock file"))?;
+    let _claim = claims.tie();
+    if locked && file::byte_is_locked(lock_file, byte).map_err(failed("looking at a byte of the lock file"))? {
+        return Ok(());
+    }
+    let why = "the file system of the lock file does not keep it open while it is mapped, as overlayfs: use a lock \
+               file in /dev/shm";
+    Err(AttachError::Unsupported(why.into()))
 }
 
 fn next_key() -> u64 {

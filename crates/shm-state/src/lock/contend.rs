@@ -3,7 +3,8 @@
 //!
 //! **Death.** A waiter sleeps in slices that grow from 4 to 100 ms. If a slice ends and the word still names the
 //! owner that it named when the slice began, the waiter asks for a proof that this owner is dead, and with one
-//! takes exactly that word over. This is the backstop; usually the kernel has marked the word long before.
+//! takes exactly that word over. This is the backstop; usually the kernel has marked the word long before. A waiter
+//! without time to sleep asks at once.
 //!
 //! **Fairness.** Taking a free lock is a race that a thread in a tight loop nearly always wins. So a waiter that
 //! has slept for 4 ms writes its name into `starving`, if nobody's is there, and sleeps with the bit NEXT. While
@@ -172,13 +173,16 @@ impl<'a> Contender<'a> {
     fn wait_for_owner(&mut self, seen: LockState) -> Option<Result<bool, LockError>> {
         let late = self.deadline.passed();
         if late && !self.has_slept() {
-            return Some(Err(self.timed_out(seen)));
+            // There is no time to wait for the kernel's mark, which may have been lost, so the owner is looked at once.
+            return match self.is_dead(seen.owner()) {
+                true => self.take_over(seen),
+                false => Some(Err(self.timed_out(seen))),
+            };
         }
         let seen = word::announce_waiter(&self.lock.word, seen).ok()?;
         if self.slice_is_over(seen.owner(), late) {
-            // The order matters: the word was loaded (Acquire) before the proof reads the participant's slot.
-            if self.attachment.thread_is_dead(seen.owner().slot(), seen.owner().tid()) {
-                return word::take_over(&self.lock.word, seen, self.me).ok().map(|()| Ok(true));
+            if self.is_dead(seen.owner()) {
+                return self.take_over(seen);
             }
             self.slice = (self.slice * 2).min(LONGEST_SLICE);
             self.watched = None;
@@ -199,6 +203,17 @@ impl<'a> Contender<'a> {
         }
         self.sleep(seen, if self.is_next { NEXT | REST } else { REST }, until);
         None
+    }
+
+    /// Whether the owner that was read from the word is certainly dead. The order matters: the word was loaded (Acquire)
+    /// before the proof reads the participant's slot.
+    fn is_dead(&self, owner: Owner) -> bool {
+        self.attachment.thread_is_dead(owner.slot(), owner.tid())
+    }
+
+    /// Takes the lock from a dead owner, unless the word has changed: then the attempt goes on.
+    fn take_over(&self, seen: LockState) -> Option<Result<bool, LockError>> {
+        word::take_over(&self.lock.word, seen, self.me).ok().map(|()| Ok(true))
     }
 
     /// Whether `owner` has been there for the whole slice (at the deadline: for what there was of it).
