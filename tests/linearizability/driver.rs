@@ -58,6 +58,7 @@ impl Episode {
         let options = ArenaOptions {
             capacity: 32 << 20,
             history,
+            value_format: zproc::VALUE_FORMAT,
         };
         let arena = Arena::anonymous(&options).unwrap();
         let namespace = arena.namespace(NAMESPACE).unwrap();

@@ -77,6 +77,17 @@ impl<'a> Memory<'a> {
     }
 }
 
+/// Words of the arena as plain bytes, the first `len` of them.
+///
+/// # Safety
+/// Nobody writes to these words for as long as `'a`, and whoever wrote them did so before this call.
+#[inline(always)]
+pub unsafe fn as_bytes(words: &[Word64], len: usize) -> &[u8] {
+    // SAFETY: the words lie in backed memory that stays mapped for as long as the reference, any bits of them are valid
+    // bytes, and by the contract above nobody writes them meanwhile.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len.min(size_of_val(words))) }
+}
+
 /// The first granule behind the tables of the smallest arena, and so behind superblock, participants and directory of
 /// each: a constant, since a field here costs every commit a nanosecond. Of the chunk map it leaves out the beginning.
 const FIRST: u32 = Sections::of(0).first_chunk * CHUNK_GRANULES;

@@ -54,7 +54,7 @@ pub const RESERVE: u32 = 32;
 /// "zproc" and the format's generation, as text at the head of the file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"zprocshm");
 /// Changes with every change of meaning that the layout hash does not see.
-pub const FORMAT_VERSION: u64 = 2;
+pub const FORMAT_VERSION: u64 = 3;
 
 /// A type made of shared words only.
 ///
@@ -82,9 +82,11 @@ pub struct Superblock {
     pub history_count: Word64,
     /// Bytes of history that a namespace keeps at most.
     pub history_bytes: Word64,
-    /// XXH3 of the nine words before.
+    /// The encoding of the values, as the layer above names it.
+    pub value_format: Word64,
+    /// XXH3 of the ten words before.
     pub checksum: Word64,
-    pad: [Word64; 6],
+    pad: [Word64; 5],
     /// Granules from 0 that are backed by memory; only grows, and only after the memory was had.
     pub committed: Word64,
     /// The next identity of a writer.
@@ -97,7 +99,7 @@ pub struct Superblock {
 }
 
 /// The words of a superblock that never change and are covered by its checksum.
-pub const SUPERBLOCK_HEAD_WORDS: usize = 9;
+pub const SUPERBLOCK_HEAD_WORDS: usize = 10;
 
 /// Written by each commit, read by each reader.
 #[repr(C, align(128))]
@@ -354,7 +356,9 @@ const _: () = {
     assert!(size_of::<ListBlock>() == GRANULE);
     assert!(size_of::<DenseSlot>() == 16);
     assert!(size_of::<WriterLine>() == 128);
-    assert!(PAYLOAD_AT == 48 && PAYLOAD_AT.is_multiple_of(16));
+    // A layer above relies on it: what it puts behind 16 bytes of its own is aligned to a granule.
+    assert!(PAYLOAD_AT == 48 && (PAYLOAD_AT + 16).is_multiple_of(GRANULE));
+    assert!(offset_of!(Superblock, checksum) == SUPERBLOCK_HEAD_WORDS * 8 && offset_of!(Superblock, committed) == 128);
     assert!(KEY_AT == 40);
     assert!(size_of::<Control>().is_multiple_of(GRANULE));
     assert!(align_of::<Control>() == 128);

@@ -7,7 +7,7 @@
 //! From the outside in: `store` (arenas) and `namespace` are what users see; `write`, `overwrite` and `commit` make a
 //! commit, `record` publishes it and finishes a dead writer's; `read` and `wait` are the readers' side; `table`, `heap`
 //! and `reclaim` own index and memory; `pin`, `event`, `log` and `lock` are protocols of a few words each, which know
-//! nothing of the rest; `space` resolves one namespace, `arena` turns offsets into references, `layout` says what lies
+//! nothing of the rest; `copy` is room for what is read; `space` resolves one namespace, `arena` turns offsets into references, `layout` says what lies
 //! where, and only `sync` and `sys` touch atomics and the system.
 
 #[cfg(not(all(
@@ -23,6 +23,7 @@ compile_error!(
 mod arena;
 mod chunks;
 mod commit;
+mod copy;
 mod directory;
 mod error;
 mod event;
@@ -61,8 +62,8 @@ pub use error::{Error, PinInfo, Result};
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
-pub use namespace::{EntryRef, Filter, Namespace, Next, Place};
-pub use pinned::Pinned;
+pub use namespace::{EntryRef, Filter, Longer, Namespace, Next, Place};
+pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
+use crate::copy::{ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
-use crate::layout::{Entry, Seat};
-use crate::log::{self, Found, Record};
+use crate::layout::{Entry, Seat, Version};
+use crate::log::{self, Record};
 use crate::overwrite::{self, Put};
 use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
@@ -54,9 +55,30 @@ pub struct Place<'n> {
     at: EntryRef,
 }
 
+/// What [`Namespace::peek`] found of a value that it did not read.
+#[derive(Clone, Copy)]
+pub struct Longer<'n> {
+    /// The value, if it is only too large for that.
+    version: Option<&'n Version>,
+    /// The commit whose snapshot it is in.
+    seq: u64,
+}
+
+impl Longer<'_> {
+    /// Hands the value to `f`, copied to the stack.
+    #[inline(always)]
+    fn read<R>(self, space: &Space, f: impl FnOnce(u16, &[u8]) -> R) -> Option<R> {
+        let (version, view) = (self.version?, View::recent(space, self.seq));
+        let mut room = ShortRoom::new();
+        let (tag, bytes) = view.copy_short(version, &mut room)?;
+        view.is_valid().then(|| f(tag, bytes))
+    }
+}
+
 impl Place<'_> {
     /// The newest value, handed to `f` as by [`Namespace::get_with`]. `None` when it cannot be had this way: because it is
-    /// large, the place is no longer that of the key, or writers were faster. Then look the key up.
+    /// larger than 528 bytes, the place is no longer that of the key, or writers were faster. Then try
+    /// [`Namespace::get_at`].
     #[inline(always)]
     pub fn peek<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         let view = self.view.renewed();
@@ -65,8 +87,14 @@ impl Place<'_> {
         }
         match view.small_at_hand(self.entry) {
             Ok(small) if view.is_valid() => Some(small.map(|small| small.with(f))),
-            _ => None,
+            Ok(_) => None,
+            Err(version) => self.peek_longer(Longer { version, seq: view.seq }, f),
         }
+    }
+
+    #[inline(never)]
+    fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
+        longer.read(self.view.space, f).map(Some)
     }
 
     /// Whether it still is the place of its key.
@@ -79,6 +107,40 @@ impl Place<'_> {
     #[inline(always)]
     pub fn entry_ref(&self) -> EntryRef {
         self.at
+    }
+}
+
+/// Where a reader begins to look for a value.
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    /// At the index.
+    Key(KeyRef<'a>),
+    /// At the entry that a place of this generation leads to.
+    Place(&'a Entry, u64),
+}
+
+/// What a reader found.
+enum Found<T> {
+    /// The version, or what became of it.
+    Version(T),
+    /// The key is absent.
+    Nothing,
+    /// The entry may be another key's by now.
+    Elsewhere,
+}
+
+impl Start<'_> {
+    fn find<'n>(&self, view: &View<'n>) -> Result<Found<&'n Version>, Torn> {
+        let version = match self {
+            Self::Key(key) => match view.find(key)? {
+                Some(entry) => view.live_version(entry)?,
+                None => None,
+            },
+            // After `seq` was read: entries that were dropped since are in memory that this snapshot protects.
+            Self::Place(_, generation) if view.generation() != *generation => return Ok(Found::Elsewhere),
+            Self::Place(entry, _) => view.live_version_of(entry)?,
+        };
+        Ok(version.map_or(Found::Nothing, Found::Version))
     }
 }
 
@@ -165,36 +227,84 @@ impl Namespace {
     #[inline]
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         match self.peek(key) {
-            Some(small) => Ok(small.map(|small| small.with(Payload::copy_of))),
+            Ok(small) => Ok(small.map(|small| small.with(Payload::copy_of))),
             // Copied once only: it may be a good part of what this process has room for.
-            None => self.get_slowly(*key),
+            Err(_) => self.get_slowly(*key),
         }
     }
 
-    /// As [`Namespace::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. For values of
-    /// up to 16 bytes nothing is allocated.
+    /// As [`Namespace::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
+    /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
     #[inline(always)]
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         match self.peek(key) {
-            Some(small) => Ok(small.map(|small| small.with(f))),
-            None => Ok(self.get_slowly(*key)?.map(|payload| f(payload.tag(), payload.bytes()))),
+            Ok(small) => Ok(small.map(|small| small.with(f))),
+            Err(_) => Ok(self.get_at_length(Start::Key(*key), f)?.flatten()),
         }
     }
 
-    /// The newest value of a key, if all that is asked for is at hand: `None` sends to [`Namespace::get`].
+    /// As [`Namespace::get_with`], without a lookup. `None` when the place is no longer that of its key, or of another
+    /// namespace.
+    #[inline(never)]
+    pub fn get_at<R>(&self, place: &Place<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<Option<R>>> {
+        if place.at.namespace != std::ptr::from_ref(self.space.control()).addr() {
+            return Ok(None);
+        }
+        self.get_at_length(Start::Place(place.entry, place.at.generation), f)
+    }
+
+    /// The newest value of a key, if all that is asked for is at hand: `Err` sends to [`Namespace::peek_longer`] and
+    /// [`Namespace::get_with`].
     #[inline(always)]
-    pub fn peek(&self, key: &KeyRef<'_>) -> Option<Option<Small>> {
+    pub fn peek(&self, key: &KeyRef<'_>) -> Result<Option<Small>, Longer<'_>> {
         let view = View::newest(&self.space);
         let small = match view.find_at_hand(key) {
             Ok(Some(entry)) => view.small_at_hand(entry),
             Ok(None) => Ok(None),
-            Err(_) => Err(()),
+            Err(_) => Err(None),
         };
         // What the words say is not looked at before the snapshot is known to have been intact.
         match small {
-            Ok(small) if view.is_valid() => Some(small),
-            _ => None,
+            Ok(small) if view.is_valid() => Ok(small),
+            Ok(_) => Err(Longer {
+                version: None,
+                seq: view.seq,
+            }),
+            Err(version) => Err(Longer { version, seq: view.seq }),
         }
+    }
+
+    /// The value that [`Namespace::peek`] found just now, if it has up to 528 bytes: handed to `f` as by
+    /// [`Namespace::get_with`], to which `None` sends.
+    #[inline(always)]
+    pub fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<R> {
+        longer.read(&self.space, f)
+    }
+
+    /// The newest value wherever it is and however long; `None` when that is not its place any more.
+    #[cold]
+    #[inline(never)]
+    fn get_at_length<R>(&self, start: Start<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<Option<R>>> {
+        let view = View::newest(&self.space);
+        let mut room = ShortRoom::new();
+        if let Ok(Found::Version(version)) = start.find(&view)
+            && let Some((tag, bytes)) = view.copy_short(version, &mut room)
+            && view.is_valid()
+        {
+            return Ok(Some(Some(f(tag, bytes))));
+        }
+        with_long_room(|room| {
+            let found = self.read(|view, limit| match start.find(view)? {
+                Found::Version(version) => view.copy_long(version, limit, room).map(Found::Version),
+                Found::Nothing => Ok(Found::Nothing),
+                Found::Elsewhere => Ok(Found::Elsewhere),
+            })?;
+            Ok(match found {
+                Found::Version(tag) => Some(Some(f(tag, room.bytes()))),
+                Found::Nothing => Some(None),
+                Found::Elsewhere => None,
+            })
+        })
     }
 
     #[cold]
@@ -251,7 +361,7 @@ impl Namespace {
 
     /// Runs an optimistic read until it was not disturbed; after a few attempts, or for a large payload, under a pin.
     #[inline(always)]
-    fn read<T>(&self, read: impl Fn(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
+    fn read<T>(&self, mut read: impl FnMut(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
         let view = View::newest(&self.space);
         let result = read(&view, OPTIMISTIC_MAX);
         if let Ok(value) = result
@@ -263,7 +373,7 @@ impl Namespace {
     }
 
     #[cold]
-    fn read_again<T>(&self, read: impl Fn(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
+    fn read_again<T>(&self, mut read: impl FnMut(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
         for _ in 1..ATTEMPTS {
             let view = View::new(&self.space, self.space.seq());
             match (read(&view, OPTIMISTIC_MAX), view.is_valid()) {
@@ -396,9 +506,9 @@ impl Namespace {
         }
         let mut record = Record::default();
         match log::read(&self.space, seq, &mut record) {
-            Found::Record => Ok(Some(record)),
-            Found::Gone => Ok(None),
-            Found::Damaged => Err(self.damaged_log(seq)),
+            log::Found::Record => Ok(Some(record)),
+            log::Found::Gone => Ok(None),
+            log::Found::Damaged => Err(self.damaged_log(seq)),
         }
     }
 
@@ -457,9 +567,9 @@ impl Namespace {
         while *cursor < until {
             let seq = *cursor + 1;
             match log::read(&self.space, seq, &mut record) {
-                Found::Record => {}
-                Found::Gone => return Ok(self.lagged(cursor)),
-                Found::Damaged => return Err(self.damaged_log(seq)),
+                log::Found::Record => {}
+                log::Found::Gone => return Ok(self.lagged(cursor)),
+                log::Found::Damaged => return Err(self.damaged_log(seq)),
             }
             if skip != Some(record.identity) {
                 let view = View::new(&self.space, *cursor);

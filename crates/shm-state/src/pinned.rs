@@ -1,12 +1,59 @@
 //! A pinned snapshot: everything in it stays readable for as long as it lives.
 
+use crate::arena::as_bytes;
+use crate::copy::{ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
-use crate::layout::Seat;
+use crate::layout::{GRANULE, PAYLOAD_AT, Seat, TOMBSTONE, Version, high};
 use crate::log;
 use crate::pin;
 use crate::read::{Budget, Torn, View};
 use crate::space::Space;
+use crate::sync::{Ordering, Word};
+
+/// Where the bytes of a value begin, behind a multiple of 64: in the arena, where [`Pinned::in_place`] shows them, and in
+/// the copies that `get_with` hands out. So what a layer above puts behind 16 bytes of its own is aligned to 64.
+pub const PAYLOAD_OFFSET: usize = PAYLOAD_AT % GRANULE;
+
+/// A value where it lies in the arena; made by [`Pinned::in_place`] only.
+#[derive(Clone, Copy, Debug)]
+pub struct InPlace<'p> {
+    tag: u16,
+    bytes: &'p [u8],
+    version: VersionId,
+}
+
+impl<'p> InPlace<'p> {
+    /// The type tag.
+    #[inline(always)]
+    pub fn tag(&self) -> u16 {
+        self.tag
+    }
+
+    /// The bytes.
+    #[inline(always)]
+    pub fn bytes(&self) -> &'p [u8] {
+        self.bytes
+    }
+
+    /// Which version of which key this is.
+    #[inline(always)]
+    pub fn version(&self) -> VersionId {
+        self.version
+    }
+}
+
+/// Tells one version of a value from all others that this process has ever seen or will see. So what was once found out
+/// about its bytes stays true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VersionId {
+    /// The namespace, as this process has it open: a number that is given once.
+    space: u64,
+    /// The commit that made the version, and where it lies. Of all versions that were ever visible, which no others are
+    /// handed out, no two have both in common: a commit is published once, with one version in a block.
+    birth: u64,
+    granule: u32,
+}
 
 /// A state of a namespace as it was after one commit.
 ///
@@ -46,22 +93,93 @@ impl<'n> Pinned<'n> {
         move |torn| torn.damage(space)
     }
 
-    fn payload(&self, version: &crate::layout::Version) -> Result<Payload> {
+    fn payload(&self, version: &Version) -> Result<Payload> {
         self.view()
             .payload(version, usize::MAX)
             .map_err(|stop| stop.into_error(self.space))
     }
 
+    /// The version of a key.
+    #[inline]
+    fn find(&self, key: &KeyRef<'_>) -> Result<Option<&'n Version>, Torn> {
+        let view = self.view();
+        match view.find(key)? {
+            Some(entry) => view.live_version(entry),
+            None => Ok(None),
+        }
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
+        let found = self.find(key).map_err(self.damage())?;
+        found.map(|version| self.payload(version)).transpose()
+    }
+
+    /// As [`Pinned::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
+    /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    #[inline]
+    pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
+        let Some(version) = self.find(key).map_err(self.damage())? else {
+            return Ok(None);
+        };
+        let mut room = ShortRoom::new();
+        match self.view().copy_short(version, &mut room) {
+            Some((tag, bytes)) => Ok(Some(f(tag, bytes))),
+            None => self.get_long(version, f).map(Some),
+        }
+    }
+
+    #[cold]
+    fn get_long<R>(&self, version: &Version, f: impl FnOnce(u16, &[u8]) -> R) -> Result<R> {
+        with_long_room(|room| {
+            let copied = self.view().copy_long(version, usize::MAX, room);
+            let tag = copied.map_err(|stop| stop.into_error(self.space))?;
+            Ok(f(tag, room.bytes()))
+        })
+    }
+
+    /// Hands the value of a key to `f` where it lies, without a copy. `None` when the key is absent.
+    ///
+    /// The bytes are borrowed from this snapshot, since they stay what they are only for as long as it pins them. They lie
+    /// in memory that other processes can write to. None of this library does; see "Trust and damage" in the design
+    /// document for what becomes of a reader when something else does.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the arena is damaged; [`Error::Forked`] in a child that was forked since, whose parent may
+    /// have let go of the snapshot.
+    #[inline]
+    pub fn in_place<'p, R>(&'p self, key: &KeyRef<'_>, f: impl FnOnce(InPlace<'p>) -> R) -> Result<Option<R>> {
+        self.space.check_fork()?;
         let view = self.view();
         let Some(entry) = view.find(key).map_err(self.damage())? else {
             return Ok(None);
         };
-        view.live_version(entry)
-            .map_err(self.damage())?
-            .map(|v| self.payload(v))
-            .transpose()
+        let Some(version) = view.version(entry).map_err(self.damage())? else {
+            return Ok(None);
+        };
+        let shape = high(version.older.load(Ordering::Relaxed));
+        if shape & TOMBSTONE != 0 {
+            return Ok(None);
+        }
+        let len = version.len.load(Ordering::Relaxed) as usize;
+        let words = view.payload_words(version, len).map_err(self.damage())?;
+        // SAFETY: `version` is part of the snapshot of `self.seq`, which `self` has pinned and which the result borrows, in
+        // the process that pinned it. Invariants 7, 8 and 12 (docs/design.md): no process overwrites a block that such a
+        // snapshot sees, and of a version that is alive or retired nothing changes but words of its head, which are
+        // not among these. Its commit was published by a Release that `find` has met with an Acquire, so all stores to the
+        // payload came before. A process that dies stores nothing more, and nobody takes a pin from a living one. A process
+        // that breaks these rules, or damage to the length of the block, can change the bytes under the reader all the same:
+        // it is as if it had damaged the reader's own memory.
+        let bytes = unsafe { as_bytes(words, len) };
+        Ok(Some(f(InPlace {
+            tag: shape as u16,
+            bytes,
+            version: VersionId {
+                space: self.space.number,
+                birth: version.head.birth.load(Ordering::Relaxed),
+                granule: (self.space.mapping.offset_of(version) / GRANULE as u64) as u32,
+            },
+        })))
     }
 
     /// Whether a key is present.

@@ -14,6 +14,7 @@
 //! was written before those stores.
 
 use crate::arena::Memory;
+use crate::copy::{LongRoom, SHORT, ShortRoom};
 use crate::error::{Error, Result};
 use crate::key::{INLINE, KeyRef, Payload};
 use crate::layout::{
@@ -146,12 +147,17 @@ impl<'a> View<'a> {
     pub fn newest(space: &'a Space) -> Self {
         let reader = &space.control().reader;
         // Acquire pairs with the store of `seq` that made the commit visible.
-        let seq = reader.seq.load(Ordering::Acquire);
+        Self::recent(space, reader.seq.load(Ordering::Acquire))
+    }
+
+    /// The snapshot of commit `seq`, which was read a moment ago, for an optimistic reader.
+    #[inline(always)]
+    pub fn recent(space: &'a Space, seq: u64) -> Self {
         Self {
             space,
             seq,
             memory: space.mapping.recent(),
-            reader,
+            reader: &space.control().reader,
         }
     }
 
@@ -268,14 +274,15 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The value of an entry if it is small, for the ordinary case on a straight path: `Err` when it takes more than a look.
+    /// The value of an entry if it is small, for the ordinary case on a straight path: `Err` when it takes more than a look,
+    /// with the version if that was found and is only too large.
     #[inline(always)]
-    pub fn small_at_hand(&self, entry: &Entry) -> Result<Option<Small>, ()> {
+    pub fn small_at_hand(&self, entry: &Entry) -> Result<Option<Small>, Option<&'a Version>> {
         let mut granule = low(entry.newest.load(Ordering::Acquire));
         // A writer may have been faster a few times since `seq` was read.
         for _ in 0..4 {
             let Some(version) = self.memory.at::<Version>(granule) else {
-                return Err(());
+                return Err(None);
             };
             let older = version.older.load(Ordering::Relaxed);
             if version.head.birth.load(Ordering::Relaxed) > self.seq {
@@ -288,7 +295,7 @@ impl<'a> View<'a> {
             }
             let len = version.len.load(Ordering::Relaxed) as usize;
             if len > INLINE {
-                return Err(());
+                return Err(Some(version));
             }
             let words = [
                 version.payload[0].load(Ordering::Relaxed),
@@ -300,7 +307,7 @@ impl<'a> View<'a> {
                 words,
             }));
         }
-        Err(())
+        Err(None)
     }
 
     /// The whole search, for those whom the first group did not serve.
@@ -359,6 +366,13 @@ impl<'a> View<'a> {
         self.version_of(self.at(entry).ok_or(Torn(entry))?)
     }
 
+    /// As [`View::live_version`], of an entry that is at hand.
+    pub fn live_version_of(&self, entry: &Entry) -> Result<Option<&'a Version>, Torn> {
+        Ok(self
+            .version_of(entry)?
+            .filter(|v| high(v.older.load(Ordering::Relaxed)) & TOMBSTONE == 0))
+    }
+
     /// As [`View::version`], of an entry that is at hand.
     #[inline(always)]
     fn version_of(&self, head: &Entry) -> Result<Option<&'a Version>, Torn> {
@@ -415,7 +429,33 @@ impl<'a> View<'a> {
         Ok(Payload::heap(tag, bytes))
     }
 
+    /// Copies a payload to the stack, and returns its tag and its bytes; `None` if there is no room for it, or it is torn.
+    #[inline(always)]
+    pub fn copy_short<'r>(&self, version: &Version, room: &'r mut ShortRoom) -> Option<(u16, &'r [u8])> {
+        let tag = high(version.older.load(Ordering::Relaxed)) as u16;
+        let len = version.len.load(Ordering::Relaxed) as usize;
+        if len > SHORT {
+            return None;
+        }
+        let words = self.payload_words(version, len).ok()?;
+        room.copy(words, len).map(|bytes| (tag, bytes))
+    }
+
+    /// Copies a payload into a buffer, and returns its tag.
+    pub fn copy_long(&self, version: &Version, limit: usize, room: &mut LongRoom) -> Result<u16, Stop> {
+        let tag = high(version.older.load(Ordering::Relaxed)) as u16;
+        let len = version.len.load(Ordering::Relaxed) as usize;
+        if len > limit {
+            return Err(Stop::Large);
+        }
+        let words = self.payload_words(version, len)?;
+        // A value may be a good part of what this process can still map.
+        room.copy(words, len).map_err(|_| Stop::NoMemory(len))?;
+        Ok(tag)
+    }
+
     /// The words of a payload, after its length was checked against the block and the arena.
+    #[inline]
     pub fn payload_words(&self, version: &Version, len: usize) -> Result<&'a [Word64], Torn> {
         let granule = (self.space.mapping.offset_of(version) / GRANULE as u64) as u32;
         let torn = Torn(granule);

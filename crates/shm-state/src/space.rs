@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -102,6 +103,8 @@ fn lock_error(error: LockError) -> Error {
 
 /// One namespace of one arena, shared by everything in this process that uses it.
 pub struct Space {
+    /// A number that no other space of this process has, had, or will have.
+    pub number: u64,
     /// The memory. Keeps alive what the pointers below point to.
     pub mapping: Arc<Mapping>,
     /// This process's membership of the arena.
@@ -178,7 +181,10 @@ impl Space {
         let heap_start = log_granule + (1u32 << bits);
         let (control, log_mask) = (NonNull::from(control), (1u64 << bits) - 1);
         let log = NonNull::from(&log[0]);
+        // Relaxed: the number is all that counts.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             mapping,
             attachment,
             name,

@@ -50,10 +50,13 @@ pub struct ArenaOptions {
     pub capacity: u64,
     /// How much history each namespace keeps.
     pub history: History,
+    /// Names the encoding of the values, for whoever puts types on top; see [`Arena::check_value_format`]. Nothing here
+    /// depends on it.
+    pub value_format: u64,
 }
 
 impl Default for ArenaOptions {
-    /// 1 GiB; the last 256 commits, or 64 MiB of superseded values.
+    /// 1 GiB; the last 256 commits, or 64 MiB of superseded values; values of format 0.
     fn default() -> Self {
         Self {
             capacity: 1 << 30,
@@ -61,6 +64,7 @@ impl Default for ArenaOptions {
                 count: 256,
                 bytes: 64 << 20,
             },
+            value_format: 0,
         }
     }
 }
@@ -83,6 +87,7 @@ struct Inner {
     name: String,
     spaces: Mutex<HashMap<String, Weak<Space>>>,
     history: History,
+    value_format: u64,
     membership: Arc<Membership>,
     mapping: Arc<Mapping>,
 }
@@ -330,11 +335,13 @@ impl Arena {
             count: superblock.history_count.load(Ordering::Relaxed) as u32,
             bytes: superblock.history_bytes.load(Ordering::Relaxed),
         };
+        let value_format = superblock.value_format.load(Ordering::Relaxed);
         let membership = Arc::new(Membership::new(attachment, Arc::clone(&mapping)));
         let inner = Arc::new(Inner {
             name: name.into(),
             spaces: Mutex::default(),
             history,
+            value_format,
             membership,
             mapping,
         });
@@ -348,6 +355,39 @@ impl Arena {
     /// The name; empty for an anonymous arena.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// The encoding of the values that the arena was made for.
+    pub fn value_format(&self) -> u64 {
+        self.inner.value_format
+    }
+
+    /// Refuses an arena that was made for values of another encoding. `describe` says in words what a format is.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`], whose reason names both formats.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    /// let arena = Arena::anonymous(&ArenaOptions { value_format: 1, ..ArenaOptions::default() })?;
+    /// arena.check_value_format(1, |_| "rows".into())?;
+    /// let describe = |format: u64| if format == 1 { "rows".into() } else { "columns".into() };
+    /// let error = arena.check_value_format(2, describe).unwrap_err();
+    /// assert!(error.to_string().contains("its values are rows, and those of this program are columns"));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn check_value_format(&self, expected: u64, describe: impl Fn(u64) -> String) -> Result<()> {
+        let found = self.inner.value_format;
+        if found == expected {
+            return Ok(());
+        }
+        let reason = format!(
+            "its values are {}, and those of this program are {} (formats {found:#018x} and {expected:#018x}); use programs that \
+             were built with the same settings, or remove the arena",
+            describe(found),
+            describe(expected)
+        );
+        Err(incompatible(&self.inner.name, reason))
     }
 
     /// Opens a namespace, creating it if there is none of that name.
@@ -494,6 +534,7 @@ fn initialise(mapping: &Mapping, options: &ArenaOptions) -> Result<()> {
         u64::from_le_bytes(boot[1]),
         u64::from(options.history.count),
         options.history.bytes,
+        options.value_format,
     ];
     let checksum = [checksum(&head)];
     // The magic number last, for those who look at memory that the caller brought.
@@ -521,6 +562,7 @@ fn check_head(name: &str, words: &[u64; SUPERBLOCK_HEAD_WORDS + 1], size: u64) -
         boot0,
         boot1,
         count,
+        _,
         _,
         sum,
     ] = *words;

@@ -15,6 +15,7 @@ fn tiny() -> ArenaOptions {
             count: 8,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     }
 }
 

@@ -24,6 +24,7 @@ fn options() -> ArenaOptions {
     ArenaOptions {
         capacity: 1 << 20,
         history,
+        ..ArenaOptions::default()
     }
 }
 

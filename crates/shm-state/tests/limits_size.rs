@@ -31,7 +31,11 @@ fn arena(capacity: usize, history_bytes: usize) -> Arena {
         bytes: history_bytes as u64,
     };
     let capacity = capacity as u64;
-    Arena::anonymous(&ArenaOptions { capacity, history }).unwrap()
+    Arena::anonymous(&ArenaOptions {
+        capacity,
+        history,
+        ..ArenaOptions::default()
+    }).unwrap()
 }
 
 fn set(namespace: &Namespace, name: &str, value: &[u8]) -> shm_state::Result<u64> {

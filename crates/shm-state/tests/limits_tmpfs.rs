@@ -19,7 +19,11 @@ const MIB: u64 = 1 << 20;
 
 fn options(capacity: u64) -> ArenaOptions {
     let history = History { count: 8, bytes: MIB };
-    ArenaOptions { capacity, history }
+    ArenaOptions {
+        capacity,
+        history,
+        ..ArenaOptions::default()
+    }
 }
 
 fn alone(role: &str) {

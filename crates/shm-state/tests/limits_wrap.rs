@@ -25,6 +25,7 @@ fn arena() -> Arena {
     Arena::anonymous(&ArenaOptions {
         capacity: 4 << 20,
         history,
+        ..ArenaOptions::default()
     })
     .unwrap()
 }

@@ -26,6 +26,7 @@ fn small() -> ArenaOptions {
             count: 16,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     }
 }
 

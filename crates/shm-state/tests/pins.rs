@@ -14,6 +14,7 @@ fn arena() -> Arena {
             count: 8,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     })
     .unwrap()
 }

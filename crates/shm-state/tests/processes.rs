@@ -22,6 +22,7 @@ fn arena() -> Arena {
             count: 16,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     })
     .unwrap()
 }

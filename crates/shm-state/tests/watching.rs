@@ -17,6 +17,7 @@ fn arena() -> Arena {
             count: 64,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     })
     .unwrap()
 }

@@ -1,6 +1,6 @@
 //! Between the types of this crate and the bytes of the engine.
 
-use shm_state::{KeyRef, Namespace, Payload};
+use shm_state::{KeyRef, Longer, Namespace, Payload};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
@@ -91,10 +91,24 @@ pub(crate) fn boxed_wrong_type_of(key: KeyRef<'_>, source: DecodeError) -> Box<E
     Box::new(wrong_type(&key, source))
 }
 
+/// Reads a value that is not small: one of a few hundred bytes where it was found.
+#[inline(never)]
+pub(crate) fn get_longer<T: FromValue>(
+    namespace: &Namespace,
+    key: KeyRef<'_>,
+    longer: Longer<'_>,
+) -> Result<Option<T>, Box<Error>> {
+    match namespace.peek_longer(longer, |tag, bytes| T::decode(tag, bytes)) {
+        Some(Ok(value)) => Ok(Some(value)),
+        Some(Err(source)) => Err(boxed_wrong_type_of(key, source)),
+        None => get_slowly(namespace, key),
+    }
+}
+
 /// Reads a value that is not at hand.
 #[cold]
 #[inline(never)]
-pub(crate) fn get_slowly<T: FromValue>(namespace: &Namespace, key: KeyRef<'_>) -> Result<Option<T>, Box<Error>> {
+fn get_slowly<T: FromValue>(namespace: &Namespace, key: KeyRef<'_>) -> Result<Option<T>, Box<Error>> {
     let get = || decoded(namespace.get_with(&key, decode_in_place(&key))?);
     get().map_err(Box::new)
 }

@@ -95,7 +95,7 @@ impl<'s, T> Handle<'s, T> {
         T::decode(tag, bytes).map_err(|source| boxed_wrong_type(&self.key, source))
     }
 
-    /// Looks the key up, and remembers where it is.
+    /// Reads a long value where the key is; or looks the key up, and remembers where it is.
     #[cold]
     #[inline(never)]
     fn find(&self, namespace: &'s Namespace) -> Result<Option<T>>
@@ -103,6 +103,11 @@ impl<'s, T> Handle<'s, T> {
         T: FromValue,
     {
         let key = self.key.as_ref();
+        if let Some(place) = self.place.get()
+            && let Some(found) = namespace.get_at(&place, |tag, bytes| self.read(tag, bytes))?
+        {
+            return decoded(found);
+        }
         self.place.set(namespace.place(&key)?);
         // Not from the place, which may have gone stale again.
         decoded(namespace.get_with(&key, |tag, bytes| self.read(tag, bytes))?)

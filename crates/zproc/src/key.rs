@@ -17,7 +17,7 @@ use std::sync::Arc;
 use indexmap::Equivalent;
 
 use crate::value::tag::key::{BYTES, INT, INT128, STR, TUPLE, UINT128};
-use crate::value::{DecodeError, EncodeError, Encoded, Encoder, FromValue, Int, SHORT, ToValue, append_item};
+use crate::value::{DecodeError, EncodeError, Encoded, Encoder, FromValue, Int, ToValue, append_item, with_scratch};
 
 /// An owned key.
 ///
@@ -64,8 +64,8 @@ pub enum Key {
 pub trait ToKey {
     /// Calls `f` with the tag and the bytes of this key.
     ///
-    /// Text and byte strings stay where they are, an integer lies on the stack meanwhile, and only
-    /// tuples allocate.
+    /// Text and byte strings stay where they are, an integer lies on the stack meanwhile, and a tuple is put together in
+    /// a buffer that the thread keeps.
     ///
     /// ```
     /// use zproc::{ToKey, tag};
@@ -343,9 +343,10 @@ macro_rules! key_tuples {
         impl<$($name: ToKey),*> ToKey for ($($name,)*) {
             #[inline(always)]
             fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError> {
-                let mut buffer = Vec::with_capacity(SHORT);
-                $(append_component(&mut buffer, &self.$field)?;)*
-                Ok(f(TUPLE, &buffer))
+                with_scratch(|buffer| {
+                    $(append_component(buffer, &self.$field)?;)*
+                    Ok(f(TUPLE, buffer))
+                })
             }
         }
 

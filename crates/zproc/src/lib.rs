@@ -16,9 +16,9 @@
 //! ```
 //!
 //! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access` →
-//! `snapshot` → `codec` → `value`, `key` → `error`.
+//! `snapshot` → `view` → `validated`; `codec` → `value`, `key` → `error`. Only `validated` has unsafe code, in two places.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod access;
 mod address;
@@ -29,18 +29,27 @@ pub mod key;
 mod snapshot;
 mod state;
 mod transaction;
+mod validated;
 pub mod value;
+mod view;
 mod watch;
 
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
+/// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its
+/// traits with `#[rkyv(crate = zproc::rkyv)]`.
+pub use rkyv;
 pub use shm_state::{NamespaceStats, PinInfo, Report, Stats, Strategy as WaitStrategy, WatcherInfo};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;
+#[doc(hidden)]
+pub use value::archived::for_macros as __private;
 pub use value::{
-    DecodeError, EncodeError, Encoded, Encoder, Entries, FromValue, Int, Items, ListEncoder, MAX_NESTING, Map,
-    MapEncoder, ToValue, Value, kind_name, tag,
+    ArchivedValue, DecodeError, EncodeError, Encoded, Encoder, Entries, FromValue, Int, Items, ListEncoder,
+    MAX_NESTING, Map, MapEncoder, OwnedArchive, Rkyv, RkyvType, Serde, ToValue, VALUE_FORMAT, Value, from_value,
+    kind_name, tag, to_value,
 };
+pub use view::{View, Viewable};
 pub use watch::{Update, Updates, Verdict, Watch};

@@ -4,10 +4,11 @@ use std::fmt;
 
 use shm_state::{KeyRef, Namespace, Payload, Pinned};
 
-use crate::codec::{decode_entry, decode_found, with_key};
+use crate::codec::{boxed_wrong_type_of, decode_entry, decode_in_place, decoded, with_key};
 use crate::error::Result;
 use crate::key::{Key, ToKey};
 use crate::value::{Encoded, FromValue, Map, Value};
+use crate::view::{View, Viewable};
 
 /// The state as it was after one update, to be read like a dict.
 ///
@@ -86,7 +87,46 @@ impl<'s> Snapshot<'s> {
     /// ```
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        with_key(key, |key| decode_found(key, self.payload(key)?))
+        with_key(key, |key| decoded(self.pinned()?.get_with(key, decode_in_place(key))?))
+    }
+
+    /// The value of a key where it lies in shared memory, without a copy; `None` if the key is absent.
+    ///
+    /// What is shown of an rkyv type is its archived form. It is checked when this thread sees the value for the first time,
+    /// and after that the call costs no more than a lookup, whatever the size. Nested pointers are followed 512 deep.
+    ///
+    /// A view trusts the other processes of the state to leave the bytes alone, which all that use this library do: a
+    /// snapshot keeps its values from being recycled, and a value never changes. If something else writes to the memory,
+    /// what a view shows may change under its reader, and be invalid, which in Rust is undefined behaviour.
+    /// [`Snapshot::get`] has no such weakness, since it takes a copy first and checks that. A view must not be used in a
+    /// child that was forked after it was made (the child has no part in the snapshot; the call itself says so).
+    ///
+    /// # Errors
+    /// [`Error::WrongType`](crate::Error::WrongType) if the value is of another type, or damaged.
+    ///
+    /// ```
+    /// use zproc::State;
+    /// use zproc::rkyv::{Archive, Deserialize, Serialize};
+    ///
+    /// #[derive(Archive, Serialize, Deserialize)]
+    /// #[rkyv(crate = zproc::rkyv)]
+    /// struct Scan { angle: f32, distances: Vec<f32> }
+    /// zproc::archived!(Scan as "robot.Scan");
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("scan", Scan { angle: 0.5, distances: vec![1.5; 10_000] })?;
+    /// let snapshot = state.snapshot()?;
+    /// let scan = snapshot.view::<Scan>("scan")?.expect("it was put there");
+    /// assert_eq!((scan.angle.to_native(), scan.distances.len()), (0.5, 10_000));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    #[inline]
+    pub fn view<T: Viewable + ?Sized>(&self, key: impl ToKey) -> Result<Option<View<'_, T>>> {
+        // The engine refuses a forked process itself.
+        with_key(key, |key| {
+            let show = |place| T::show(place).map_err(|source| boxed_wrong_type_of(*key, source));
+            Ok(decoded(self.pinned.in_place(key, show)?)?.map(View::new))
+        })
     }
 
     /// The value of a key as it is stored.

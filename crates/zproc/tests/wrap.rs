@@ -17,7 +17,11 @@ fn state_at(seq: u64) -> Result<State> {
         bytes: 1 << 20,
     };
     let capacity = 4 << 20;
-    let arena = Arena::anonymous(&ArenaOptions { capacity, history })?;
+    let arena = Arena::anonymous(&ArenaOptions {
+        capacity,
+        history,
+        value_format: zproc::VALUE_FORMAT,
+    })?;
     let fd = arena
         .fd()
         .expect("it has a file")

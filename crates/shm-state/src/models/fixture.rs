@@ -23,6 +23,7 @@ impl Dict {
         let options = ArenaOptions {
             capacity: 4 << 20,
             history: History { count, bytes: 1 << 20 },
+            ..ArenaOptions::default()
         };
         let arena = Arena::anonymous(&options).expect("an anonymous arena");
         let namespace = arena.namespace("model").expect("the first namespace");

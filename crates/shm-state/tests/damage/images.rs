@@ -31,7 +31,11 @@ fn arena(capacity: u64) -> Arena {
         count: 8,
         bytes: 1 << 20,
     };
-    Arena::anonymous(&ArenaOptions { capacity, history }).unwrap()
+    Arena::anonymous(&ArenaOptions {
+        capacity,
+        history,
+        ..ArenaOptions::default()
+    }).unwrap()
 }
 
 fn taken(arena: &Arena) -> Image {

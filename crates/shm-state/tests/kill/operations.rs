@@ -19,6 +19,7 @@ fn scenario(name: &'static str, setup: fn(&mut World), changes: Vec<Change>) -> 
                 count: 8,
                 bytes: 1 << 20,
             },
+            ..ArenaOptions::default()
         },
         setup,
         pins: 0,
@@ -83,6 +84,7 @@ fn tiny() -> ArenaOptions {
             count: 8,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     }
 }
 
@@ -131,6 +133,7 @@ fn commits() -> Vec<Scenario> {
             bytes: 1 << 20,
         },
         capacity: 8 << 20,
+        ..ArenaOptions::default()
     };
     vec![
         scenario("insert", few, vec![put("new", 20)]),

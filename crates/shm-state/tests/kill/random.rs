@@ -40,6 +40,7 @@ pub fn run() {
     let arena = Arena::anonymous(&ArenaOptions {
         capacity: 4 << 20,
         history,
+        ..ArenaOptions::default()
     })
     .unwrap();
     let namespace = arena.namespace("n").unwrap();

@@ -37,6 +37,7 @@ pub fn arena() -> Arena {
             count: 16,
             bytes: 1 << 20,
         },
+        ..ArenaOptions::default()
     })
     .unwrap()
 }

@@ -10,6 +10,7 @@ use super::{Place, State};
 use crate::access::{Access, Patience};
 use crate::address::arena_name;
 use crate::error::{Error, Result};
+use crate::value::{VALUE_FORMAT, describe_format};
 use crate::watch::Watcher;
 
 const DEFAULT_NAMESPACE: &str = "default";
@@ -33,6 +34,16 @@ enum Source {
     Arena(Arena, Option<String>),
 }
 
+impl Source {
+    /// What errors call it.
+    fn name(&self) -> &str {
+        match self {
+            Self::Address(address) | Self::Arena(_, Some(address)) => address,
+            Self::Anonymous | Self::Arena(_, None) => "the descriptor",
+        }
+    }
+}
+
 impl Builder {
     fn new(source: Source) -> Self {
         let (namespace, patience) = (DEFAULT_NAMESPACE.into(), Patience::default());
@@ -41,7 +52,10 @@ impl Builder {
             namespace,
             since: None,
             patience,
-            options: ArenaOptions::default(),
+            options: ArenaOptions {
+                value_format: VALUE_FORMAT,
+                ..ArenaOptions::default()
+            },
         }
     }
 
@@ -243,6 +257,9 @@ impl Builder {
     }
 
     fn finish(self, arena: Arena) -> Result<State> {
+        arena
+            .check_value_format(VALUE_FORMAT, describe_format)
+            .map_err(Error::at(self.source.name()))?;
         let namespace = arena.namespace(&self.namespace)?;
         let watcher = Watcher::new(Access::new(namespace, self.patience), self.since);
         let address = match self.source {

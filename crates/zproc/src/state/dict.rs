@@ -1,7 +1,7 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::codec::{boxed_wrong_type_of, decode, get_slowly, own_key, with_key, with_value};
+use crate::codec::{boxed_wrong_type_of, decode, get_longer, own_key, with_key, with_value};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
@@ -35,12 +35,12 @@ impl State {
         let found = key.with_key(|tag, bytes| {
             let key = shm_state::KeyRef::new(tag, bytes);
             match namespace.peek(&key) {
-                Some(Some(small)) => match small.with(T::decode) {
+                Ok(Some(small)) => match small.with(T::decode) {
                     Ok(value) => Ok(Some(value)),
                     Err(source) => Err(boxed_wrong_type_of(key, source)),
                 },
-                Some(None) => Ok(None),
-                None => get_slowly(namespace, key),
+                Ok(None) => Ok(None),
+                Err(longer) => get_longer(namespace, key, longer),
             }
         });
         match found {

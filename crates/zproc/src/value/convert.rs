@@ -3,7 +3,7 @@
 use super::decode::{Encoded, FromValue};
 use super::encode::{Encoder, ToValue};
 use super::error::{DecodeError, EncodeError};
-use super::{Int, Map, Value, tag};
+use super::{Int, Map, OwnedArchive, Value, tag};
 use crate::key::Key;
 
 impl ToValue for Value {
@@ -17,6 +17,7 @@ impl ToValue for Value {
             Self::Bytes(bytes) => bytes.encode(out),
             Self::List(items) => items.encode(out),
             Self::Map(map) => map.encode(out),
+            Self::Archived(archive) => archive.encode(out),
         }
     }
 
@@ -30,6 +31,7 @@ impl ToValue for Value {
             Self::Bytes(bytes) => bytes.with_encoded(f),
             Self::List(items) => items.with_encoded(f),
             Self::Map(map) => map.with_encoded(f),
+            Self::Archived(archive) => archive.with_encoded(f),
         }
     }
 }
@@ -45,6 +47,7 @@ impl FromValue for Value {
             tag::BYTES => Self::Bytes(encoded.get()?),
             tag::LIST => Self::List(encoded.get()?),
             tag::MAP => Self::Map(encoded.get()?),
+            tag::ARCHIVED => Self::Archived(encoded.get()?),
             _ => return Err(encoded.wrong_type("value")),
         })
     }
@@ -71,6 +74,7 @@ value_from! {
     Vec<u8> => Self::Bytes;
     Vec<Value> => Self::List;
     Map => Self::Map;
+    OwnedArchive => Self::Archived;
 }
 
 macro_rules! value_from_ints {

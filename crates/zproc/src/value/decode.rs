@@ -61,13 +61,14 @@ pub trait FromValue: Sized {
     /// Reads an array of this type: from a list, unless they are bytes.
     #[doc(hidden)]
     fn array_from_encoded<const N: usize>(encoded: Encoded<'_>) -> Result<[Self; N], DecodeError> {
-        Self::vec_from_encoded(encoded)?
-            .try_into()
-            .map_err(|vec: Vec<Self>| DecodeError::WrongLength {
-                expected: N,
-                found: vec.len(),
-                unit: "items",
-            })
+        let mut items = encoded.items_for("list")?.exactly(N);
+        // On the stack: reading a fixed number of items allocates nothing.
+        let mut read = [const { None }; N];
+        for place in &mut read {
+            *place = Some(items.next()?.get()?);
+        }
+        items.end()?;
+        Ok(read.map(|item: Option<Self>| item.expect("each was read just now")))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
+use super::archive::Parts;
 use super::decode::Encoded;
 use super::{Map, Value, tag};
 
@@ -39,6 +40,7 @@ impl Display for Value {
                 f.write_str("]")
             }
             Value::Map(map) => write!(f, "{map}"),
+            Value::Archived(archive) => write!(f, "{archive}"),
         }
     }
 }
@@ -68,6 +70,11 @@ pub(crate) fn preview(encoded: Encoded<'_>) -> String {
         tag::NONE => return kind.into(),
         tag::STR => write!(out, "{:?}", String::from_utf8_lossy(head)),
         tag::BYTES => write!(out, "{}", Bytes(head)),
+        tag::ARCHIVED => match Parts::of(encoded, kind) {
+            // The type says more than what one could show of the value.
+            Ok(parts) => return format!("{} (rkyv)", parts.name),
+            Err(_) => write!(out, "of {} damaged bytes", bytes.len()),
+        },
         _ if bytes.len() > PREVIEW_BYTES => write!(out, "of {} bytes", bytes.len()),
         _ => match encoded.get::<Value>() {
             Ok(value) => write!(out, "{value}"),

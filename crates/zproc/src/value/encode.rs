@@ -2,6 +2,7 @@
 
 use super::decode::Encoded;
 use super::error::EncodeError;
+use super::scratch::with_scratch;
 use super::{MAX_NESTING, tag};
 use crate::key::ToKey;
 
@@ -17,6 +18,8 @@ use crate::key::ToKey;
 /// | `[u8]`, `Vec<u8>`, `[u8; N]` | bytes |
 /// | other slices, vectors and arrays; tuples of one to four | list |
 /// | `BTreeMap`, `HashMap` (by key), `IndexMap`, [`Map`](crate::Map) (by insertion) | map |
+/// | types with [`archived!`](crate::archived), [`Rkyv`](crate::Rkyv), [`OwnedArchive`](crate::OwnedArchive) | rkyv |
+/// | [`Serde`](crate::Serde) of a type with serde's traits | what its parts are stored as |
 /// | `Some(x)`, `&x`, boxes, `Rc`, `Arc`, `Cow` | what `x` is stored as |
 ///
 /// `Some(None)` is stored as none too, and so is read back as `None`.
@@ -43,7 +46,8 @@ pub trait ToValue {
 
     /// Calls `f` with the tag and the bytes of this value.
     ///
-    /// A scalar lies on the stack meanwhile, text and byte strings stay where they are, and only lists and maps allocate.
+    /// A scalar lies on the stack meanwhile, and text and byte strings stay where they are. The others are put together in
+    /// a buffer that the thread keeps.
     ///
     /// ```
     /// use zproc::{ToValue, tag};
@@ -77,29 +81,24 @@ pub trait ToValue {
     }
 }
 
-/// Room for a few numbers or words, so that a short list or tuple is put together without growing.
-pub(crate) const SHORT: usize = 64;
-
 /// Lets `write` put an item together, and calls `f` with it.
 fn with_buffer<R>(
     write: impl FnOnce(Encoder<'_>) -> Result<(), EncodeError>,
     f: impl FnOnce(Encoded<'_>) -> R,
 ) -> Result<R, EncodeError> {
-    let mut buffer = Vec::with_capacity(SHORT);
-    write(Encoder {
-        buffer: &mut buffer,
-        depth: 0,
-    })?;
-    let Some((&tag, payload)) = buffer.split_first() else {
-        return Ok(f(Encoded::new(tag::NONE, &[])));
-    };
-    let tag = u16::from(tag);
-    let prefix = if tag::payload_len(tag).is_some() {
-        0
-    } else {
-        size_of::<u32>()
-    };
-    Ok(f(Encoded::new(tag, &payload[prefix..])))
+    with_scratch(|buffer| {
+        write(Encoder { buffer, depth: 0 })?;
+        let Some((&tag, payload)) = buffer.split_first() else {
+            return Ok(f(Encoded::new(tag::NONE, &[])));
+        };
+        let tag = u16::from(tag);
+        let prefix = if tag::payload_len(tag).is_some() {
+            0
+        } else {
+            size_of::<u32>()
+        };
+        Ok(f(Encoded::new(tag, &payload[prefix..])))
+    })
 }
 
 /// The place for one value.
@@ -185,16 +184,26 @@ impl Encoder<'_> {
         append_item(self.buffer, tag, bytes)
     }
 
-    /// Writes a list or a map: its length is filled in once `fill` has written what is inside.
+    /// Writes a list or a map.
     fn nest(self, tag: u16, fill: impl FnOnce(&mut Vec<u8>, u8) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
         if self.depth >= MAX_NESTING {
             return Err(EncodeError::TooDeep);
         }
+        let depth = self.depth + 1;
+        self.fill(tag, |buffer| fill(buffer, depth))
+    }
+
+    /// Writes a value whose length is filled in once `fill` has appended what is inside.
+    pub(crate) fn fill(
+        self,
+        tag: u16,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
         self.buffer.push(tag as u8);
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; size_of::<u32>()]);
         let first = self.buffer.len();
-        fill(self.buffer, self.depth + 1)?;
+        fill(self.buffer)?;
         let len = length_prefix(self.buffer.len() - first)?;
         self.buffer[start..first].copy_from_slice(&len);
         Ok(())

@@ -1,5 +1,7 @@
 //! What can be wrong with a value.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use super::{Int, MAX_NESTING, kind_name};
@@ -27,6 +29,21 @@ pub enum EncodeError {
         /// Its length in bytes.
         len: usize,
     },
+    /// The type of the value would not be written: what its serde or rkyv implementation says, or that it has keys that
+    /// cannot be keys here.
+    #[error("{message}")]
+    Other {
+        /// What it said.
+        message: Box<str>,
+    },
+}
+
+impl EncodeError {
+    #[cold]
+    pub(crate) fn other(message: impl fmt::Display) -> Self {
+        let message = message.to_string().into();
+        Self::Other { message }
+    }
 }
 
 /// A value that is not what its reader asked for.
@@ -83,6 +100,33 @@ pub enum DecodeError {
         /// What is wrong with the bytes.
         reason: &'static str,
     },
+    /// The value is of a type of the same name, but of another version, or of another size in memory.
+    #[error(
+        "expected {name}, found another version or layout of {name} (fingerprints {expected:#018x} and {found:#018x}): \
+             build the programs from one source, or write the value again"
+    )]
+    WrongVersion {
+        /// The name of both types.
+        name: &'static str,
+        /// The fingerprint of the type that was asked for.
+        expected: u64,
+        /// That of the value.
+        found: u64,
+    },
+    /// The bytes of an rkyv archive are not those of a value of its type.
+    #[error("damaged {name} (rkyv), {reason}: write the value again, and count the version of the type up if it was changed")]
+    DamagedArchive {
+        /// The type.
+        name: &'static str,
+        /// What is wrong with the bytes.
+        reason: Box<str>,
+    },
+    /// The type would not be read: what its serde implementation says.
+    #[error("{message}")]
+    Other {
+        /// What it said.
+        message: Box<str>,
+    },
     /// Lists, maps or tuples of keys lie deeper in one another than [`MAX_NESTING`].
     #[error("the value nests lists or maps more than {MAX_NESTING} deep")]
     TooDeep,
@@ -98,6 +142,12 @@ impl DecodeError {
             expected,
             value: Box::new(value),
         }
+    }
+
+    #[cold]
+    pub(crate) fn other(message: impl fmt::Display) -> Self {
+        let message = message.to_string().into();
+        Self::Other { message }
     }
 
     #[cold]

@@ -15,9 +15,10 @@
 //! | bytes | 8 | themselves |
 //! | list | 9 | its items, one after another |
 //! | map | 10 | its entries in insertion order: key item, value item; no key twice |
+//! | rkyv | 11 | a fingerprint of the type in eight; the number of bytes of the archive, and of the name, in four each; the archive; the name of the type in UTF-8 |
 //!
 //! An *item* is a value inside a list or a map: its tag in one byte; then, for the kinds whose length the table does not
-//! give (str, bytes, list, map and every reserved one), the number of its bytes in four bytes; then its bytes. For
+//! give (str, bytes, list, map, rkyv and every reserved one), the number of its bytes in four bytes; then its bytes. For
 //! instance `[1, "ab"]` is a list (tag 9) of these bytes:
 //!
 //! ```text
@@ -34,29 +35,46 @@
 //! only in it are equal and have different bytes ([`Encoded::same_value`] treats them as equal). Maps with no order of
 //! their own, such as a `HashMap`, are written by ascending key.
 //!
+//! An rkyv archive is the business of programs that have its type, which is called by a name there; see [`ArchivedValue`].
+//! Archives are little-endian, with relative pointers of 32 bits and natural alignment, and lie on a multiple of 64 if the
+//! value is not inside of another. Arenas are stamped with these settings ([`VALUE_FORMAT`]), so that programs with
+//! others refuse them.
+//!
 //! **Reading.** Bytes are checked for everything that the table says while they are read. Nothing panics, lists and maps
 //! nest at most [`MAX_NESTING`] deep (a tuple that is a key counts for itself), and memory is taken in proportion to the
 //! bytes that are there, whatever they claim.
 
+mod archive;
+pub(crate) mod archived;
 mod collections;
 mod convert;
 mod decode;
 mod display;
 mod encode;
 mod error;
+mod format;
 mod int;
 mod map;
 mod scalars;
+mod scratch;
+mod serial;
 pub mod tag;
 #[cfg(test)]
 mod tests;
 
+pub use archive::OwnedArchive;
+pub(crate) use archive::{TypeStamp, of_type};
+pub use archived::{ArchivedValue, Rkyv, RkyvType};
 pub use decode::{Encoded, Entries, FromValue, Items};
+pub(crate) use encode::append_item;
 pub use encode::{Encoder, ListEncoder, MapEncoder, ToValue};
-pub(crate) use encode::{SHORT, append_item};
 pub use error::{DecodeError, EncodeError};
+pub use format::VALUE_FORMAT;
+pub(crate) use format::describe as describe_format;
 pub use int::Int;
 pub use map::Map;
+pub(crate) use scratch::with_scratch;
+pub use serial::{Serde, from_value, to_value};
 pub use tag::kind_name;
 
 #[cfg(doc)]
@@ -108,6 +126,8 @@ pub enum Value {
     List(Vec<Value>),
     /// A map.
     Map(Map),
+    /// A value of an rkyv type.
+    Archived(OwnedArchive),
 }
 
 impl Value {
@@ -151,6 +171,7 @@ impl Value {
             Self::Bytes(_) => tag::BYTES,
             Self::List(_) => tag::LIST,
             Self::Map(_) => tag::MAP,
+            Self::Archived(_) => tag::ARCHIVED,
         })
     }
 
@@ -213,6 +234,7 @@ impl PartialEq for Value {
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::List(a), Self::List(b)) => a == b,
             (Self::Map(a), Self::Map(b)) => a == b,
+            (Self::Archived(a), Self::Archived(b)) => a == b,
             _ => false,
         }
     }

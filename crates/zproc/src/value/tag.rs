@@ -6,8 +6,8 @@
 //! | tags | meaning |
 //! |---|---|
 //! | 0 | never a value: zeroed memory does not pass for one |
-//! | 1–10 | the kinds below |
-//! | 11–255 | reserved for further kinds |
+//! | 1–11 | the kinds below |
+//! | 12–255 | reserved for further kinds |
 //! | 256 and up | not self-describing: the business of whoever wrote them |
 //!
 //! ```
@@ -38,6 +38,8 @@ pub const BYTES: u16 = 8;
 pub const LIST: u16 = 9;
 /// A map: key, value, key, value, in insertion order.
 pub const MAP: u16 = 10;
+/// A value of an rkyv type: its archive, with the name of the type and its fingerprint.
+pub const ARCHIVED: u16 = 11;
 
 /// The tags of keys: those of the values that they would be.
 pub mod key {
@@ -73,6 +75,7 @@ pub const fn kind_name(tag: u16) -> &'static str {
         BYTES => "bytes",
         LIST => "list",
         MAP => "map",
+        ARCHIVED => "rkyv",
         _ => "unknown",
     }
 }

@@ -1,0 +1,140 @@
+//! Values where they lie in shared memory.
+//!
+//! A view trusts what `get` does not: that nobody writes to the bytes while it looks at them. For the processes of a state
+//! that is so, since a snapshot keeps its versions from being recycled, and a version never changes. What the bytes say is
+//! checked once for each version and thread, see `validated`.
+
+use std::fmt;
+use std::ops::Deref;
+
+use shm_state::InPlace;
+
+use crate::validated;
+use crate::value::archived::for_macros::stamp;
+use crate::value::{ArchivedValue, DecodeError, Encoded, Rkyv, RkyvType, TypeStamp, tag};
+
+/// A type whose values a snapshot can show without a copy: see [`Snapshot::view`](crate::Snapshot::view).
+///
+/// | type | what is shown |
+/// |---|---|
+/// | those with [`archived!`](crate::archived), and [`Rkyv`] | the archived form |
+/// | `str` | the text |
+/// | `[u8]` | the byte string |
+pub trait Viewable: sealed::Sealed + 'static {
+    /// What is shown.
+    type Target: ?Sized;
+
+    #[doc(hidden)]
+    fn show(place: InPlace<'_>) -> Result<&Self::Target, DecodeError>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+impl<T: ArchivedValue> sealed::Sealed for T {}
+impl<T: ArchivedValue> Viewable for T {
+    type Target = T::Archived;
+
+    #[inline(always)]
+    fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
+        show_archive::<T>(place, const { stamp::<T>() })
+    }
+}
+
+impl<T: RkyvType> sealed::Sealed for Rkyv<T> {}
+impl<T: RkyvType> Viewable for Rkyv<T> {
+    type Target = T::Archived;
+
+    #[inline(always)]
+    fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
+        show_archive::<T>(place, Self::stamp())
+    }
+}
+
+#[inline(always)]
+fn show_archive<T: RkyvType>(place: InPlace<'_>, stamp: TypeStamp) -> Result<&T::Archived, DecodeError> {
+    validated::archive::<T>(place, stamp)
+}
+
+impl sealed::Sealed for str {}
+impl Viewable for str {
+    type Target = str;
+
+    #[inline(always)]
+    fn show(place: InPlace<'_>) -> Result<&str, DecodeError> {
+        match place.tag() {
+            tag::STR => validated::text(place).ok_or_else(|| DecodeError::malformed(tag::STR, "it is not UTF-8")),
+            _ => Err(wrong_type(place, "str")),
+        }
+    }
+}
+
+impl sealed::Sealed for [u8] {}
+impl Viewable for [u8] {
+    type Target = [u8];
+
+    #[inline(always)]
+    fn show(place: InPlace<'_>) -> Result<&[u8], DecodeError> {
+        match place.tag() {
+            tag::BYTES => Ok(place.bytes()),
+            _ => Err(wrong_type(place, "bytes")),
+        }
+    }
+}
+
+#[cold]
+fn wrong_type(place: InPlace<'_>, expected: &'static str) -> DecodeError {
+    Encoded::new(place.tag(), place.bytes()).wrong_type(expected)
+}
+
+/// A value where it lies in shared memory, for as long as the snapshot lives: see
+/// [`Snapshot::view`](crate::Snapshot::view).
+pub struct View<'s, T: Viewable + ?Sized> {
+    target: &'s T::Target,
+}
+
+impl<'s, T: Viewable + ?Sized> View<'s, T> {
+    #[inline(always)]
+    pub(crate) fn new(target: &'s T::Target) -> Self {
+        Self { target }
+    }
+
+    /// The value, borrowed from the snapshot and not from this view of it.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("text", "a long text")?;
+    /// let snapshot = state.snapshot()?;
+    /// let first = snapshot.view::<str>("text")?.and_then(|text| text.get().split(' ').next());
+    /// assert_eq!(first, Some("a"));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    #[inline(always)]
+    pub fn get(&self) -> &'s T::Target {
+        self.target
+    }
+}
+
+impl<T: Viewable + ?Sized> Deref for View<'_, T> {
+    type Target = T::Target;
+
+    #[inline(always)]
+    fn deref(&self) -> &T::Target {
+        self.target
+    }
+}
+
+impl<T: Viewable + ?Sized> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Viewable + ?Sized> Copy for View<'_, T> {}
+
+impl<T: Viewable<Target: fmt::Debug> + ?Sized> fmt::Debug for View<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.target.fmt(f)
+    }
+}
