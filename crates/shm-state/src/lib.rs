@@ -55,6 +55,7 @@ mod verify;
 mod wait;
 mod walk;
 mod write;
+mod writers;
 
 pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
@@ -66,7 +67,7 @@ pub use pinned::Pinned;
 pub use read::Small;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};
-pub use store::{Arena, ArenaOptions};
+pub use store::{Arena, ArenaOptions, set_process_name};
 #[cfg(feature = "kill-points")]
 pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
 pub use sys::time::Deadline;

@@ -43,4 +43,4 @@ pub use value::{
     DecodeError, EncodeError, Encoded, Encoder, Entries, FromValue, Int, Items, ListEncoder, MAX_NESTING, Map,
     MapEncoder, ToValue, Value, kind_name, tag,
 };
-pub use watch::{Update, Updates, Verdict, Watch};
+pub use watch::{Update, Updates, Verdict, Watch, Writer, set_process_name};

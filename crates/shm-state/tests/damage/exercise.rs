@@ -21,7 +21,7 @@ use crate::common::model::{self, Change, put, remove};
 const MOST_GROWTH: u64 = 6 << 20;
 
 /// Where the chunks of namespaces begin.
-const CHUNKS_AT: usize = 192 * 1024;
+const CHUNKS_AT: usize = 320 * 1024;
 
 /// What went wrong, as errors. How many there are says whether the damage was noticed.
 #[derive(Default)]
@@ -90,7 +90,7 @@ fn check_bystanders(clean: &Image, damaged: &Image, patch: &[(usize, u64)], file
     // An arena whose chunks all seem to be taken, or all to be backed, may grow up to its capacity, as it always may.
     let taken = file.metadata().unwrap().blocks() * 512;
     assert!(
-        hit(164 * 1024, CHUNKS_AT) || hit(128, 136) || taken <= clean.bytes.len() as u64 + MOST_GROWTH,
+        hit(292 * 1024, CHUNKS_AT) || hit(128, 136) || taken <= clean.bytes.len() as u64 + MOST_GROWTH,
         "the arena took {taken} bytes of memory"
     );
     let mut now = [0; CHUNKS_AT];
@@ -104,10 +104,10 @@ fn check_bystanders(clean: &Image, damaged: &Image, patch: &[(usize, u64)], file
     );
     assert!(hit(192, 256) || word(192) == 0, "the directory lock was written");
     assert!(
-        hit(4096 + 16 * 32, 132 * 1024) || now[4096 + 16 * 32..132 * 1024].iter().all(|byte| *byte == 0),
+        hit(4096 + 16 * 64, 260 * 1024) || now[4096 + 16 * 64..260 * 1024].iter().all(|byte| *byte == 0),
         "the participants were written"
     );
-    let directory = 132 * 1024..132 * 1024 + clean.word(144) as usize * 8;
+    let directory = 260 * 1024..260 * 1024 + clean.word(144) as usize * 8;
     assert!(
         hit(144, 152) || now[directory.clone()] == damaged.bytes[directory],
         "the directory was written"

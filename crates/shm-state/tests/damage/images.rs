@@ -79,7 +79,7 @@ fn roomy() -> Image {
 
 /// The smallest arena, full, and partly emptied again from what is kept back for that.
 fn tight() -> Image {
-    let arena = arena(512 * 1024);
+    let arena = arena(640 * 1024);
     let (a, b) = (arena.namespace("a").unwrap(), arena.namespace("b").unwrap());
     commit(&b, &[put("key 1", 3), put("large", 2_000)]);
     for number in 0.. {
