@@ -48,10 +48,11 @@ impl Conductor {
             bytes: 1 << 20,
         };
         let arena = Arena::anonymous(&ArenaOptions {
-        capacity,
-        history,
-        value_format: zproc::VALUE_FORMAT,
-    }).unwrap();
+            capacity,
+            history,
+            value_format: zproc::VALUE_FORMAT,
+        })
+        .unwrap();
         let state = open_state(&arena, |settings| settings.lock_timeout(PATIENCE));
         model::initialise(&state).unwrap();
         Self {

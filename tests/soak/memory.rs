@@ -22,9 +22,9 @@ use crate::model::{self, CONDUCTOR};
 pub const REAPER: u64 = 14;
 
 /// Where the participants' table is in an arena, how many entries it has, and how long they are.
-const PARTICIPANTS: (u64, usize, usize) = (4096, 4096, 32);
+const PARTICIPANTS: (u64, usize, usize) = (4096, 4096, 64);
 /// Where the directory is: the granule of the first namespace's control block.
-const DIRECTORY: u64 = 132 << 10;
+const DIRECTORY: u64 = 260 << 10;
 /// Where in a control block it says from which granule to which one no block has been made yet.
 const BUMP: u64 = 656;
 /// Where in a control block the events are, and how many: futex and sleepers, 32 bits each. The last is that of any key.

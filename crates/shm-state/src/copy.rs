@@ -80,7 +80,11 @@ pub fn with_long_room<R>(f: impl FnOnce(&mut LongRoom) -> R) -> R {
     if room.lines.capacity() <= KEPT_LINES {
         let _ = KEPT.try_with(|kept| {
             let other = kept.take().unwrap_or_default();
-            let larger = if other.lines.capacity() > room.lines.capacity() { other } else { room };
+            let larger = if other.lines.capacity() > room.lines.capacity() {
+                other
+            } else {
+                room
+            };
             kept.set(Some(larger));
         });
     }

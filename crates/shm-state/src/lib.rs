@@ -56,6 +56,7 @@ mod verify;
 mod wait;
 mod walk;
 mod write;
+mod writers;
 
 pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
@@ -67,7 +68,7 @@ pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};
-pub use store::{Arena, ArenaOptions};
+pub use store::{Arena, ArenaOptions, set_process_name};
 #[cfg(feature = "kill-points")]
 pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
 pub use sys::time::Deadline;

@@ -529,6 +529,12 @@ impl Namespace {
         ))
     }
 
+    /// The name of the process that made a commit, [`set_process_name`](crate::set_process_name); `None` if it is dead or
+    /// gone and some thousand others have come since.
+    pub fn writer_name(&self, record: &Record) -> Option<Arc<str>> {
+        self.space.attachment.writer_name(record)
+    }
+
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
     /// history.
     pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {

@@ -11,10 +11,12 @@ use crate::arena::Mapping;
 use crate::error::{Error, Result};
 use crate::layout::{Control, Entry, LogSlot, Seat, SeatBlock, Version, high, low, pack};
 use crate::lock::{LockError, LockGuard, MOST_HELD, WriterLock};
-use crate::participant::Attachment;
+use crate::log::Record;
+use crate::participant::{Attachment, Name};
 use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::write::Scratch;
+use crate::writers::Writers;
 
 /// No namespace has so many commits: at four million a second it takes 36,000 years, and as long again until a number
 /// reaches the highest bit, which has another meaning in the marker (see `record`).
@@ -33,6 +35,7 @@ pub struct History {
 pub struct Membership {
     // Dropped first: leaving writes to the arena.
     attachment: Attachment,
+    writers: Writers,
     _mapping: Arc<Mapping>,
 }
 
@@ -41,6 +44,7 @@ impl Membership {
     pub fn new(attachment: Attachment, mapping: Arc<Mapping>) -> Self {
         Self {
             attachment,
+            writers: Writers::default(),
             _mapping: mapping,
         }
     }
@@ -73,6 +77,16 @@ impl Membership {
         low(owner)
             .checked_sub(1)
             .map_or(0, |slot| self.attachment.pid_of_user(slot, high(owner)))
+    }
+
+    /// From here on this process goes by another name here.
+    pub fn rename(&self, name: Name) {
+        self.attachment.rename(name);
+    }
+
+    /// The name of the process that made a commit; `None` if nothing is known of it any more.
+    pub fn writer_name(&self, record: &Record) -> Option<Arc<str>> {
+        self.writers.name(&self.attachment, record)
     }
 
     /// Takes a lock of the arena.

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, Ordering as Local};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering as Local};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::layout::{
     layout_hash,
 };
 use crate::namespace::Namespace;
-use crate::participant::{AttachError, Attachment, ParticipantSlot};
+use crate::participant::{AttachError, Attachment, Entrance, Name, ParticipantSlot, choose_name};
 use crate::seats;
 use crate::space::{History, Membership, Space};
 use crate::stats::{NamespaceStats, Stats};
@@ -102,6 +102,12 @@ struct Registry {
     open: Mutex<HashMap<Identity, Weak<Inner>>>,
 }
 
+/// A key for an arena in memory that the caller brings, each time another: no device has that number.
+fn of_caller() -> Identity {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    (u64::MAX, NEXT.fetch_add(1, Local::Relaxed))
+}
+
 static REGISTRY: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
 
 fn registry() -> Result<&'static Registry> {
@@ -126,6 +132,31 @@ fn registry() -> Result<&'static Registry> {
             // SAFETY: another thread was faster; ours was never shared.
             drop(unsafe { Box::from_raw(new) });
         }
+    }
+}
+
+/// Chooses what this process is called in all arenas: those that it has open, and those that it will open. Others see it
+/// beside the process id. As much of it as fits into 15 bytes is used, without control characters. An empty name stands
+/// for that of the program, which is what it is without this call.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+///
+/// let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// shm_state::set_process_name("sampler");
+/// let namespace = arena.namespace("default")?;
+/// let seq = namespace.put(&KeyRef::new(0, b"door"), None, 1, b"open", Deadline::never())?;
+/// let record = namespace.record(seq)?.unwrap();
+/// assert_eq!(namespace.writer_name(&record).as_deref(), Some("sampler"));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+pub fn set_process_name(name: &str) {
+    choose_name(Name::new(name));
+    // Without a registry no arena is open.
+    if let Ok(registry) = registry() {
+        let open = registry.open.lock();
+        let arenas = open.values().filter_map(Weak::upgrade);
+        arenas.for_each(|inner| inner.membership.rename(Name::of_this_process()));
     }
 }
 
@@ -322,14 +353,19 @@ impl Arena {
         // Two threads that open the same arena at once must not map it twice.
         let mut open = registry()?.open.lock();
         let key = match mapping.file() {
-            Some(fd) => Some(nix_stat(&fd)?),
-            None => None,
+            Some(fd) => nix_stat(&fd)?,
+            None => of_caller(),
         };
-        if let Some(inner) = key.and_then(|key| open.get(&key)).and_then(Weak::upgrade) {
+        if let Some(inner) = open.get(&key).and_then(Weak::upgrade) {
             return Ok(Self { inner });
         }
+        let entrance = Entrance {
+            turn: &superblock.next_slot,
+            since: superblock.next_identity.load(Ordering::Relaxed),
+        };
         // SAFETY: the slots and the locks lie in `mapping`, which `Membership` drops after the attachment.
-        let attachment = unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &mut for_each_lock) };
+        let attachment =
+            unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &entrance, &mut for_each_lock) };
         let attachment = attachment.map_err(|error| attach_error(name, error))?;
         let history = History {
             count: superblock.history_count.load(Ordering::Relaxed) as u32,
@@ -345,10 +381,8 @@ impl Arena {
             membership,
             mapping,
         });
-        if let Some(key) = key {
-            open.retain(|_, inner| inner.strong_count() > 0);
-            open.insert(key, Arc::downgrade(&inner));
-        }
+        open.retain(|_, inner| inner.strong_count() > 0);
+        open.insert(key, Arc::downgrade(&inner));
         Ok(Self { inner })
     }
 
@@ -489,7 +523,7 @@ fn check_options(options: &ArenaOptions) -> Result<u64> {
     let capacity = options.capacity / chunk * chunk;
     let bad = |option, value, reason| Err(Error::InvalidOption { option, value, reason });
     if capacity < MIN_CAPACITY {
-        return bad("capacity", options.capacity, "the least is 512 KiB");
+        return bad("capacity", options.capacity, "the least is 640 KiB");
     }
     if capacity > MAX_CAPACITY {
         return bad("capacity", options.capacity, "the most is 128 GiB");

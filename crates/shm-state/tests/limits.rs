@@ -10,7 +10,7 @@ use shm_state::{Arena, ArenaOptions, Deadline, Error, History, Namespace};
 /// An arena of the least size.
 fn tiny() -> ArenaOptions {
     ArenaOptions {
-        capacity: 512 * 1024,
+        capacity: 640 * 1024,
         history: History {
             count: 8,
             bytes: 1 << 20,
@@ -76,9 +76,9 @@ fn a_full_arena_is_an_error_with_the_numbers_and_the_state_stays_readable() {
         panic!("{error}")
     };
     assert!((3000..4096).contains(&requested) && free < 128 * 1024, "{error}");
-    assert_eq!((committed, capacity), (512 * 1024, 512 * 1024));
+    assert_eq!((committed, capacity), (640 * 1024, 640 * 1024));
     assert!(pins.is_empty());
-    assert!(error.to_string().contains("524288"), "{error}");
+    assert!(error.to_string().contains("655360"), "{error}");
     model::check(&arena, &namespace, &model, "full");
 }
 

@@ -35,7 +35,8 @@ fn arena(capacity: usize, history_bytes: usize) -> Arena {
         capacity,
         history,
         ..ArenaOptions::default()
-    }).unwrap()
+    })
+    .unwrap()
 }
 
 fn set(namespace: &Namespace, name: &str, value: &[u8]) -> shm_state::Result<u64> {
@@ -313,7 +314,7 @@ fn a_value_larger_than_any_arena_is_refused_with_its_size() {
 /// memory before them is marked as another namespace's, and never touched.
 #[test]
 fn the_last_granules_of_the_largest_arena_are_used_like_any() {
-    const CHUNK_MAP: u64 = 164 * 1024;
+    const CHUNK_MAP: u64 = 292 * 1024;
     const TABLES: u64 = CHUNK_MAP + (1 << 21) * 8;
     let capacity = 1usize << 37;
     let arena = arena(capacity, 128 * 1024);

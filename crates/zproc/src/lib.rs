@@ -52,4 +52,4 @@ pub use value::{
     kind_name, tag, to_value,
 };
 pub use view::{View, Viewable};
-pub use watch::{Update, Updates, Verdict, Watch};
+pub use watch::{Update, Updates, Verdict, Watch, Writer, set_process_name};

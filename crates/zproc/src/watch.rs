@@ -14,6 +14,7 @@ mod subject;
 mod update;
 mod walk;
 mod watcher;
+mod writer;
 
 use std::fmt;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use subject::Subject;
 pub use update::{Update, Updates};
 use walk::{Changes, Log, States};
 pub(crate) use watcher::Watcher;
+pub use writer::{Writer, set_process_name};
 
 /// How to watch, and the watchers themselves. Made by [`State::watch`](crate::State::watch).
 ///

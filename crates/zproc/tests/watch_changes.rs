@@ -225,7 +225,7 @@ fn a_raw_update_says_all_about_it() -> Result<()> {
     })?;
     let update = now(&state).get_raw_update()?;
     assert_eq!(
-        (update.seq, update.identical, update.writer),
+        (update.seq, update.identical, update.writer.pid),
         (2, false, std::process::id())
     );
     assert_eq!(update.before, Map::from([("a", 1), ("b", 2)]));

@@ -235,6 +235,19 @@ fn field_after_name(stat: &str, index: usize) -> Option<&str> {
     rest.split_ascii_whitespace().nth(index)
 }
 
+/// What the kernel calls this process: the name of its program, unless it changed that. Without /proc the end of the path
+/// that it was started by.
+pub fn program_name() -> String {
+    match fs::read("/proc/self/comm") {
+        Ok(name) => String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned(),
+        Err(_) => {
+            let path = std::env::args_os().next().unwrap_or_default();
+            let name = std::path::Path::new(&path).file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        }
+    }
+}
+
 /// The inode of this process's PID namespace: TIDs mean the same to two processes only if theirs are equal.
 pub fn pid_namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/pid").map_err(without_proc)?.ino())

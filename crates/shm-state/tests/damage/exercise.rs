@@ -84,7 +84,7 @@ pub fn run(clean: &Image, case: &Case) -> usize {
 /// Damage of one structure must not spread to what others rely on: the tables, and the machine's memory.
 fn check_bystanders(clean: &Image, damaged: &Image, patch: &[(usize, u64)], file: &File) {
     let hit = |from: usize, to: usize| patch.iter().any(|(at, _)| (from..to).contains(at));
-    let chunk_map = 164 * 1024..164 * 1024 + clean.capacity as usize / (64 * 1024) * 8;
+    let chunk_map = 292 * 1024..292 * 1024 + clean.capacity as usize / (64 * 1024) * 8;
     // An arena whose chunks all seem to be taken, or all to be backed, may grow up to its capacity, as it always may.
     let taken = file.metadata().unwrap().blocks() * 512;
     assert!(
@@ -102,10 +102,10 @@ fn check_bystanders(clean: &Image, damaged: &Image, patch: &[(usize, u64)], file
     );
     assert!(hit(192, 256) || word(192) == 0, "the directory lock was written");
     assert!(
-        hit(4096 + 16 * 32, 132 * 1024) || now[4096 + 16 * 32..132 * 1024].iter().all(|byte| *byte == 0),
+        hit(4096 + 16 * 64, 260 * 1024) || now[4096 + 16 * 64..260 * 1024].iter().all(|byte| *byte == 0),
         "the participants were written"
     );
-    let directory = 132 * 1024..132 * 1024 + clean.word(144) as usize * 8;
+    let directory = 260 * 1024..260 * 1024 + clean.word(144) as usize * 8;
     assert!(
         hit(144, 152) || now[directory.clone()] == damaged.bytes[directory],
         "the directory was written"

@@ -35,7 +35,8 @@ fn arena(capacity: u64) -> Arena {
         capacity,
         history,
         ..ArenaOptions::default()
-    }).unwrap()
+    })
+    .unwrap()
 }
 
 fn taken(arena: &Arena) -> Image {
@@ -85,7 +86,7 @@ fn roomy(capacity: u64) -> Image {
 
 /// The smallest arena, full, and partly emptied again from what is kept back for that.
 fn tight() -> Image {
-    let arena = arena(512 * 1024);
+    let arena = arena(640 * 1024);
     let (a, b) = (arena.namespace("a").unwrap(), arena.namespace("b").unwrap());
     commit(&b, &[put("key 1", 3), put("large", 2_000)]);
     for number in 0.. {

@@ -35,18 +35,16 @@ const MAX_POINTERS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// It is implemented for each such type, and by nothing else. Types that are to be stored under a name of their own, which
 /// is what one wants for one's own types, say so with [`archived!`](crate::archived); all others go in [`Rkyv`].
 pub trait RkyvType:
-    Archive<
-        Archived: for<'a> CheckBytes<HighValidator<'a, Trouble>> + Deserialize<Self, HighDeserializer<Trouble>>,
-    > + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
+    Archive<Archived: for<'a> CheckBytes<HighValidator<'a, Trouble>> + Deserialize<Self, HighDeserializer<Trouble>>>
+    + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
     + Sized
     + 'static
 {
 }
 
 impl<T> RkyvType for T where
-    T: Archive<
-            Archived: for<'a> CheckBytes<HighValidator<'a, Trouble>> + Deserialize<Self, HighDeserializer<Trouble>>,
-        > + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
+    T: Archive<Archived: for<'a> CheckBytes<HighValidator<'a, Trouble>> + Deserialize<Self, HighDeserializer<Trouble>>>
+        + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
         + 'static
 {
 }

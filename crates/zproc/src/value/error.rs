@@ -114,7 +114,9 @@ pub enum DecodeError {
         found: u64,
     },
     /// The bytes of an rkyv archive are not those of a value of its type.
-    #[error("damaged {name} (rkyv), {reason}: write the value again, and count the version of the type up if it was changed")]
+    #[error(
+        "damaged {name} (rkyv), {reason}: write the value again, and count the version of the type up if it was changed"
+    )]
     DamagedArchive {
         /// The type.
         name: &'static str,

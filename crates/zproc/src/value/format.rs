@@ -54,7 +54,9 @@ pub(crate) fn describe(format: u64) -> String {
         _ => "big-endian",
     };
     let bits = u32::from(size) * 8;
-    format!("of format {table} with {order} archives of rkyv 0.{rkyv}, pointers of {bits} bits aligned to {align} bytes")
+    format!(
+        "of format {table} with {order} archives of rkyv 0.{rkyv}, pointers of {bits} bits aligned to {align} bytes"
+    )
 }
 
 #[cfg(test)]
@@ -63,9 +65,11 @@ mod tests {
 
     #[test]
     fn the_stamp_says_what_it_stands_for() {
-        let expected =
-            "of format 1 with little-endian archives of rkyv 0.8, pointers of 32 bits aligned to 4 bytes";
-        assert_eq!((VALUE_FORMAT, describe(VALUE_FORMAT).as_str()), (0x01_04_04_08_01, expected));
+        let expected = "of format 1 with little-endian archives of rkyv 0.8, pointers of 32 bits aligned to 4 bytes";
+        assert_eq!(
+            (VALUE_FORMAT, describe(VALUE_FORMAT).as_str()),
+            (0x01_04_04_08_01, expected)
+        );
         assert_eq!(describe(0), "not zproc's");
     }
 }

@@ -7,6 +7,7 @@ use shm_state::Namespace;
 
 use super::Watch;
 use super::walk::Changes;
+use super::writer::Writer;
 use crate::codec::decode_key;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -23,7 +24,7 @@ use crate::snapshot::Snapshot;
 /// assert_eq!(update.changed, ["flour".into(), "cookies".into()]);
 /// assert!(update.before.is_empty()?);
 /// assert_eq!(update.after.get::<i64>("flour")?, Some(3));
-/// assert_eq!(update.writer, std::process::id());
+/// assert_eq!(update.writer.pid, std::process::id());
 /// # Ok::<(), zproc::Error>(())
 /// ```
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub struct Update<'s> {
     /// Its number.
     pub seq: u64,
     /// The process that made it.
-    pub writer: u32,
+    pub writer: Writer,
     /// When it was made, to a few milliseconds.
     pub time: SystemTime,
     /// The keys that it changed, in the order in which it wrote them; for a watcher of duplicates all that it wrote.
@@ -67,7 +68,10 @@ impl<'s> Update<'s> {
             after,
             identical: record.identical,
             seq,
-            writer: record.pid,
+            writer: Writer {
+                pid: record.pid,
+                name: namespace.writer_name(&record),
+            },
             time: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.time_ns),
             changed: changed?,
         }))

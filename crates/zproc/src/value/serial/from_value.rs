@@ -215,7 +215,9 @@ impl Contents {
     fn some(self, expected: &str) -> Result<OfValue> {
         match self.0 {
             Some(contents) => Ok(OfValue(contents)),
-            None => Err(DecodeError::other(format_args!("expected {expected}, found a variant without contents"))),
+            None => Err(DecodeError::other(format_args!(
+                "expected {expected}, found a variant without contents"
+            ))),
         }
     }
 }
@@ -242,6 +244,7 @@ impl<'de> VariantAccess<'de> for Contents {
     }
 
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value> {
-        self.some("a variant with fields")?.deserialize_struct("", fields, visitor)
+        self.some("a variant with fields")?
+            .deserialize_struct("", fields, visitor)
     }
 }

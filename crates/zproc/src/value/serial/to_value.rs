@@ -35,7 +35,11 @@ impl ToValueOf {
         // A hint may be wrong, so no more than a page's worth is believed.
         let items = Vec::with_capacity(len.unwrap_or(0).min(128));
         let inside = self.inside()?;
-        Ok(List { items, inside, variant: None })
+        Ok(List {
+            items,
+            inside,
+            variant: None,
+        })
     }
 
     fn map(self) -> Result<Entries> {
