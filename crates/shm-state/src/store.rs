@@ -14,7 +14,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, Ordering as Local};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -33,8 +32,9 @@ use crate::seats;
 use crate::space::{History, Membership, Space};
 use crate::stats::{NamespaceStats, Stats};
 use crate::sync::{Ordering, Word};
+use crate::sys::fork::PerProcess;
 use crate::sys::time::Deadline;
-use crate::sys::{file, fork, process};
+use crate::sys::{file, process};
 use crate::verify::{self, Report};
 use crate::write::Transaction;
 
@@ -90,38 +90,15 @@ struct Inner {
 /// Device and inode: what tells one arena from another.
 type Identity = (u64, u64);
 
-/// Arenas that this process has mapped. A forked child gets a new registry: the one it inherits may be locked by a thread
-/// that it does not have.
-struct Registry {
-    epoch: u64,
-    open: Mutex<HashMap<Identity, Weak<Inner>>>,
-}
+/// Arenas that this process has mapped.
+type Registry = Mutex<HashMap<Identity, Weak<Inner>>>;
 
-static REGISTRY: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 fn registry() -> Result<&'static Registry> {
-    let epoch = fork::renew().map_err(Error::os("mapping the page that notices a fork"))?;
-    loop {
-        // Acquire pairs with the Release of whoever made it.
-        let now = REGISTRY.load(Local::Acquire);
-        // SAFETY: null, or a leaked box that nobody ever frees.
-        if let Some(registry) = unsafe { now.as_ref() }
-            && registry.epoch == epoch
-        {
-            return Ok(registry);
-        }
-        let new = Box::into_raw(Box::new(Registry {
-            epoch,
-            open: Mutex::default(),
-        }));
-        if REGISTRY
-            .compare_exchange(now, new, Local::AcqRel, Local::Relaxed)
-            .is_err()
-        {
-            // SAFETY: another thread was faster; ours was never shared.
-            drop(unsafe { Box::from_raw(new) });
-        }
-    }
+    REGISTRY
+        .get()
+        .map_err(Error::os("mapping the page that notices a fork"))
 }
 
 impl Arena {
@@ -277,7 +254,7 @@ impl Arena {
 
     fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
         let stat = nix_stat(&fd)?;
-        if let Some(open) = registry()?.open.lock().get(&stat).and_then(Weak::upgrade) {
+        if let Some(open) = registry()?.lock().get(&stat).and_then(Weak::upgrade) {
             return Ok(Self { inner: open });
         }
         let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
@@ -315,7 +292,7 @@ impl Arena {
             }
         };
         // Two threads that open the same arena at once must not map it twice.
-        let mut open = registry()?.open.lock();
+        let mut open = registry()?.lock();
         let key = match mapping.file() {
             Some(fd) => Some(nix_stat(&fd)?),
             None => None,

@@ -22,16 +22,21 @@
 
 mod access;
 mod address;
+mod canceller;
 mod codec;
+pub mod docs;
 mod error;
 mod handle;
 pub mod key;
+mod notify;
+mod os;
 mod snapshot;
 mod state;
 mod transaction;
 pub mod value;
 mod watch;
 
+pub use canceller::Canceller;
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
@@ -43,4 +48,6 @@ pub use value::{
     DecodeError, EncodeError, Encoded, Encoder, Entries, FromValue, Int, Items, ListEncoder, MAX_NESTING, Map,
     MapEncoder, ToValue, Value, kind_name, tag,
 };
-pub use watch::{Update, Updates, Verdict, Watch};
+#[cfg(feature = "tokio")]
+pub use watch::UpdateStream;
+pub use watch::{EventFeed, Ready, Select, Update, Updates, Verdict, Watch};
