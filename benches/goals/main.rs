@@ -16,6 +16,7 @@ mod notifying;
 mod reading;
 mod subject;
 mod together;
+mod watching;
 mod writing;
 
 use std::process::ExitCode;
@@ -122,6 +123,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
         writing::ROWS,
         together::ROWS,
         notifying::ROWS,
+        watching::ROWS,
         memory::ROWS,
     ]
     .concat();

@@ -82,7 +82,7 @@ fn watch_log(role: &Role) {
                 let cancel = AtomicBool::new(false);
                 let newer = |seq| Ok((seq > cursor).then_some(()));
                 let ended = namespace.wait(On::Any, Strategy::Block, Deadline::after(NAP), &cancel, newer);
-                assert_ne!(ended.unwrap(), Err(Ended::Cancelled));
+                assert_ne!(ended.unwrap(), Err(Ended::Closed));
             }
         }
         assert_eq!(account.at(), cursor);

@@ -257,13 +257,17 @@ fn take_large_record_block(tx: &mut Transaction<'_>, assignments: usize) -> Resu
     Ok(block)
 }
 
+/// Which event is that of a key, and its bit there.
+#[inline(always)]
+pub fn event_at(hash: u64) -> (usize, u32) {
+    ((hash >> 20) as usize % EVENTS, 1 << ((hash >> 32) & 31))
+}
+
 /// The event of a key, and its bit there.
 #[inline(always)]
 pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
-    (
-        &space.control().events[(hash >> 20) as usize % EVENTS],
-        1 << ((hash >> 32) & 31),
-    )
+    let (at, bit) = event_at(hash);
+    (&space.control().events[at], bit)
 }
 
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.

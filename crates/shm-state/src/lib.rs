@@ -5,9 +5,9 @@
 //! bytes with a type tag; the crate `zproc` puts types on top.
 //!
 //! From the outside in: `store` (arenas) and `namespace` are what users see; `write`, `overwrite` and `commit` make a
-//! commit, `record` publishes it and finishes a dead writer's; `read` and `wait` are the readers' side; `table`, `heap`
-//! and `reclaim` own index and memory; `pin`, `event`, `log` and `lock` are protocols of a few words each, which know
-//! nothing of the rest; `copy` is room for what is read; `space` resolves one namespace, `arena` turns offsets into references, `layout` says what lies
+//! commit, `record` publishes it and finishes a dead writer's; `read`, `copy`, `wait` and `sleep` are the readers' side; `table`,
+//! `heap` and `reclaim` own index and memory; `pin`, `event`, `cancel`, `log` and `lock` are protocols of a few words each, which
+//! know nothing of the rest; `space` resolves one namespace, `arena` turns offsets into references, `layout` says what lies
 //! where, and only `sync` and `sys` touch atomics and the system.
 
 #[cfg(not(all(
@@ -21,6 +21,7 @@ compile_error!(
 );
 
 mod arena;
+mod cancel;
 mod chunks;
 mod commit;
 mod copy;
@@ -46,6 +47,7 @@ mod record;
 mod seats;
 #[cfg(feature = "shared_memory")]
 mod shared_memory;
+mod sleep;
 mod space;
 mod stats;
 mod store;
@@ -58,6 +60,7 @@ mod walk;
 mod write;
 mod writers;
 
+pub use cancel::{Cancel, CancelWord, Watched};
 pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
@@ -66,11 +69,13 @@ pub use log::{Change, Record};
 pub use namespace::{EntryRef, Filter, Longer, Namespace, Next, Place};
 pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
+pub use sleep::{Events, MOST_WORDS, SLICE, Sleep, WeakNamespace};
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};
 pub use store::{Arena, ArenaOptions, set_process_name};
 #[cfg(feature = "kill-points")]
 pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
+pub use sys::fork::PerProcess;
 pub use sys::time::Deadline;
 pub use verify::Report;
 pub use wait::{Ended, On, Strategy};

@@ -1,8 +1,9 @@
 //! A namespace as its users see it: one dict, one writer lock, one history.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use crate::cancel::Cancel;
 use crate::copy::{ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
@@ -175,8 +176,8 @@ impl Namespace {
         }
     }
 
-    /// What the models make their own of.
-    #[cfg(all(loom, test))]
+    /// The namespace as this process sees it.
+    #[inline(always)]
     pub(crate) fn space(&self) -> &Arc<Space> {
         &self.space
     }
@@ -513,7 +514,7 @@ impl Namespace {
     }
 
     #[cold]
-    fn damaged_log(&self, seq: u64) -> Error {
+    pub(crate) fn damaged_log(&self, seq: u64) -> Error {
         Error::corrupt(format!(
             "namespace {:?}: the log does not hold commit {seq}",
             self.space.name
@@ -629,17 +630,17 @@ impl Namespace {
     }
 
     /// Waits until `check`, called with the number of the newest commit whenever there may be a new one, returns
-    /// something.
-    pub fn wait<T>(
+    /// something. `cancel` is a flag, or a [`Cancel`] with words besides.
+    pub fn wait<'c, T>(
         &self,
         on: On<'_>,
         strategy: Strategy,
         deadline: Deadline,
-        cancel: &AtomicBool,
+        cancel: impl Into<Cancel<'c>>,
         check: impl FnMut(u64) -> Result<Option<T>>,
     ) -> Result<Result<T, Ended>> {
         self.space.check_fork()?;
-        wait::wait(&self.space, on, strategy, deadline, cancel, check)
+        wait::wait(&self.space, on, strategy, deadline, cancel.into(), check)
     }
 
     /// Wakes every sleeper of the namespace, in all processes, so that it looks at its cancel flag.

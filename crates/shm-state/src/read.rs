@@ -142,15 +142,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The newest snapshot for an optimistic reader.
-    #[inline(always)]
-    pub fn newest(space: &'a Space) -> Self {
-        let reader = &space.control().reader;
-        // Acquire pairs with the store of `seq` that made the commit visible.
-        Self::recent(space, reader.seq.load(Ordering::Acquire))
-    }
-
-    /// The snapshot of commit `seq`, which was read a moment ago, for an optimistic reader.
+    /// As [`View::new`], for readers who go elsewhere when they meet memory that this process does not know of yet.
     #[inline(always)]
     pub fn recent(space: &'a Space, seq: u64) -> Self {
         Self {
@@ -159,6 +151,14 @@ impl<'a> View<'a> {
             memory: space.mapping.recent(),
             reader: &space.control().reader,
         }
+    }
+
+    /// The newest snapshot for an optimistic reader.
+    #[inline(always)]
+    pub fn newest(space: &'a Space) -> Self {
+        let reader = &space.control().reader;
+        // Acquire pairs with the store of `seq` that made the commit visible.
+        Self::recent(space, reader.seq.load(Ordering::Acquire))
     }
 
     /// The same namespace as it is now.

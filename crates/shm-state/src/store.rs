@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering as Local};
+use std::sync::atomic::{AtomicU64, Ordering as Local};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ use crate::seats;
 use crate::space::{History, Membership, Space};
 use crate::stats::{NamespaceStats, Stats};
 use crate::sync::{Ordering, Word};
+use crate::sys::fork::PerProcess;
 use crate::sys::time::Deadline;
-use crate::sys::{file, fork, process};
+use crate::sys::{file, process};
 use crate::verify::{self, Report};
 use crate::write::Transaction;
 
@@ -95,12 +96,8 @@ struct Inner {
 /// Device and inode: what tells one arena from another.
 type Identity = (u64, u64);
 
-/// Arenas that this process has mapped. A forked child gets a new registry: the one it inherits may be locked by a thread
-/// that it does not have.
-struct Registry {
-    epoch: u64,
-    open: Mutex<HashMap<Identity, Weak<Inner>>>,
-}
+/// Arenas that this process has mapped.
+type Registry = Mutex<HashMap<Identity, Weak<Inner>>>;
 
 /// A key for an arena in memory that the caller brings, each time another: no device has that number.
 fn of_caller() -> Identity {
@@ -108,31 +105,12 @@ fn of_caller() -> Identity {
     (u64::MAX, NEXT.fetch_add(1, Local::Relaxed))
 }
 
-static REGISTRY: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 fn registry() -> Result<&'static Registry> {
-    let epoch = fork::renew().map_err(Error::os("mapping the page that notices a fork"))?;
-    loop {
-        // Acquire pairs with the Release of whoever made it.
-        let now = REGISTRY.load(Local::Acquire);
-        // SAFETY: null, or a leaked box that nobody ever frees.
-        if let Some(registry) = unsafe { now.as_ref() }
-            && registry.epoch == epoch
-        {
-            return Ok(registry);
-        }
-        let new = Box::into_raw(Box::new(Registry {
-            epoch,
-            open: Mutex::default(),
-        }));
-        if REGISTRY
-            .compare_exchange(now, new, Local::AcqRel, Local::Relaxed)
-            .is_err()
-        {
-            // SAFETY: another thread was faster; ours was never shared.
-            drop(unsafe { Box::from_raw(new) });
-        }
-    }
+    REGISTRY
+        .get()
+        .map_err(Error::os("mapping the page that notices a fork"))
 }
 
 /// Chooses what this process is called in all arenas: those that it has open, and those that it will open. Others see it
@@ -154,9 +132,11 @@ pub fn set_process_name(name: &str) {
     choose_name(Name::new(name));
     // Without a registry no arena is open.
     if let Ok(registry) = registry() {
-        let open = registry.open.lock();
-        let arenas = open.values().filter_map(Weak::upgrade);
-        arenas.for_each(|inner| inner.membership.rename(Name::of_this_process()));
+        // Gathered first: an arena whose last other user leaves meanwhile ends here, outside of the lock.
+        let arenas: Vec<_> = registry.lock().values().filter_map(Weak::upgrade).collect();
+        arenas
+            .iter()
+            .for_each(|inner| inner.membership.rename(Name::of_this_process()));
     }
 }
 
@@ -313,7 +293,7 @@ impl Arena {
 
     fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
         let stat = nix_stat(&fd)?;
-        if let Some(open) = registry()?.open.lock().get(&stat).and_then(Weak::upgrade) {
+        if let Some(open) = registry()?.lock().get(&stat).and_then(Weak::upgrade) {
             return Ok(Self { inner: open });
         }
         let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
@@ -351,7 +331,7 @@ impl Arena {
             }
         };
         // Two threads that open the same arena at once must not map it twice.
-        let mut open = registry()?.open.lock();
+        let mut open = registry()?.lock();
         let key = match mapping.file() {
             Some(fd) => nix_stat(&fd)?,
             None => of_caller(),

@@ -105,6 +105,12 @@ pub enum Error {
     /// Nothing that matches happened in time.
     #[error("no update matched before the timeout")]
     Timeout,
+    /// The wait was ended by its [`Canceller`](crate::Canceller).
+    #[error(
+        "the wait was cancelled, and consumed nothing: call Canceller::reset and then the watcher again to go on where \
+             it was"
+    )]
+    Cancelled,
     /// The writer lock was not had in time.
     #[error(
         "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \

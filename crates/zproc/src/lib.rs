@@ -22,10 +22,14 @@
 
 mod access;
 mod address;
+mod canceller;
 mod codec;
+pub mod docs;
 mod error;
 mod handle;
 pub mod key;
+mod notify;
+mod os;
 mod snapshot;
 mod state;
 mod transaction;
@@ -34,6 +38,7 @@ pub mod value;
 mod view;
 mod watch;
 
+pub use canceller::Canceller;
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
@@ -52,4 +57,6 @@ pub use value::{
     kind_name, tag, to_value,
 };
 pub use view::{View, Viewable};
-pub use watch::{Update, Updates, Verdict, Watch, Writer, set_process_name};
+#[cfg(feature = "tokio")]
+pub use watch::UpdateStream;
+pub use watch::{EventFeed, Ready, Select, Update, Updates, Verdict, Watch, Writer, set_process_name};

@@ -23,6 +23,14 @@ fn check<T: PartialEq + From<i8>>(value: T) -> std::io::Result<T> {
     }
 }
 
+/// Calls `f` and gives `errno` back its value, as a signal handler has to.
+pub(crate) fn keeping_errno<R>(f: impl FnOnce() -> R) -> R {
+    let errno = nix::errno::Errno::last_raw();
+    let result = f();
+    nix::errno::Errno::set_raw(errno);
+    result
+}
+
 /// An error of a file below /proc, with what to do if there is none.
 fn without_proc(error: std::io::Error) -> std::io::Error {
     if error.kind() == std::io::ErrorKind::NotFound {

@@ -216,9 +216,10 @@ pub fn read(namespace: &Namespace, errors: &mut Errors) {
         let key = key(&text);
         errors.note(namespace.get(&key));
         errors.note(namespace.get_with(&key, |tag, bytes| (tag, bytes.len())));
-        namespace
-            .peek(&key)
-            .map(|small| small.map(|small| small.with(|_, bytes| bytes.len())));
+        let _ = match namespace.peek(&key) {
+            Ok(small) => small.map(|small| small.with(|_, bytes| bytes.len())),
+            Err(longer) => namespace.peek_longer(longer, |_, bytes| bytes.len()),
+        };
         errors.note(namespace.contains(&key));
         if let Some(Some(place)) = errors.note(namespace.place(&key)) {
             place.peek(|_, _| ());

@@ -26,7 +26,7 @@ impl Verdict for Result<bool> {
 
 /// A value as it would be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     tag: u16,
     bytes: Vec<u8>,
 }
@@ -46,7 +46,7 @@ impl Stored {
 
 /// What must hold for a key. An absent key satisfies none of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(crate) enum Condition {
     /// Its value is this one.
     Equal(Stored),
     /// Its value is not this one.

@@ -1,20 +1,22 @@
 //! Which updates a watcher looks at.
 
+use std::sync::Arc;
+
 use shm_state::{Filter, Key};
 
 use crate::codec::own_key;
 use crate::error::Result;
 use crate::key::ToKey;
 
-/// What an update must change.
+/// What an update must change. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
+pub(crate) enum Subject {
     /// Any key.
     Any,
     /// One of these keys.
-    Keys(Vec<Key>),
+    Keys(Arc<[Key]>),
     /// A key other than these.
-    Except(Vec<Key>),
+    Except(Arc<[Key]>),
 }
 
 impl Subject {
@@ -46,6 +48,6 @@ impl Subject {
     }
 }
 
-fn own_keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Vec<Key>> {
+fn own_keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Arc<[Key]>> {
     keys.into_iter().map(own_key).collect()
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use shm_state::Namespace;
 
-use super::Watch;
 use super::walk::Changes;
 use super::writer::Writer;
+use super::{Sought, Watch};
 use crate::codec::decode_key;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -80,9 +80,10 @@ impl<'s> Update<'s> {
 
 /// The updates one after another; see [`State::updates`](crate::State::updates).
 ///
-/// After [`Error::Lagged`] and [`Error::Timeout`] it goes on, after another error it ends.
+/// After [`Error::Lagged`], [`Error::Timeout`] and [`Error::Cancelled`] it goes on, after another error it ends.
 pub struct Updates<'s> {
     watch: Watch<'s>,
+    sought: Sought,
     changes: Changes,
     ended: bool,
 }
@@ -90,6 +91,7 @@ pub struct Updates<'s> {
 impl<'s> Updates<'s> {
     pub(super) fn new(watch: Watch<'s>, changes: Changes) -> Self {
         Self {
+            sought: watch.sought(watch.subject.clone(), None),
             watch,
             changes,
             ended: false,
@@ -104,10 +106,15 @@ impl<'s> Iterator for Updates<'s> {
         if self.ended {
             return None;
         }
-        let next = self.watch.next_update(&mut self.changes);
-        self.ended = !matches!(next, Ok(_) | Err(Error::Lagged { .. } | Error::Timeout));
+        let next = self.watch.next_update(&mut self.changes, &self.sought);
+        self.ended = next.as_ref().is_err_and(ends);
         Some(next)
     }
+}
+
+/// Whether one who goes from update to update has come to the end.
+pub(super) fn ends(error: &Error) -> bool {
+    !matches!(error, Error::Lagged { .. } | Error::Timeout | Error::Cancelled)
 }
 
 impl fmt::Debug for Updates<'_> {
