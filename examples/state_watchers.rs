@@ -46,7 +46,11 @@ fn main() -> ExitCode {
 /// What the process does that the user starts.
 fn act(stage: &Stage) -> Result {
     let house = &stage.state;
-    house.extend([("door", Value::from("shut")), ("lamp", "off".into()), ("guest", Value::None)])?; // update 1
+    house.extend([
+        ("door", Value::from("shut")),
+        ("lamp", "off".into()),
+        ("guest", Value::None),
+    ])?; // update 1
     let watchers = stage.start(WATCHERS)?;
     house.insert("door", "open")?; // 2
     house.insert("door", "shut")?;
@@ -89,8 +93,16 @@ fn watch<'s>(state: &'s State, kind: &str) -> Result<Vec<Snapshot<'s>>> {
             let update = state.get_raw_update()?;
             vec![update.before, update.after]
         }
-        "updates" => state.updates()?.take(8).map(|update| Ok(update?.after)).collect::<Result<_>>()?,
-        "updates_since" => state.updates_since(8).take(2).map(|update| Ok(update?.after)).collect::<Result<_>>()?,
+        "updates" => state
+            .updates()?
+            .take(8)
+            .map(|update| Ok(update?.after))
+            .collect::<Result<_>>()?,
+        "updates_since" => state
+            .updates_since(8)
+            .take(2)
+            .map(|update| Ok(update?.after))
+            .collect::<Result<_>>()?,
         _ => return Err(format!("there is no watcher {kind}").into()),
     })
 }

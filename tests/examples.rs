@@ -45,7 +45,10 @@ fn run(name: &str) -> Vec<String> {
 
 fn assert_nothing_is_left(name: &str, pid: u32) {
     let left = State::open(&format!("shm://zproc-{name}-{pid}"));
-    assert!(matches!(left, Err(Error::NotFound { .. })), "{name} left its state: {left:?}");
+    assert!(
+        matches!(left, Err(Error::NotFound { .. })),
+        "{name} left its state: {left:?}"
+    );
 }
 
 /// The number in a line, between what is before and behind it; `None` if it is another line.
@@ -66,7 +69,10 @@ fn atomicity_loses_no_atomic_increment() {
     assert_eq!(lines[0], "50 processes made 20 increments each, which is 1000.");
     assert_eq!(only_number(&lines, "atomic:", "counted, 0 lost"), 1000, "{lines:#?}");
     // Those that are not atomic may be lost, and need not be; but no more than there were.
-    assert!((1..=1000).contains(&only_number(&lines, "get and insert:", "counted")), "{lines:#?}");
+    assert!(
+        (1..=1000).contains(&only_number(&lines, "get and insert:", "counted")),
+        "{lines:#?}"
+    );
     assert_eq!(lines.len(), 3);
 }
 
@@ -76,11 +82,18 @@ fn chain_reaction_goes_in_order() {
     let (first, rest) = lines.split_first().expect("it prints something");
     let (last, dominoes) = rest.split_last().expect("it prints more");
     assert_eq!((first.as_str(), last.as_str()), ("push", "all have fallen"));
-    let fallen: Vec<_> = dominoes.iter().filter_map(|line| number(line, "domino ", " falls")).collect();
+    let fallen: Vec<_> = dominoes
+        .iter()
+        .filter_map(|line| number(line, "domino ", " falls"))
+        .collect();
     assert_eq!(fallen, (1..=20).collect::<Vec<_>>(), "{lines:#?}");
     assert_eq!(dominoes.len(), 20);
     // Each is a process of its own.
-    let mut processes: Vec<_> = dominoes.iter().filter_map(|line| line.split_once(" falls ")).map(|(_, by)| by).collect();
+    let mut processes: Vec<_> = dominoes
+        .iter()
+        .filter_map(|line| line.split_once(" falls "))
+        .map(|(_, by)| by)
+        .collect();
     processes.sort_unstable();
     processes.dedup();
     assert_eq!(processes.len(), 20, "{lines:#?}");
@@ -90,7 +103,10 @@ fn chain_reaction_goes_in_order() {
 fn luck_test_has_one_winner_whom_all_know() {
     let lines = run("luck_test");
     assert_eq!(lines.len(), 6, "{lines:#?}");
-    let lucky = lines.iter().find(|line| line.starts_with("draw ")).expect("somebody is lucky");
+    let lucky = lines
+        .iter()
+        .find(|line| line.starts_with("draw "))
+        .expect("somebody is lucky");
     assert!(number(lucky, "draw ", ":").expect("draws are counted") >= 1, "{lucky}");
     let (_, winner) = lucky.split_once(": ").expect("the draw has a winner");
     let winner = number(winner, "player ", " has drawn 77").expect("the number is the lucky one");
@@ -107,8 +123,15 @@ fn eaten(lines: &[String], manner: &str) -> Vec<u32> {
     let (Some(line), None) = (found.next(), found.next()) else {
         panic!("one line for {manner:?} in {lines:#?}");
     };
-    let (count, numbers) = line.trim_start().strip_prefix("ate").and_then(|line| line.split_once(':')).expect("it ate");
-    let numbers: Vec<u32> = numbers.split_whitespace().map(|peanut| peanut.parse().expect("a number")).collect();
+    let (count, numbers) = line
+        .trim_start()
+        .strip_prefix("ate")
+        .and_then(|line| line.split_once(':'))
+        .expect("it ate");
+    let numbers: Vec<u32> = numbers
+        .split_whitespace()
+        .map(|peanut| peanut.parse().expect("a number"))
+        .collect();
     assert_eq!(count.trim(), numbers.len().to_string(), "{line}");
     numbers
 }
@@ -153,14 +176,26 @@ fn state_watchers_see_each_its_own() {
         ("get_raw_update", &[(1, HOUSE), (2, OPEN)]),
         (
             "updates",
-            &[(2, OPEN), (3, HOUSE), (5, ANN), (6, HOUSE), (7, DARK), (8, HOUSE), (9, CAT), (10, HOUSE)],
+            &[
+                (2, OPEN),
+                (3, HOUSE),
+                (5, ANN),
+                (6, HOUSE),
+                (7, DARK),
+                (8, HOUSE),
+                (9, CAT),
+                (10, HOUSE),
+            ],
         ),
         ("updates_since", &[(9, CAT), (10, HOUSE)]),
     ];
     let lines = run("state_watchers");
     let mut count = 0;
     for (watcher, updates) in seen {
-        let own: Vec<_> = lines.iter().filter(|line| line.split("  ").next() == Some(watcher)).collect();
+        let own: Vec<_> = lines
+            .iter()
+            .filter(|line| line.split("  ").next() == Some(watcher))
+            .collect();
         let expected: Vec<_> = updates
             .iter()
             .map(|(seq, house)| format!("{watcher:<28} update {seq:>2}: {{{house}}}"))

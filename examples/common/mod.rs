@@ -56,10 +56,15 @@ pub struct Stage {
 impl Stage {
     fn new(name: &str) -> Result<Self> {
         let address = format!("shm://zproc-{name}-{}", process::id());
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGALRM].into_iter().collect();
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGALRM]
+            .into_iter()
+            .collect();
         signals.thread_block()?;
         let state = State::builder(&address).history(HISTORY, 64 << 20).create()?;
-        let stage = Self { state, address: address.clone() };
+        let stage = Self {
+            state,
+            address: address.clone(),
+        };
         alarm::set(LIMIT_SECONDS);
         thread::spawn(move || {
             let signal = signals.wait();

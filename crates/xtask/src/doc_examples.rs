@@ -11,13 +11,8 @@ const LIBRARIES: [&str; 2] = ["crates/zproc/src", "crates/shm-state/src"];
 
 /// Items that go without: one has to read nothing but their name, or they exist in test builds only.
 const EXEMPT: &[&str] = &[
-    // Of test builds, with `kill-points` or `planted-faults`; tests/kill_points.rs uses them.
+    // Of test builds, and of the models.
     "Fault",
-    "kill_at",
-    "kill_points_passed",
-    "plant",
-    "stop_at",
-    "without_backstops",
     "Deadline::ns",
 ];
 
@@ -42,7 +37,9 @@ pub fn are_everywhere(root: &Path) -> Result<(), String> {
         })?;
     }
     if let Some(unused) = EXEMPT.iter().find(|item| !exempt.contains(**item)) {
-        return Err(format!("{unused} has an example, or is gone: take it off the list of exemptions"));
+        return Err(format!(
+            "{unused} has an example, or is gone: take it off the list of exemptions"
+        ));
     }
     if missing.is_empty() {
         return Ok(());
@@ -77,7 +74,10 @@ fn visit(directory: &Path, f: &mut impl FnMut(&Path, &str)) -> Result<(), String
 
 /// The names in the `pub use` items of a `lib.rs`, as they are where they come from.
 fn exported(text: &str) -> BTreeSet<String> {
-    let uses = text.split("\npub use ").skip(1).filter_map(|rest| rest.split(';').next());
+    let uses = text
+        .split("\npub use ")
+        .skip(1)
+        .filter_map(|rest| rest.split(';').next());
     // Of `a::{B, C as D}` and `a::b::E` the last words before a comma, a brace, or the end; C and not D.
     let names = uses.flat_map(|list| list.split([',', '{', '}']));
     let names = names.map(|name| name.split(" as ").next().unwrap_or(name).trim());
@@ -191,7 +191,9 @@ fn method(line: &str, all: bool) -> Option<&str> {
 }
 
 fn leading_name(text: &str) -> &str {
-    let end = text.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c != '_' && !c.is_alphanumeric())
+        .unwrap_or(text.len());
     &text[..end]
 }
 
