@@ -896,8 +896,8 @@ impl Namespace {
     /// use std::sync::atomic::{AtomicBool, Ordering};
     ///
     /// let cancel = AtomicBool::new(false);
+    /// let never = |_| Ok(None::<()>);
     /// std::thread::scope(|scope| {
-    ///     let never = |_| Ok(None::<()>);
     ///     let sleeper = scope.spawn(|| namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never));
     ///     cancel.store(true, Ordering::SeqCst);
     ///     namespace.wake_all();
