@@ -5,9 +5,28 @@ use std::io;
 use crate::sys::limit;
 
 /// The result of the engine's calls.
+///
+/// ```
+/// fn count(arena: &shm_state::Arena) -> shm_state::Result<usize> {
+///     Ok(arena.namespaces()?.len())
+/// }
+/// assert_eq!(count(&shm_state::Arena::anonymous(&Default::default())?)?, 0);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call of the engine failed.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Deadline, Error, KeyRef};
+///
+/// let arena = Arena::anonymous(&ArenaOptions { capacity: 1 << 20, ..Default::default() })?;
+/// let namespace = arena.namespace("default")?;
+/// let error = namespace.put(&KeyRef::new(1, b"large"), None, 1, &[0; 2 << 20], Deadline::never()).unwrap_err();
+/// assert!(matches!(error, Error::Full { capacity, .. } if capacity == 1 << 20));
+/// assert!(error.to_string().ends_with("remove keys, drop snapshots, or create it with a larger capacity"));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -71,8 +90,9 @@ pub enum Error {
     },
     /// The writer lock was not had in time.
     #[error(
-        "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
-             it, or end it: its lock is then taken over"
+        "the writer lock was not free in time: {} holds it; wait longer, or, if it is stopped, continue it or end it: its \
+             lock is then taken over",
+        holder(*.pid, *.tid)
     )]
     LockTimeout {
         /// The process that holds the lock, 0 when unknown.
@@ -118,7 +138,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A key is too long.
-    #[error("a key of {len} bytes is longer than the limit of {max}")]
+    #[error("a key of {len} bytes is longer than the limit of {max}: use a shorter one, such as a hash of it")]
     KeyTooLong {
         /// Bytes of the key.
         len: usize,
@@ -147,7 +167,7 @@ pub enum Error {
         oldest: u64,
     },
     /// A transaction was used after one of its calls had failed in a way that it cannot go on from.
-    #[error("the transaction failed before and can only be dropped")]
+    #[error("the transaction failed before: drop it, which leaves the state as it was, and begin another one")]
     Poisoned,
     /// The kernel or the C library lacks something that the lock needs.
     #[error("this system cannot run the writer lock: {0}")]
@@ -165,6 +185,18 @@ pub enum Error {
 }
 
 /// A snapshot that keeps old versions alive.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let pinned = namespace.pin()?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let holds = arena.stats()?.namespaces[0].pins[0];
+/// assert_eq!((holds.pid, holds.seq, holds.lag), (std::process::id(), 0, 1));
+/// # drop(pinned);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinInfo {
     /// The process that holds it.
@@ -197,6 +229,14 @@ impl Error {
     #[cold]
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into() }
+    }
+}
+
+/// Who holds a lock; a pid of 0 is unknown.
+fn holder(pid: u32, tid: u32) -> String {
+    match pid {
+        0 => format!("thread {tid} of a process that is not known"),
+        pid => format!("process {pid} (thread {tid})"),
     }
 }
 

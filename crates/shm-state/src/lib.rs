@@ -4,6 +4,30 @@
 //! sleeps until it changes. Any of them may be SIGKILLed at any instruction; the others go on. Keys and values are
 //! bytes with a type tag; the crate `zproc` puts types on top.
 //!
+//! ```
+//! use shm_state::{Arena, ArenaOptions, Deadline, Filter, KeyRef, Next};
+//!
+//! let arena = Arena::anonymous(&ArenaOptions::default())?; // or Arena::open_or_create(name, …), in each process
+//! let namespace = arena.namespace("default")?;
+//! let (door, lamp) = (KeyRef::new(1, b"door"), KeyRef::new(1, b"lamp"));
+//!
+//! let mut transaction = namespace.begin(Deadline::never())?;
+//! transaction.put(&door, 1, b"open")?;
+//! transaction.put(&lamp, 1, b"on")?;
+//! assert_eq!(transaction.commit()?, 1);
+//!
+//! let before = namespace.pin()?; // the state as it is now, for as long as this lives
+//! namespace.put(&door, None, 1, b"shut", Deadline::never())?; // a commit of one key
+//! assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"shut");
+//! assert_eq!(before.get(&door)?.expect("it is there").bytes(), b"open");
+//!
+//! // The log, which watchers read: the first commit behind 0 that changes the lamp.
+//! let lamps = [lamp.to_owned()];
+//! let found = namespace.next_match(&mut 0, namespace.seq(), Filter::Keys(&lamps), false, None)?;
+//! assert_eq!(found, Next::Match(1));
+//! # Ok::<(), shm_state::Error>(())
+//! ```
+//!
 //! From the outside in: `store` (arenas) and `namespace` are what users see; `write`, `overwrite` and `commit` make a
 //! commit, `record` publishes it and finishes a dead writer's; `read`, `copy`, `wait` and `sleep` are the readers' side; `table`,
 //! `heap` and `reclaim` own index and memory; `pin`, `event`, `cancel`, `log` and `lock` are protocols of a few words each, which

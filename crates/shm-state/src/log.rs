@@ -20,6 +20,18 @@ pub const INLINE_CHANGES: usize = 2;
 const IDENTICAL: u32 = 1 << 31;
 
 /// What a commit did to one key.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let [first, second] = [1, 2].map(|seq| namespace.record(seq).unwrap().expect("it is recent").changes[0]);
+/// assert_eq!((first.old, first.identical), (0, false)); // the key is new
+/// assert_eq!((second.old, second.identical), (first.new, true));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Granule of the key's entry.
@@ -33,6 +45,17 @@ pub struct Change {
 }
 
 /// One commit.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let seq = namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let record = namespace.record(seq)?.expect("it is recent");
+/// assert_eq!((record.seq, record.pid, record.live), (1, std::process::id(), 1));
+/// assert_eq!(record.identity, namespace.identity());
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Its number.

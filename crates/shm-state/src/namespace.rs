@@ -25,6 +25,19 @@ use crate::write::Transaction;
 ///
 /// An identity is what commits are signed with; a watcher can leave out its own. [`Namespace::fork`] makes another
 /// identity for the same dict.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let before = namespace.pin()?;
+/// namespace.put(&door, None, 1, b"shut", Deadline::never())?;
+/// assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"shut");
+/// assert_eq!(before.get(&door)?.expect("it was there").bytes(), b"open");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub struct Namespace {
     space: Arc<Space>,
     identity: u32,
@@ -40,6 +53,18 @@ unsafe impl Send for SeatRef {}
 unsafe impl Sync for SeatRef {}
 
 /// Where a key's value lives: saves the lookup. Made by [`Namespace::locate`].
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let entry = namespace.locate(&door)?;
+/// namespace.put(&door, entry, 1, b"shut", Deadline::never())?; // without a lookup
+/// assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"shut");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRef {
     pub(crate) entry: u32,
@@ -49,6 +74,18 @@ pub struct EntryRef {
 }
 
 /// Where a key's value lives, resolved: reads it in a few loads. Made by [`Namespace::place`].
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let place = namespace.place(&door)?.expect("it was put there");
+/// namespace.put(&door, Some(place.entry_ref()), 1, b"shut", Deadline::never())?;
+/// assert_eq!(place.peek(|_, bytes| bytes.to_vec()), Some(Some(b"shut".to_vec())));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Place<'n> {
     view: View<'n>,
@@ -80,6 +117,17 @@ impl Place<'_> {
     /// The newest value, handed to `f` as by [`Namespace::get_with`]. `None` when it cannot be had this way: because it is
     /// larger than 528 bytes, the place is no longer that of the key, or writers were faster. Then try
     /// [`Namespace::get_at`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert_eq!(place.peek(|tag, bytes| (tag, bytes.len())), Some(Some((1, 4))));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         let view = self.view.renewed();
@@ -99,12 +147,34 @@ impl Place<'_> {
     }
 
     /// Whether it still is the place of its key.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert!(place.is_current());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn is_current(&self) -> bool {
         self.view.generation() == self.at.generation
     }
 
     /// What [`Namespace::put`] takes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert_eq!(Some(place.entry_ref()), namespace.locate(&door)?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn entry_ref(&self) -> EntryRef {
         self.at
@@ -146,6 +216,21 @@ impl Start<'_> {
 }
 
 /// Which commits a watcher is interested in.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Filter, KeyRef, Next};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// for name in ["door", "lamp"] {
+///     namespace.put(&KeyRef::new(1, name.as_bytes()), None, 1, b"on", Deadline::never())?;
+/// }
+/// let doors = [KeyRef::new(1, b"door").to_owned()];
+/// let first = |filter| namespace.next_match(&mut 0, namespace.seq(), filter, false, None);
+/// assert_eq!(first(Filter::Any)?, Next::Match(1));
+/// assert_eq!(first(Filter::Keys(&doors))?, Next::Match(1));
+/// assert_eq!(first(Filter::Except(&doors))?, Next::Match(2));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Filter<'a> {
     /// Those that change any key.
@@ -157,6 +242,23 @@ pub enum Filter<'a> {
 }
 
 /// What [`Namespace::next_match`] found between a cursor and a commit.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Deadline, Filter, History, KeyRef, Next};
+///
+/// let history = History { count: 4, bytes: 1 << 20 };
+/// let arena = Arena::anonymous(&ArenaOptions { history, ..Default::default() })?;
+/// let namespace = arena.namespace("default")?;
+/// for _ in 0..100 {
+///     namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// }
+/// let mut cursor = 0;
+/// let found = namespace.next_match(&mut cursor, 100, Filter::Any, true, None)?;
+/// let Next::Lagged(missed) = found else { panic!("{found:?}") };
+/// assert_eq!(cursor, missed);
+/// assert_eq!(namespace.next_match(&mut cursor, 100, Filter::Any, true, None)?, Next::Match(missed + 1));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// This commit matches; the cursor stands at it.
@@ -183,39 +285,101 @@ impl Namespace {
     }
 
     /// Another identity for the same dict.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let other = namespace.fork()?;
+    /// assert_ne!(other.identity(), namespace.identity());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn fork(&self) -> Result<Self> {
         self.space.check_fork()?;
         Ok(Self::new(Arc::clone(&self.space), seats::next_identity(&self.space)?))
     }
 
     /// The name.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.name(), "default");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.space.name
     }
 
     /// What commits through this value are signed with.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let seq = namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.record(seq)?.expect("it is recent").identity, namespace.identity());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn identity(&self) -> u32 {
         self.identity
     }
 
     /// The number of the newest commit; 0 before the first.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.seq(), 0);
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.seq(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn seq(&self) -> u64 {
         self.space.seq()
     }
 
     /// The oldest commit whose snapshot can be taken.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.floor(), 0); // also the state before the first commit
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn floor(&self) -> u64 {
         self.space.control().reader.floor.load(Ordering::Relaxed)
     }
 
     /// A word of this process, and what it holds unless the process was forked since the arena was opened: the same as
     /// [`Namespace::check_fork`] in one comparison. It never holds `u64::MAX`.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (word, value) = namespace.fork_mark();
+    /// assert_eq!(word.load(std::sync::atomic::Ordering::Relaxed), value); // this process was not forked
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn fork_mark(&self) -> (&'static AtomicU64, u64) {
         (fork::word(), self.space.attachment.epoch())
     }
 
     /// Errors if this process was forked from the one that opened the arena.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(namespace.check_fork().is_ok());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn check_fork(&self) -> Result<()> {
         self.space.check_fork()
@@ -225,6 +389,17 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the arena is damaged.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert_eq!(namespace.get(&door)?, None);
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         match self.peek(key) {
@@ -236,6 +411,16 @@ impl Namespace {
 
     /// As [`Namespace::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
     /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.get_with(&door, |tag, bytes| (tag, bytes.len()))?, Some((1, 4)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         match self.peek(key) {
@@ -256,6 +441,20 @@ impl Namespace {
 
     /// The newest value of a key, if all that is asked for is at hand: `Err` sends to [`Namespace::peek_longer`] and
     /// [`Namespace::get_with`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let len = match namespace.peek(&door) {
+    ///     Some(small) => small.map(|small| small.with(|_, bytes| bytes.len())),
+    ///     None => namespace.get(&door)?.map(|value| value.bytes().len()),
+    /// };
+    /// assert_eq!(len, Some(4));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek(&self, key: &KeyRef<'_>) -> Result<Option<Small>, Longer<'_>> {
         let view = View::newest(&self.space);
@@ -318,6 +517,15 @@ impl Namespace {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.contains(&KeyRef::new(1, b"door"))?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
         self.read(|view, _| match view.find(key)? {
             Some(entry) => Ok(view.live_version(entry)?.is_some()),
@@ -326,6 +534,15 @@ impl Namespace {
     }
 
     /// How many keys are present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.len()?, 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn len(&self) -> Result<usize> {
         for _ in 0..ATTEMPTS {
             if let Some(live) = log::live(&self.space, self.seq()) {
@@ -336,11 +553,27 @@ impl Namespace {
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(namespace.is_empty()?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
     /// Where the value of a key lives, to read it without a lookup. `None` when the key was never set.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.locate(&KeyRef::new(1, b"door"))?, None);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn locate(&self, key: &KeyRef<'_>) -> Result<Option<EntryRef>> {
         self.read(|view, _| {
             // Acquire, and before the lookup: an entry that a later rebuild drops then has an older generation.
@@ -354,6 +587,17 @@ impl Namespace {
     }
 
     /// A place to read a key from again and again. `None` when the key was never set.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert!(namespace.place(&door)?.is_none());
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.place(&door)?.is_some_and(|place| place.is_current()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn place(&self, key: &KeyRef<'_>) -> Result<Option<Place<'_>>> {
         let Some(at) = self.locate(key)? else { return Ok(None) };
         let view = View::new(&self.space, self.space.seq());
@@ -390,6 +634,16 @@ impl Namespace {
     }
 
     /// Pins the newest snapshot.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let pinned = namespace.pin()?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!((pinned.seq(), pinned.len()?), (0, 0));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn pin(&self) -> Result<Pinned<'_>> {
         self.space.check_fork()?;
@@ -422,6 +676,19 @@ impl Namespace {
     }
 
     /// Pins the snapshot after commit `seq`. `None` when it fell out of the history, or has not been made.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// namespace.put(&door, None, 1, b"shut", Deadline::never())?;
+    /// let first = namespace.pin_at(1)?.expect("it is recent");
+    /// assert_eq!(first.get(&door)?.expect("it was there").bytes(), b"open");
+    /// assert!(namespace.pin_at(3)?.is_none());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn pin_at(&self, seq: u64) -> Result<Option<Pinned<'_>>> {
         self.space.check_fork()?;
         if seq > self.seq() {
@@ -470,6 +737,20 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::LockTimeout`] names the process that holds the lock; [`Error::Deadlock`] if this thread does.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Error, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::time::Duration;
+    ///
+    /// let mut transaction = namespace.begin(Deadline::after(Duration::from_secs(5)))?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert!(matches!(namespace.begin(Deadline::never()), Err(Error::Deadlock)));
+    /// drop(transaction);
+    /// assert!(namespace.is_empty()?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn begin(&self, deadline: Deadline) -> Result<Transaction<'_>> {
         Transaction::begin(&self.space, self.identity, deadline)
@@ -479,6 +760,16 @@ impl Namespace {
     ///
     /// # Errors
     /// As for [`Namespace::begin`] and [`Transaction::put`]; the state is then as before.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert_eq!(namespace.put(&door, None, 1, b"open", Deadline::never())?, 1);
+    /// assert_eq!(namespace.put(&door, None, 1, b"shut", Deadline::never())?, 2);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn put(
         &self,
@@ -492,6 +783,17 @@ impl Namespace {
     }
 
     /// Shows others how far this identity has read, for their statistics.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// namespace.publish_cursor(0);
+    /// let watcher = arena.stats()?.namespaces[0].watchers[0];
+    /// assert_eq!((watcher.pid, watcher.cursor, watcher.lag), (std::process::id(), 0, 1));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn publish_cursor(&self, cursor: u64) {
         if self.space.check_fork().is_ok()
             && let Some(seat) = self.own_seat()
@@ -501,6 +803,16 @@ impl Namespace {
     }
 
     /// Reads the record of a commit. `None` when it fell out of the history, or has not been made.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.record(1)?.expect("it is recent").pid, std::process::id());
+    /// assert!(namespace.record(2)?.is_none());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn record(&self, seq: u64) -> Result<Option<Record>> {
         if seq > self.seq() {
             return Ok(None);
@@ -538,6 +850,17 @@ impl Namespace {
 
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
     /// history.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let record = namespace.record(1)?.expect("it is recent");
+    /// assert_eq!(namespace.changed_keys(&record)?, Some(vec![(door.to_owned(), false)]));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {
         let view = View::new(&self.space, record.seq.saturating_sub(1));
         let mut budget = Budget::of(&self.space);
@@ -562,6 +885,22 @@ impl Namespace {
     ///
     /// `duplicates` includes commits that set a key to the value it had; `skip` is an identity whose commits are
     /// left out.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Filter, KeyRef, Next};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let other = namespace.fork()?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// other.put(&KeyRef::new(1, b"lamp"), None, 1, b"on", Deadline::never())?;
+    /// // A watcher that leaves out what was done through itself.
+    /// let own = Some(namespace.identity());
+    /// let mut cursor = 0;
+    /// assert_eq!(namespace.next_match(&mut cursor, 2, Filter::Any, false, own)?, Next::Match(2));
+    /// assert_eq!(namespace.next_match(&mut cursor, 2, Filter::Any, false, own)?, Next::Nothing);
+    /// assert_eq!(cursor, 2);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn next_match(
         &self,
         cursor: &mut u64,
@@ -631,6 +970,28 @@ impl Namespace {
 
     /// Waits until `check`, called with the number of the newest commit whenever there may be a new one, returns
     /// something. `cancel` is a flag, or a [`Cancel`] with words besides.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Ended, KeyRef, On, Strategy};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::sync::atomic::AtomicBool;
+    /// use std::time::Duration;
+    ///
+    /// let cancel = AtomicBool::new(false);
+    /// let writer = namespace.fork()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(move || writer.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never()));
+    ///     let deadline = Deadline::after(Duration::from_secs(30));
+    ///     let first = |seq| Ok((seq > 0).then_some(seq));
+    ///     assert_eq!(namespace.wait(On::Any, Strategy::default(), deadline, &cancel, first)?, Ok(1));
+    ///     Ok::<(), shm_state::Error>(())
+    /// })?;
+    /// let never = |_| Ok(None::<()>);
+    /// let ended = namespace.wait(On::Any, Strategy::Block, Deadline::at_once(), &cancel, never)?;
+    /// assert_eq!(ended, Err(Ended::TimedOut));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn wait<'c, T>(
         &self,
         on: On<'_>,
@@ -644,11 +1005,40 @@ impl Namespace {
     }
 
     /// Wakes every sleeper of the namespace, in all processes, so that it looks at its cancel flag.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Ended, On, Strategy};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// let cancel = AtomicBool::new(false);
+    /// let never = |_| Ok(None::<()>);
+    /// std::thread::scope(|scope| {
+    ///     let sleeper = scope.spawn(|| namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never));
+    ///     cancel.store(true, Ordering::SeqCst);
+    ///     namespace.wake_all();
+    ///     assert_eq!(sleeper.join().unwrap()?, Err(Ended::Cancelled));
+    ///     Ok::<(), shm_state::Error>(())
+    /// })?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn wake_all(&self) {
         self.space.wake_all();
     }
 
     /// Process and thread that hold the writer lock.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.lock_holder(), None);
+    /// let transaction = namespace.begin(Deadline::never())?;
+    /// assert_eq!(namespace.lock_holder().map(|(pid, _)| pid), Some(std::process::id()));
+    /// # drop(transaction);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn lock_holder(&self) -> Option<(u32, u32)> {
         self.space.attachment.holder(&self.space.control().lock)
     }

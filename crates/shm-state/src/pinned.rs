@@ -59,6 +59,17 @@ pub struct VersionId {
 ///
 /// Reading from it never fails because of writers. It keeps the versions that it may show from being recycled, so
 /// drop it when it is no longer needed.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let pinned = namespace.pin()?;
+/// namespace.put(&KeyRef::new(1, b"lamp"), None, 1, b"on", Deadline::never())?;
+/// assert_eq!((pinned.len()?, namespace.len()?), (1, 2));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub struct Pinned<'n> {
     space: &'n Space,
     seat: &'n Seat,
@@ -80,6 +91,16 @@ impl<'n> Pinned<'n> {
     }
 
     /// The commit after which the state was like this.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.seq(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn seq(&self) -> u64 {
         self.seq
     }
@@ -110,6 +131,16 @@ impl<'n> Pinned<'n> {
     }
 
     /// The value of a key.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.get(&KeyRef::new(1, b"door"))?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         let found = self.find(key).map_err(self.damage())?;
         found.map(|version| self.payload(version)).transpose()
@@ -195,6 +226,16 @@ impl<'n> Pinned<'n> {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert!(!pinned.contains(&KeyRef::new(1, b"lamp"))?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
         let view = self.view();
         let Some(entry) = view.find(key).map_err(self.damage())? else {
@@ -206,6 +247,16 @@ impl<'n> Pinned<'n> {
     /// How many keys are present.
     ///
     /// Costs one look at the log while the commit is in it, and a walk over all keys for an older snapshot.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.len()?, 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn len(&self) -> Result<usize> {
         if let Some(live) = log::live(self.space, self.seq) {
             return Ok(live as usize);
@@ -219,11 +270,36 @@ impl<'n> Pinned<'n> {
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert!(!pinned.is_empty()?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
     /// Keys and values in the order of insertion.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// for name in ["door", "lamp"] {
+    ///     namespace.put(&KeyRef::new(1, name.as_bytes()), None, 1, b"on", Deadline::never())?;
+    /// }
+    /// let pinned = namespace.pin()?;
+    /// for (entry, name) in pinned.iter()?.zip(["door", "lamp"]) {
+    ///     let (key, value) = entry?;
+    ///     assert_eq!((key.bytes(), value.bytes()), (name.as_bytes(), &b"on"[..]));
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn iter(&self) -> Result<impl DoubleEndedIterator<Item = Result<(Key, Payload)>> + '_> {
         let view = self.view();
         let (slots, _) = view.dense().map_err(self.damage())?;

@@ -112,6 +112,18 @@ pub struct View<'a> {
 }
 
 /// A value of at most 16 bytes, read by [`Namespace::peek`](crate::Namespace::peek).
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// if let Some(Some(small)) = namespace.peek(&door) {
+///     assert_eq!(small.with(|_, bytes| bytes.to_vec()), b"open");
+/// }
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Small {
     tag: u16,
@@ -121,6 +133,18 @@ pub struct Small {
 
 impl Small {
     /// Calls `f` with tag and bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// if let Some(Some(small)) = namespace.peek(&door) {
+    ///     assert_eq!(small.with(|tag, bytes| (tag, bytes.len())), (1, 4));
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn with<R>(self, f: impl FnOnce(u16, &[u8]) -> R) -> R {
         let mut bytes = [0; INLINE];

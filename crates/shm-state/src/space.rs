@@ -23,6 +23,15 @@ use crate::writers::Writers;
 const MOST_COMMITS: u64 = 1 << 62;
 
 /// How much history a namespace keeps.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, History};
+///
+/// let history = History { count: 10_000, bytes: 256 << 20 };
+/// let arena = Arena::anonymous(&ArenaOptions { history, ..Default::default() })?;
+/// # arena.namespace("default")?;
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// Commits that are kept at least; up to twice as many are.

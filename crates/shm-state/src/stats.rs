@@ -8,6 +8,16 @@ use crate::sync::{Ordering, Word};
 use crate::verify::{self, Report};
 
 /// A watcher, as others see it.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.publish_cursor(namespace.seq());
+/// let watcher = arena.stats()?.namespaces[0].watchers[0];
+/// assert_eq!((watcher.pid, watcher.lag), (std::process::id(), 0));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatcherInfo {
     /// The process that watches.
@@ -19,6 +29,17 @@ pub struct WatcherInfo {
 }
 
 /// Figures about one namespace. Bytes are those of whole blocks.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let stats = &arena.stats()?.namespaces[0];
+/// assert_eq!((stats.name.as_str(), stats.keys, stats.commits), ("default", 1, 1));
+/// assert_eq!((stats.recoveries, stats.takeovers), (0, 0)); // nobody died
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceStats {
     /// Its name.
@@ -52,6 +73,16 @@ pub struct NamespaceStats {
 }
 
 /// Figures about an arena.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let stats = arena.stats()?;
+/// assert_eq!((stats.capacity, stats.namespaces.len()), (1 << 30, 1));
+/// assert!(stats.committed < 1 << 20); // what it takes is little at first
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Bytes that it may grow to.

@@ -45,6 +45,14 @@ const DIRECTORY: &str = "/dev/shm";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a new arena is like.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions};
+///
+/// let arena = Arena::anonymous(&ArenaOptions { capacity: 1 << 20, ..Default::default() })?;
+/// assert_eq!(arena.stats()?.capacity, 1 << 20);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArenaOptions {
     /// Bytes that it may grow to; a limit, not memory that is taken. Rounded down to 64 KiB.
@@ -145,6 +153,18 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::InvalidName`], [`Error::InvalidOption`], [`Error::FileSystemFull`].
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Error};
+    ///
+    /// # let name = format!("shm-state-doc-create-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// assert_eq!(arena.name(), name);
+    /// assert!(matches!(Arena::create(name, &ArenaOptions::default()), Err(Error::AlreadyExists { .. })));
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn create(name: &str, options: &ArenaOptions) -> Result<Self> {
         let path = path_of(name)?;
         let capacity = check_options(options)?;
@@ -173,6 +193,19 @@ impl Arena {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incompatible`] with the reason when the file is no arena that this process may
     /// use.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Error};
+    ///
+    /// # let name = format!("shm-state-doc-open-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// assert!(matches!(Arena::open(name), Err(Error::NotFound { .. })));
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// arena.namespace("default")?;
+    /// assert_eq!(Arena::open(name)?.namespaces()?, ["default"]);
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn open(name: &str) -> Result<Self> {
         let path = path_of(name)?;
         match file::open(&path) {
@@ -186,6 +219,18 @@ impl Arena {
     }
 
     /// Opens a named arena, or creates it; when several processes do so at once, all get the same one.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// # let name = format!("shm-state-doc-either-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let first = Arena::open_or_create(name, &ArenaOptions { capacity: 1 << 20, ..Default::default() })?;
+    /// let second = Arena::open_or_create(name, &ArenaOptions::default())?;
+    /// assert_eq!(second.stats()?.capacity, 1 << 20); // the options are those of the one who creates it
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn open_or_create(name: &str, options: &ArenaOptions) -> Result<Self> {
         // Each round lost means that another process created or removed it in between.
         for _ in 0..100 {
@@ -202,6 +247,18 @@ impl Arena {
     }
 
     /// Removes the name of an arena. Processes that have it open go on using it; its memory is freed with the last.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Error};
+    ///
+    /// # let name = format!("shm-state-doc-remove-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// Arena::remove(name)?;
+    /// assert!(matches!(Arena::open(name), Err(Error::NotFound { .. })));
+    /// arena.namespace("default")?; // it can still be used
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn remove(name: &str) -> Result<()> {
         let path = path_of(name)?;
         let fd = match file::open(&path) {
@@ -226,6 +283,14 @@ impl Arena {
     }
 
     /// Creates an arena without a name, which others get by its descriptor ([`Arena::fd`], [`Arena::from_fd`]).
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// assert_eq!(arena.name(), "");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn anonymous(options: &ArenaOptions) -> Result<Self> {
         let capacity = check_options(options)?;
         let fd =
@@ -237,11 +302,28 @@ impl Arena {
     }
 
     /// Opens the arena in a file that was handed over, for example by inheritance.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let fd = arena.fd().expect("it is a file").try_clone_to_owned()?; // as a child would inherit it
+    /// arena.namespace("default")?;
+    /// assert_eq!(Arena::from_fd(fd)?.namespaces()?, ["default"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         Self::open_file("", fd)
     }
 
     /// The file of the arena, to hand it to another process. `None` in a mapping of the caller's.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// assert!(Arena::anonymous(&ArenaOptions::default())?.fd().is_some());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.mapping.file()
     }
@@ -252,6 +334,27 @@ impl Arena {
     /// # Safety
     /// `memory` must be aligned to 4,096 bytes, shared, zeroed, mapped and backed for reading and writing until the
     /// arena and everything made from it is dropped, and be used by nobody but arenas made from it.
+    ///
+    /// ```
+    /// use std::fs::{self, File};
+    /// use std::io::Write;
+    /// use std::ptr::NonNull;
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let path = format!("/dev/shm/shm-state-doc-create-in-{}", std::process::id());
+    /// let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    /// let lock_file = File::options().read(true).write(true).open(&path)?;
+    /// fs::remove_file(&path)?;
+    /// file.write_all(&vec![0; 1 << 20])?; // now memory is behind all of it
+    /// let map = memmap2::MmapRaw::map_raw(&file)?;
+    /// let start = NonNull::new(map.as_mut_ptr()).expect("it is mapped somewhere");
+    /// let memory = NonNull::slice_from_raw_parts(start, map.len());
+    /// // SAFETY: new, shared, mapped at a page, and unmapped after the arena was dropped.
+    /// let arena = unsafe { Arena::create_in(memory, lock_file.into(), &ArenaOptions::default())? };
+    /// assert_eq!(arena.stats()?.capacity, 1 << 20);
+    /// # drop(arena);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn create_in(memory: NonNull<[u8]>, lock_file: OwnedFd, options: &ArenaOptions) -> Result<Self> {
         let options = ArenaOptions {
             capacity: memory.len() as u64,
@@ -269,6 +372,31 @@ impl Arena {
     ///
     /// # Safety
     /// As for [`Arena::create_in`], whose `lock_file` this one must be too (opened anew).
+    ///
+    /// ```
+    /// use std::fs::{self, File};
+    /// use std::io::Write;
+    /// use std::ptr::NonNull;
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let path = format!("/dev/shm/shm-state-doc-open-in-{}", std::process::id());
+    /// let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    /// let lock_files = [(); 2].map(|()| File::options().read(true).write(true).open(&path));
+    /// fs::remove_file(&path)?;
+    /// file.write_all(&vec![0; 1 << 20])?;
+    /// let [one, other] = lock_files;
+    /// let map = memmap2::MmapRaw::map_raw(&file)?;
+    /// let start = NonNull::new(map.as_mut_ptr()).expect("it is mapped somewhere");
+    /// let memory = NonNull::slice_from_raw_parts(start, map.len());
+    /// // SAFETY: new, shared, mapped at a page, and unmapped after the arena was dropped.
+    /// let arena = unsafe { Arena::create_in(memory, one?.into(), &ArenaOptions::default())? };
+    /// arena.namespace("default")?;
+    /// // SAFETY: as above; another process would map the file itself.
+    /// let opened = unsafe { Arena::open_in(memory, other?.into())? };
+    /// assert_eq!(opened.namespaces()?, ["default"]);
+    /// # drop((arena, opened));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn open_in(memory: NonNull<[u8]>, lock_file: OwnedFd) -> Result<Self> {
         check_alignment(memory)?;
         if (memory.len() as u64) < MIN_CAPACITY {
@@ -302,7 +430,7 @@ impl Arena {
         if fd.read_exact_at(&mut bytes, 0).is_err() {
             return Err(incompatible(
                 name,
-                format!("it has {size} bytes, which is too short for an arena"),
+                format!("it has {size} bytes, which is too short for an arena; choose another name"),
             ));
         }
         let mut words = [0; SUPERBLOCK_HEAD_WORDS + 1];
@@ -367,6 +495,13 @@ impl Arena {
     }
 
     /// The name; empty for an anonymous arena.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// assert_eq!(Arena::anonymous(&ArenaOptions::default())?.name(), "");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.inner.name
     }
@@ -408,6 +543,15 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::TooManyNamespaces`], [`Error::Full`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let kitchen = arena.namespace("kitchen")?;
+    /// let hall = arena.namespace("hall")?;
+    /// assert_eq!((kitchen.seq(), hall.name()), (0, "hall"));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn namespace(&self, name: &str) -> Result<Namespace> {
         let space = self.space(name)?;
         let identity = seats::next_identity(&space)?;
@@ -432,6 +576,15 @@ impl Arena {
     }
 
     /// The names of all namespaces, in the order of their creation.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// arena.namespace("kitchen")?;
+    /// arena.namespace("hall")?;
+    /// assert_eq!(arena.namespaces()?, ["kitchen", "hall"]);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn namespaces(&self) -> Result<Vec<String>> {
         directory::controls(&self.inner.mapping)
             .map(directory::name_of)
@@ -443,6 +596,15 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::LockTimeout`] when a lock is not free within ten seconds. Damage is no error but part of the report.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// arena.namespace("kitchen")?;
+    /// let report = arena.verify()?;
+    /// assert!(report.is_clean(), "{:?}", report.problems);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn verify(&self) -> Result<Report> {
         let mut report = Report::default();
         let (counted, names) = (directory::count(&self.inner.mapping), self.namespaces()?);
@@ -461,6 +623,14 @@ impl Arena {
     }
 
     /// Figures about memory, commits, pins and watchers. Takes the writer lock of one namespace after the other.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let kitchen = arena.namespace("kitchen")?;
+    /// assert_eq!(arena.stats()?.namespaces[0].name, "kitchen");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn stats(&self) -> Result<Stats> {
         let mapping = &self.inner.mapping;
         let (free, _) = crate::chunks::census(mapping)?;

@@ -40,6 +40,13 @@ use crate::write::Transaction;
 ///
 /// A spinning watcher costs writers no system call, but a trip of each cache line that it looks at. Where there are more
 /// watchers than cores, spinning takes time from whoever is waited for: then block.
+///
+/// ```
+/// use std::time::Duration;
+/// use shm_state::Strategy;
+///
+/// assert_eq!(Strategy::default(), Strategy::Adaptive(Duration::from_micros(20)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// Never sleep: lowest latency, one core gone while waiting.
@@ -59,6 +66,21 @@ impl Default for Strategy {
 }
 
 /// What a wait is for.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, On, Strategy};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// use std::sync::atomic::AtomicBool;
+///
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let changed = |seq| Ok((seq > 0).then_some(seq));
+/// let cancel = AtomicBool::new(false);
+/// let seq = namespace.wait(On::Keys(&[door.hash()]), Strategy::Block, Deadline::never(), &cancel, changed)?;
+/// assert_eq!(seq, Ok(1));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum On<'a> {
     /// Any commit.
@@ -68,6 +90,19 @@ pub enum On<'a> {
 }
 
 /// How a wait ended without success.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Ended, On, Strategy};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// use std::sync::atomic::AtomicBool;
+///
+/// let never = |_| Ok(None::<()>);
+/// let cancel = AtomicBool::new(true);
+/// let ended = namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never)?;
+/// assert_eq!(ended, Err(Ended::Cancelled));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The deadline passed.

@@ -165,6 +165,18 @@ impl<'n> Transaction<'n> {
 
     /// Call after code of others ran on this thread while the transaction was open: a robust mutex of theirs would
     /// otherwise have erased the mark by which the kernel finds our lock if we die.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// // ... code of others, which may lock robust mutexes ...
+    /// transaction.rearm();
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.commit()?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn rearm(&self) {
         if let Some(guard) = &self.guard {
@@ -173,16 +185,45 @@ impl<'n> Transaction<'n> {
     }
 
     /// Keys alive in the transaction.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert_eq!((transaction.len(), namespace.len()?), (1, 0));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.scratch.live as usize
     }
 
     /// Whether no key is alive.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(namespace.begin(Deadline::never())?.is_empty());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.scratch.live == 0
     }
 
     /// The number of the newest commit before the transaction.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// assert_eq!(transaction.base_seq(), 0);
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert_eq!(transaction.commit()?, 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn base_seq(&self) -> u64 {
         self.scratch.seq.wrapping_sub(1)
     }
@@ -237,6 +278,18 @@ impl<'n> Transaction<'n> {
     /// # Errors
     /// [`Error::Full`] and [`Error::FileSystemFull`] leave the transaction usable: it is as if the call had not been
     /// made.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert!(!transaction.put(&door, 1, b"open")?);
+    /// assert!(transaction.put(&door, 1, b"shut")?);
+    /// transaction.commit()?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn put(&mut self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<bool> {
         self.check()?;
@@ -393,6 +446,18 @@ impl<'n> Transaction<'n> {
     ///
     /// # Errors
     /// Works in a full arena as long as its reserve lasts, which is refilled by later commits.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert!(!transaction.remove(&door)?);
+    /// transaction.put(&door, 1, b"open")?;
+    /// assert!(transaction.remove(&door)?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn remove(&mut self, key: &KeyRef<'_>) -> Result<bool> {
         self.check()?;
         if let Some(at) = self.find_pending(key)? {
@@ -459,6 +524,17 @@ impl<'n> Transaction<'n> {
     ///
     /// # Errors
     /// After an error the transaction can only be dropped.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.clear()?;
+    /// assert!(transaction.is_empty());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn clear(&mut self) -> Result<()> {
         self.check()?;
         // Half a clear must not be committed.
@@ -555,6 +631,18 @@ impl<'n> Transaction<'n> {
     ///
     /// # Errors
     /// After an error the state is as before the transaction.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.put(&KeyRef::new(1, b"lamp"), 1, b"on")?;
+    /// assert_eq!(transaction.commit()?, 1);
+    /// assert_eq!((namespace.seq(), namespace.len()?), (1, 2));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn commit(mut self) -> Result<u64> {
         self.check()?;

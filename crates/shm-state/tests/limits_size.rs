@@ -260,7 +260,7 @@ fn keys_up_to_16_mib_are_kept_to_the_byte_and_longer_ones_refused() {
     eprintln!("  {error}");
     assert_eq!(
         error.to_string(),
-        "a key of 16777216 bytes is longer than the limit of 16777215"
+        "a key of 16777216 bytes is longer than the limit of 16777215: use a shorter one, such as a hash of it"
     );
     let found: Vec<Key> = namespace
         .pin()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Need, Step};
-use crate::unsafe_code;
+use crate::{doc_examples, unsafe_code};
 
 /// The command that runs the tests. The README tells it to users word for word, and a step below checks that.
 const TEST_COMMAND: &str = "cargo test --locked";
@@ -15,6 +15,7 @@ pub const STEPS: &[Step] = &[
     Step::run("format",              "cargo fmt --all -- --check"),
     Step::inspect("readme",          readme_names_the_test_command),
     Step::inspect("unsafe code",     unsafe_code::is_accounted_for),
+    Step::inspect("doc examples",    doc_examples::are_everywhere),
     Step::run("dependencies",        "cargo deny --workspace --locked check licenses bans sources").needs(Need::Subcommand("deny")),
     Step::run("lint",                "cargo clippy --workspace --all-targets --locked -- -D warnings"),
     Step::run("lint test builds",    "cargo clippy -p zproc-workspace -p shm-state --features zproc-workspace/kill-points,zproc-workspace/planted-faults --all-targets --locked -- -D warnings"),

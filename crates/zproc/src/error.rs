@@ -9,6 +9,14 @@ use crate::key::Key;
 use crate::value::{DecodeError, EncodeError};
 
 /// The result of the calls of this crate.
+///
+/// ```
+/// fn count(state: &zproc::State) -> zproc::Result<u64> {
+///     Ok(state.get("count")?.unwrap_or(0))
+/// }
+/// assert_eq!(count(&zproc::State::anonymous()?)?, 0);
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
@@ -60,7 +68,23 @@ pub enum Error {
         /// What was found, and where.
         what: String,
     },
-    /// There is no room left.
+    /// There is no room left. What is there can be read, and keys can be removed.
+    ///
+    /// ```
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().capacity(1 << 20).create()?;
+    /// state.insert("log", "")?;
+    /// let old = state.snapshot()?; // keeps what it shows
+    /// state.insert("log", "more")?;
+    /// let Err(Error::Full { requested, capacity, pins, .. }) = state.insert("large", vec![0u8; 2 << 20]) else {
+    ///     panic!("there is room for 1 MiB");
+    /// };
+    /// assert!(requested > capacity);
+    /// assert_eq!((pins[0].pid, pins[0].lag), (std::process::id(), 1));
+    /// # drop(old);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[error("the state is full: {requested} bytes asked for, {free} bytes free but in no block that large, {committed} \
              of {capacity} bytes in use{}; remove keys, drop snapshots, or create it with a larger capacity",
             pinned_by(.pins))]
@@ -84,7 +108,7 @@ pub enum Error {
         /// Both types.
         source: DecodeError,
     },
-    /// There is nothing to modify.
+    /// There is nothing to modify; see [`Transaction::modify_or`](crate::Transaction::modify_or).
     #[error("there is no key {key} to modify: insert it first, or use modify_or")]
     MissingKey {
         /// The key.
@@ -94,6 +118,19 @@ pub enum Error {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
+    ///
+    /// ```
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().history(10, 1 << 20).create()?;
+    /// let other = state.clone();
+    /// for n in 1..=100 {
+    ///     other.insert("cookies", n)?;
+    /// }
+    /// let Err(Error::Lagged { missed }) = state.get_when_any_change() else { panic!("there are 100") };
+    /// assert_eq!(state.get_when_any_change()?.seq(), missed + 1);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[error(
         "{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \
              oldest there is; to miss none, watch more often or create the state with a longer history"
@@ -102,8 +139,8 @@ pub enum Error {
         /// How many updates it missed.
         missed: u64,
     },
-    /// Nothing that matches happened in time.
-    #[error("no update matched before the timeout")]
+    /// Nothing that matches happened in time; see [`Watch::timeout`](crate::Watch::timeout).
+    #[error("no update matched before the timeout: call again to go on waiting; nothing was consumed")]
     Timeout,
     /// The wait was ended by its [`Canceller`](crate::Canceller).
     #[error(
@@ -111,10 +148,11 @@ pub enum Error {
              it was"
     )]
     Cancelled,
-    /// The writer lock was not had in time.
+    /// The writer lock was not had in time; see [`Builder::lock_timeout`](crate::Builder::lock_timeout).
     #[error(
-        "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
-             it or end it: its lock is then taken over"
+        "the writer lock was not free in time: {} holds it; wait longer, or, if it is stopped, continue it or end it: its \
+             lock is then taken over",
+        holder(*.pid, *.tid)
     )]
     LockTimeout {
         /// The process that holds the lock, 0 when unknown.
@@ -123,6 +161,19 @@ pub enum Error {
         tid: u32,
     },
     /// A state was written to, or waited on, inside of `atomic`.
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let result = state.atomic(|dict| {
+    ///     dict.insert("a", 1)?; // this is the way
+    ///     state.insert("b", 2) // and not this
+    /// });
+    /// assert!(matches!(result, Err(Error::NestedAtomic)));
+    /// assert!(state.is_empty()?);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[error(
         "this thread is inside of atomic, where states can only be read: make changes through the transaction that \
              its closure was given; write to other states, and wait, after it"
@@ -212,6 +263,14 @@ impl From<shm_state::Error> for Error {
             Engine::Forked => Self::Forked,
             other => Self::Engine(other),
         }
+    }
+}
+
+/// Who holds a lock; a pid of 0 is unknown.
+fn holder(pid: u32, tid: u32) -> String {
+    match pid {
+        0 => format!("thread {tid} of a process that is not known"),
+        pid => format!("process {pid} (thread {tid})"),
     }
 }
 

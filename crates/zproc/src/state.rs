@@ -189,17 +189,48 @@ impl State {
     }
 
     /// The address; `None` for an anonymous state.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-address-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::create(address)?;
+    /// assert_eq!(state.address(), Some(address));
+    /// assert_eq!(State::anonymous()?.address(), None);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn address(&self) -> Option<&str> {
         self.place.address.as_deref()
     }
 
     /// The name of the namespace.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert_eq!(state.namespace(), "default");
+    /// assert_eq!(state.fork().namespace("kitchen").open()?.namespace(), "kitchen");
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn namespace(&self) -> &str {
         &self.place.namespace
     }
 
     /// The descriptor of the memory, to hand it to another process. A child inherits it if it is made inheritable
     /// first.
+    ///
+    /// ```
+    /// use std::process::{Command, Stdio};
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// let memory = state.fd().expect("states have one").try_clone_to_owned().expect("descriptors left");
+    /// // A child that gets it as its standard input opens the state with `State::from_fd`. This one only looks at it.
+    /// let child = Command::new("readlink").arg("/proc/self/fd/0").stdin(Stdio::from(memory)).output();
+    /// assert!(String::from_utf8_lossy(&child.expect("readlink runs").stdout).contains("memfd"));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.arena.fd()
     }

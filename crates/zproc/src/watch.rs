@@ -228,27 +228,91 @@ impl<'s> Watch<'s> {
 /// Watchers.
 impl<'s> Watch<'s> {
     /// See [`State::get_when_change`](crate::State::get_when_change).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let other = state.clone();
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// other.insert("flour", 3)?;
+    /// assert!(matches!(watch.get_when_change(["cookies", "milk"]), Err(Error::Timeout)));
+    /// other.insert("milk", 1)?;
+    /// assert_eq!(watch.get_when_change(["cookies", "milk"])?.seq(), 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_change<K: ToKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<Snapshot<'s>> {
         self.next_snapshot(Subject::keys(keys)?)
     }
 
     /// See [`State::get_when_any_change`](crate::State::get_when_any_change).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("cookies", 5)?; // its own updates do not count
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// assert!(matches!(watch.get_when_any_change(), Err(Error::Timeout)));
+    /// state.clone().insert("cookies", 4)?;
+    /// assert_eq!(watch.get_when_any_change()?.get("cookies")?, Some(4));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_any_change(&self) -> Result<Snapshot<'s>> {
         self.next_snapshot(self.subject.clone())
     }
 
     /// See [`State::get_when_change_except`](crate::State::get_when_change_except).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// state.clone().insert("noise", 1)?;
+    /// assert!(matches!(watch.get_when_change_except(["noise"]), Err(Error::Timeout)));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_change_except<K: ToKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<Snapshot<'s>> {
         self.next_snapshot(Subject::except(keys)?)
     }
 
     /// See [`State::get_when`](crate::State::get_when).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// state.extend([("flour", 3), ("sugar", 2)])?;
+    /// let watch = state.watch().timeout(Duration::from_secs(5));
+    /// let enough = watch.get_when(|shelf| Ok(shelf.get::<u32>("flour")? > shelf.get("sugar")?))?;
+    /// assert_eq!(enough.len()?, 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when<V: Verdict>(&self, mut test: impl FnMut(&Snapshot<'_>) -> V) -> Result<Snapshot<'s>> {
         let sought = self.sought(self.subject.clone(), None);
         self.until(&sought, |snapshot| test(snapshot).verdict())
     }
 
     /// See [`State::get_when_equal`](crate::State::get_when_equal).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// let other = state.clone();
+    /// other.insert("door", "open")?;
+    /// other.insert("door", "shut")?;
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// assert_eq!(watch.get_when_equal("door", "open")?.seq(), 1); // came and went
+    /// assert!(watch.live().get_when_equal("door", "open").is_err()); // what was before does not count
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline]
     pub fn get_when_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::equals(&value)) {
@@ -258,11 +322,36 @@ impl<'s> Watch<'s> {
     }
 
     /// See [`State::get_when_not_equal`](crate::State::get_when_not_equal).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// // A key that is missing is neither equal to anything nor not equal.
+    /// assert!(matches!(watch.get_when_not_equal("door", "open"), Err(Error::Timeout)));
+    /// state.insert("door", "shut")?;
+    /// assert!(watch.get_when_not_equal("door", "open").is_ok());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_when_not_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
         self.until_key(key, Condition::not_equal(value)?)
     }
 
     /// See [`State::get_when_none`](crate::State::get_when_none).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// assert!(matches!(watch.get_when_none("oven"), Err(Error::Timeout))); // missing, which is not none
+    /// state.insert("oven", None::<u32>)?;
+    /// assert!(watch.get_when_none("oven").is_ok());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline]
     pub fn get_when_none(&self, key: impl ToKey) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::is_none) {
@@ -272,6 +361,19 @@ impl<'s> Watch<'s> {
     }
 
     /// See [`State::get_when_not_none`](crate::State::get_when_not_none).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let watch = state.watch().timeout(Duration::from_millis(10));
+    /// state.insert("oven", None::<u32>)?;
+    /// assert!(matches!(watch.get_when_not_none("oven"), Err(Error::Timeout)));
+    /// state.insert("oven", 180)?;
+    /// assert!(watch.get_when_not_none("oven").is_ok());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline]
     pub fn get_when_not_none(&self, key: impl ToKey) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::is_not_none) {
@@ -281,6 +383,21 @@ impl<'s> Watch<'s> {
     }
 
     /// See [`State::get_when_available`](crate::State::get_when_available).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// let watch = state.watch().timeout(Duration::from_secs(5));
+    /// std::thread::scope(|scope| {
+    ///     let cook = state.clone();
+    ///     scope.spawn(move || cook.insert("cookies", 5));
+    ///     assert_eq!(watch.get_when_available("cookies")?.get("cookies")?, Some(5));
+    ///     Ok::<(), zproc::Error>(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[inline]
     pub fn get_when_available(&self, key: impl ToKey) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::is_there) {
@@ -290,6 +407,20 @@ impl<'s> Watch<'s> {
     }
 
     /// See [`State::get_raw_update`](crate::State::get_raw_update).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// let other = state.clone();
+    /// other.insert("cookies", 5)?;
+    /// other.insert("cookies", 5)?;
+    /// let watch = state.watch().duplicates().timeout(Duration::from_secs(5));
+    /// assert!(!watch.get_raw_update()?.identical);
+    /// assert!(watch.get_raw_update()?.identical);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn get_raw_update(&self) -> Result<Update<'s>> {
         let sought = self.sought(self.subject.clone(), None);
         self.next_update(&mut self.start()?, &sought)

@@ -16,6 +16,19 @@ use crate::watch::Watcher;
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// Settings to open or create a state with. Made by [`State::builder`], [`State::fork`] and [`Builder::anonymous`].
+///
+/// ```
+/// use std::time::Duration;
+/// use zproc::Builder;
+///
+/// let state = Builder::anonymous()
+///     .capacity(16 << 20) // bytes that it may grow to
+///     .history(1000, 4 << 20) // updates, and bytes of old values, kept for watchers
+///     .lock_timeout(Duration::from_secs(5)) // for other writers
+///     .create()?;
+/// state.insert("door", "open")?;
+/// # Ok::<(), zproc::Error>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is opened or created"]
 pub struct Builder {
@@ -200,6 +213,18 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-open-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// assert!(matches!(State::builder(address).open(), Err(Error::NotFound { .. })));
+    /// State::create(address)?.insert("door", "open")?;
+    /// assert_eq!(State::builder(address).open()?.len()?, 1);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn open(self) -> Result<State> {
         match &self.source {
             Source::Address(address) => {
@@ -221,6 +246,18 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::InvalidAddress`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-create-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::builder(address).capacity(16 << 20).create()?;
+    /// assert_eq!(state.stats()?.capacity, 16 << 20);
+    /// assert!(matches!(State::builder(address).create(), Err(Error::AlreadyExists { .. })));
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn create(self) -> Result<State> {
         let arena = match &self.source {
             Source::Address(address) => {
@@ -238,6 +275,20 @@ impl Builder {
     }
 
     /// Opens a state, or creates it. When several processes do so at once, all get the same one.
+    ///
+    /// Capacity and history count only for the one that creates it; a state that is there keeps its own.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-either-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let first = State::builder(address).capacity(16 << 20).open_or_create()?;
+    /// let second = State::builder(address).capacity(32 << 20).open_or_create()?;
+    /// assert_eq!(second.stats()?.capacity, 16 << 20);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn open_or_create(self) -> Result<State> {
         match &self.source {
             Source::Address(address) => {
@@ -250,6 +301,18 @@ impl Builder {
     }
 
     /// Opens the state in a descriptor that was handed over.
+    ///
+    /// ```
+    /// use zproc::{Builder, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let fd = state.fd().expect("states have one").try_clone_to_owned().expect("descriptors left");
+    /// let kitchen = Builder::anonymous().namespace("kitchen").from_fd(fd)?;
+    /// kitchen.insert("cookies", 5)?;
+    /// assert!(state.is_empty()?); // it is the same memory, and another namespace
+    /// assert_eq!(state.stats()?.namespaces.len(), 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[allow(clippy::wrong_self_convention, reason = "ends the builder, like open and create")]
     pub fn from_fd(mut self, fd: OwnedFd) -> Result<State> {
         self.source = Source::Anonymous;

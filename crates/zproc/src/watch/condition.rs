@@ -7,6 +7,15 @@ use crate::snapshot::Snapshot;
 use crate::value::{Encoded, ToValue, tag};
 
 /// What a closure passed to [`State::get_when`](crate::State::get_when) may return: a bool, or a [`Result`] of one.
+///
+/// ```
+/// let state = zproc::State::anonymous()?;
+/// state.insert("cookies", 5)?;
+/// let counted = state.get_when(|dict| Ok(dict.get::<u32>("cookies")? == Some(5)))?; // may fail
+/// let always = state.get_when(|_| true)?;
+/// assert_eq!(counted.seq(), always.seq());
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub trait Verdict {
     #[doc(hidden)]
     fn verdict(self) -> Result<bool>;

@@ -81,6 +81,32 @@ impl<'s> Update<'s> {
 /// The updates one after another; see [`State::updates`](crate::State::updates).
 ///
 /// After [`Error::Lagged`], [`Error::Timeout`] and [`Error::Cancelled`] it goes on, after another error it ends.
+///
+/// ```
+/// use zproc::{Builder, Error};
+///
+/// let state = Builder::anonymous().history(4, 1 << 20).create()?;
+/// let other = state.clone();
+/// for n in 1..=100 {
+///     other.insert("cookies", n)?;
+/// }
+/// let (mut seen, mut missed) = (0, 0);
+/// for update in state.updates()? {
+///     match update {
+///         Ok(update) => {
+///             seen += 1;
+///             if update.after.get("cookies")? == Some(100) {
+///                 break;
+///             }
+///         }
+///         Err(Error::Lagged { missed: count }) => missed += count, // and on with the oldest that there is
+///         Err(error) => return Err(error),
+///     }
+/// }
+/// assert!(seen >= 4);
+/// assert_eq!(seen + missed, 100);
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub struct Updates<'s> {
     watch: Watch<'s>,
     sought: Sought,
