@@ -70,7 +70,10 @@ impl Stage {
             let signal = signals.wait();
             // The children need no word: they die with this process.
             let _ = zproc::remove(&address);
-            eprintln!("ended by {signal:?}; the time limit of {LIMIT_SECONDS} s is a SIGALRM");
+            match signal {
+                Ok(Signal::SIGALRM) => eprintln!("not done after {LIMIT_SECONDS} s"),
+                _ => eprintln!("interrupted"),
+            }
             process::exit(1);
         });
         Ok(stage)

@@ -264,3 +264,19 @@ fn pinned_by(pins: &[PinInfo]) -> String {
     };
     format!(" ({}{more})", list.join("; "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_lock_is_named_as_far_as_it_is_known() {
+        let text = |pid| Error::LockTimeout { pid, tid: 7 }.to_string();
+        assert!(text(5).contains("process 5 (thread 7) holds it"), "{}", text(5));
+        assert!(
+            text(0).contains("thread 7 of a process that is not known holds it"),
+            "{}",
+            text(0)
+        );
+    }
+}
