@@ -449,8 +449,8 @@ impl Namespace {
     /// let door = KeyRef::new(1, b"door");
     /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
     /// let len = match namespace.peek(&door) {
-    ///     Some(small) => small.map(|small| small.with(|_, bytes| bytes.len())),
-    ///     None => namespace.get(&door)?.map(|value| value.bytes().len()),
+    ///     Ok(small) => small.map(|small| small.with(|_, bytes| bytes.len())),
+    ///     Err(_) => namespace.get(&door)?.map(|value| value.bytes().len()),
     /// };
     /// assert_eq!(len, Some(4));
     /// # Ok::<(), shm_state::Error>(())
@@ -1018,7 +1018,7 @@ impl Namespace {
     ///     let sleeper = scope.spawn(|| namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never));
     ///     cancel.store(true, Ordering::SeqCst);
     ///     namespace.wake_all();
-    ///     assert_eq!(sleeper.join().unwrap()?, Err(Ended::Cancelled));
+    ///     assert_eq!(sleeper.join().unwrap()?, Err(Ended::Closed));
     ///     Ok::<(), shm_state::Error>(())
     /// })?;
     /// # Ok::<(), shm_state::Error>(())

@@ -119,7 +119,7 @@ pub struct View<'a> {
 /// # let namespace = arena.namespace("default")?;
 /// let door = KeyRef::new(1, b"door");
 /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
-/// if let Some(Some(small)) = namespace.peek(&door) {
+/// if let Ok(Some(small)) = namespace.peek(&door) {
 ///     assert_eq!(small.with(|_, bytes| bytes.to_vec()), b"open");
 /// }
 /// # Ok::<(), shm_state::Error>(())
@@ -140,7 +140,7 @@ impl Small {
     /// # let namespace = arena.namespace("default")?;
     /// let door = KeyRef::new(1, b"door");
     /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
-    /// if let Some(Some(small)) = namespace.peek(&door) {
+    /// if let Ok(Some(small)) = namespace.peek(&door) {
     ///     assert_eq!(small.with(|tag, bytes| (tag, bytes.len())), (1, 4));
     /// }
     /// # Ok::<(), shm_state::Error>(())

@@ -100,7 +100,7 @@ pub enum On<'a> {
 /// let never = |_| Ok(None::<()>);
 /// let cancel = AtomicBool::new(true);
 /// let ended = namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never)?;
-/// assert_eq!(ended, Err(Ended::Cancelled));
+/// assert_eq!(ended, Err(Ended::Closed));
 /// # Ok::<(), shm_state::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
