@@ -18,7 +18,7 @@ use super::encode::{Encoder, ToValue};
 use super::error::{DecodeError, EncodeError};
 use super::tag;
 #[cfg(doc)]
-use crate::archived::ArchivedValue;
+use super::archived::ArchivedValue;
 
 /// Bytes before the archive.
 pub(crate) const HEAD: usize = 16;
