@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::sys::limit;
+use crate::sys::limit::{self, Limit};
 
 /// The result of the engine's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -183,6 +183,19 @@ impl Error {
             way_out: limit::way_out(&source),
             call,
             source,
+        }
+    }
+
+    /// For `map_err` on locking an arena's memory, whose whole capacity counts.
+    pub(crate) fn memory_lock(capacity: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let limit = Limit::LockedMemory.describe();
+            let other = ", give the process CAP_IPC_LOCK, or create the arena with a smaller capacity";
+            Self::Os {
+                way_out: if limit.is_empty() { limit } else { limit + other },
+                call: format!("locking the {capacity} bytes of the arena's capacity in memory"),
+                source,
+            }
         }
     }
 

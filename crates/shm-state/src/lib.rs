@@ -42,6 +42,7 @@ mod pinned;
 mod read;
 mod reclaim;
 mod record;
+mod resident;
 mod seats;
 #[cfg(feature = "shared_memory")]
 mod shared_memory;
@@ -60,10 +61,11 @@ pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
-pub use log::{Change, Record};
+pub use log::{Change, Changes, Record};
 pub use namespace::{EntryRef, Filter, Namespace, Next, Place};
 pub use pinned::Pinned;
 pub use read::Small;
+pub use resident::Residency;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};
 pub use store::{Arena, ArenaOptions};
