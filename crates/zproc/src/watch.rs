@@ -18,16 +18,16 @@ mod watcher;
 use std::fmt;
 use std::time::Duration;
 
-use shm_state::{Deadline, Ended, On};
+use shm_state::{Deadline, Ended};
 
 use crate::access::is_in_atomic;
-use crate::codec::own_key;
+use crate::codec::{with_key, with_value};
 use crate::error::{Error, Result};
 use crate::key::ToKey;
 use crate::snapshot::Snapshot;
 use crate::value::ToValue;
-use condition::Condition;
 pub use condition::Verdict;
+use condition::{Condition, Stored};
 use subject::Subject;
 pub use update::{Update, Updates};
 use walk::{Changes, Log, States};
@@ -133,27 +133,31 @@ impl<'s> Watch<'s> {
 
     /// See [`State::get_when_equal`](crate::State::get_when_equal).
     pub fn get_when_equal(self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
-        self.until_key(key, Condition::equal(value)?)
+        with_value(value, |tag, bytes| {
+            self.until_key(key, &Condition::Equal(Stored::new(tag, bytes)))
+        })
     }
 
     /// See [`State::get_when_not_equal`](crate::State::get_when_not_equal).
     pub fn get_when_not_equal(self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
-        self.until_key(key, Condition::not_equal(value)?)
+        with_value(value, |tag, bytes| {
+            self.until_key(key, &Condition::NotEqual(Stored::new(tag, bytes)))
+        })
     }
 
     /// See [`State::get_when_none`](crate::State::get_when_none).
     pub fn get_when_none(self, key: impl ToKey) -> Result<Snapshot<'s>> {
-        self.until_key(key, Condition::None)
+        self.until_key(key, &Condition::None)
     }
 
     /// See [`State::get_when_not_none`](crate::State::get_when_not_none).
     pub fn get_when_not_none(self, key: impl ToKey) -> Result<Snapshot<'s>> {
-        self.until_key(key, Condition::NotNone)
+        self.until_key(key, &Condition::NotNone)
     }
 
     /// See [`State::get_when_available`](crate::State::get_when_available).
     pub fn get_when_available(self, key: impl ToKey) -> Result<Snapshot<'s>> {
-        self.until_key(key, Condition::Available)
+        self.until_key(key, &Condition::Available)
     }
 
     /// See [`State::get_raw_update`](crate::State::get_raw_update).
@@ -182,7 +186,7 @@ impl<'s> Watch<'s> {
         })
     }
 
-    fn next_snapshot(self, subject: Subject) -> Result<Snapshot<'s>> {
+    fn next_snapshot(self, subject: Subject<'_>) -> Result<Snapshot<'s>> {
         let namespace = self.watcher.access.ready()?;
         self.change(&mut self.start()?, &subject, |seq| Snapshot::at(namespace, seq))
     }
@@ -195,7 +199,12 @@ impl<'s> Watch<'s> {
     }
 
     /// Waits for the next update that changes `subject`, and returns what `take` makes of it.
-    fn change<T>(self, changes: &mut Changes, subject: &Subject, take: impl Fn(u64) -> Result<Option<T>>) -> Result<T> {
+    fn change<T>(
+        self,
+        changes: &mut Changes,
+        subject: &Subject<'_>,
+        take: impl Fn(u64) -> Result<Option<T>>,
+    ) -> Result<T> {
         let log = Log::new(self.watcher, subject, self.duplicates)?;
         changes.start(&log);
         let result = self.wait(subject, |until| changes.next(&log, until, &take));
@@ -205,18 +214,19 @@ impl<'s> Watch<'s> {
         result
     }
 
-    fn until_key(self, key: impl ToKey, condition: Condition) -> Result<Snapshot<'s>> {
-        let key = own_key(key)?;
-        let subject = Subject::Keys(vec![key.clone()]);
-        let test = |snapshot: &Snapshot<'_>| condition.holds(snapshot, &key.as_ref());
-        self.until(&subject, Some(&condition), test)
+    /// Copies neither the key nor the value of the condition, so that nothing is allocated.
+    fn until_key(self, key: impl ToKey, condition: &Condition<'_>) -> Result<Snapshot<'s>> {
+        with_key(key, |key| {
+            let test = |snapshot: &Snapshot<'_>| condition.holds(snapshot, key);
+            self.until(&Subject::Key(*key), Some(condition), test)
+        })
     }
 
     /// Waits until `test` holds; `condition` says what it tests, if that is known.
     fn until(
         self,
-        subject: &Subject,
-        condition: Option<&Condition>,
+        subject: &Subject<'_>,
+        condition: Option<&Condition<'_>>,
         mut test: impl FnMut(&Snapshot<'_>) -> Result<bool>,
     ) -> Result<Snapshot<'s>> {
         let namespace = self.watcher.access.ready()?;
@@ -236,7 +246,7 @@ impl<'s> Watch<'s> {
     }
 
     /// Waits until `look`, called with the newest update whenever there may be a new one, finds something.
-    fn wait<T>(self, subject: &Subject, mut look: impl FnMut(u64) -> Result<Option<T>>) -> Result<T> {
+    fn wait<T>(self, subject: &Subject<'_>, mut look: impl FnMut(u64) -> Result<Option<T>>) -> Result<T> {
         let namespace = self.watcher.access.ready()?;
         let deadline = match self.timeout {
             Some(Duration::ZERO) => return look(namespace.seq())?.ok_or(Error::Timeout),
@@ -245,12 +255,11 @@ impl<'s> Watch<'s> {
             Some(timeout) => Deadline::after(timeout),
             None => Deadline::never(),
         };
-        let hashes = subject.hashes();
-        let on = hashes.as_deref().map_or(On::Any, On::Keys);
         let closed = self.watcher.access.closed();
-        let ended = namespace.wait(on, self.watcher.access.patience.strategy, deadline, closed, |seq| {
+        let strategy = self.watcher.access.patience.strategy;
+        let ended = subject.with_hashes(|on| {
             // An error of ours ends the wait as a success does.
-            Ok(look(seq).transpose())
+            namespace.wait(on, strategy, deadline, closed, |seq| Ok(look(seq).transpose()))
         })?;
         match ended {
             Ok(result) => result,

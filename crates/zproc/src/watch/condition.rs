@@ -1,10 +1,12 @@
 //! What a watcher waits for.
 
+use std::borrow::Cow;
+
 use shm_state::{KeyRef, Payload};
 
 use crate::error::Result;
 use crate::snapshot::Snapshot;
-use crate::value::{Encoded, ToValue, tag};
+use crate::value::{Encoded, tag};
 
 /// What a closure passed to [`State::get_when`](crate::State::get_when) may return: a bool, or a [`Result`] of one.
 pub trait Verdict {
@@ -26,17 +28,22 @@ impl Verdict for Result<bool> {
 
 /// A value as it would be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(super) struct Stored<'v> {
     tag: u16,
-    bytes: Vec<u8>,
+    bytes: Cow<'v, [u8]>,
 }
 
-impl Stored {
-    fn new(value: impl ToValue) -> Result<Self> {
-        Ok(value.with_encoded(|encoded| Self {
-            tag: encoded.tag(),
-            bytes: encoded.bytes().to_vec(),
-        })?)
+impl<'v> Stored<'v> {
+    pub(super) fn new(tag: u16, bytes: &'v [u8]) -> Self {
+        let bytes = Cow::Borrowed(bytes);
+        Self { tag, bytes }
+    }
+
+    fn to_static(&self) -> Stored<'static> {
+        Stored {
+            tag: self.tag,
+            bytes: Cow::Owned(self.bytes.to_vec()),
+        }
     }
 
     fn equals(&self, payload: &Payload) -> bool {
@@ -46,11 +53,11 @@ impl Stored {
 
 /// What must hold for a key. An absent key satisfies none of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(super) enum Condition<'v> {
     /// Its value is this one.
-    Equal(Stored),
+    Equal(Stored<'v>),
     /// Its value is not this one.
-    NotEqual(Stored),
+    NotEqual(Stored<'v>),
     /// Its value is none.
     None,
     /// Its value is not none.
@@ -59,13 +66,16 @@ pub(super) enum Condition {
     Available,
 }
 
-impl Condition {
-    pub(super) fn equal(value: impl ToValue) -> Result<Self> {
-        Stored::new(value).map(Self::Equal)
-    }
-
-    pub(super) fn not_equal(value: impl ToValue) -> Result<Self> {
-        Stored::new(value).map(Self::NotEqual)
+impl Condition<'_> {
+    /// A copy that owns its value.
+    pub(super) fn to_static(&self) -> Condition<'static> {
+        match self {
+            Self::Equal(value) => Condition::Equal(value.to_static()),
+            Self::NotEqual(value) => Condition::NotEqual(value.to_static()),
+            Self::None => Condition::None,
+            Self::NotNone => Condition::NotNone,
+            Self::Available => Condition::Available,
+        }
     }
 
     /// Whether it holds for `key` in `snapshot`.

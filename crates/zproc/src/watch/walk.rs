@@ -23,8 +23,8 @@ use crate::snapshot::Snapshot;
 
 /// How far a watcher of an identity had looked when it gave up.
 pub(super) struct Looked {
-    subject: Subject,
-    condition: Option<Condition>,
+    subject: Subject<'static>,
+    condition: Option<Condition<'static>>,
     duplicates: bool,
     /// Where the cursor stood.
     from: u64,
@@ -36,12 +36,12 @@ pub(super) struct Looked {
 pub(super) struct Log<'s, 'w> {
     watcher: &'s Watcher,
     namespace: &'s Namespace,
-    subject: &'w Subject,
+    subject: &'w Subject<'w>,
     duplicates: bool,
 }
 
 impl<'s, 'w> Log<'s, 'w> {
-    pub(super) fn new(watcher: &'s Watcher, subject: &'w Subject, duplicates: bool) -> Result<Self> {
+    pub(super) fn new(watcher: &'s Watcher, subject: &'w Subject<'w>, duplicates: bool) -> Result<Self> {
         Ok(Self {
             watcher,
             namespace: watcher.access.ready()?,
@@ -70,12 +70,12 @@ impl<'s, 'w> Log<'s, 'w> {
     }
 
     /// Where to look on from, if the cursor stands at `from`.
-    fn resume(&self, from: u64, condition: Option<&Condition>) -> u64 {
+    fn resume(&self, from: u64, condition: Option<&Condition<'_>>) -> u64 {
         match &*self.watcher.looked.lock() {
             Some(looked)
                 if looked.from == from
                     && looked.duplicates == self.duplicates
-                    && looked.subject == *self.subject
+                    && looked.subject.same_as(self.subject)
                     && looked.condition.as_ref() == condition =>
             {
                 looked.at
@@ -84,8 +84,8 @@ impl<'s, 'w> Log<'s, 'w> {
         }
     }
 
-    fn remember(&self, from: u64, at: u64, condition: Option<&Condition>) {
-        let (subject, condition) = (self.subject.clone(), condition.cloned());
+    fn remember(&self, from: u64, at: u64, condition: Option<&Condition<'_>>) {
+        let (subject, condition) = (self.subject.to_static(), condition.map(Condition::to_static));
         let looked = Looked {
             subject,
             condition,
@@ -210,7 +210,7 @@ pub(super) struct States {
 
 impl States {
     /// After the current state, that of `tested`, was tested.
-    pub(super) fn new(log: &Log<'_, '_>, condition: Option<&Condition>, live: bool, tested: u64) -> Self {
+    pub(super) fn new(log: &Log<'_, '_>, condition: Option<&Condition<'_>>, live: bool, tested: u64) -> Self {
         let from = if live { tested } else { log.watcher.cursor() };
         let at = if live || condition.is_none() {
             from
@@ -266,7 +266,7 @@ impl States {
     }
 
     /// To be called after a wait that ended without success.
-    pub(super) fn gave_up(&self, log: &Log<'_, '_>, condition: Option<&Condition>) {
+    pub(super) fn gave_up(&self, log: &Log<'_, '_>, condition: Option<&Condition<'_>>) {
         if !self.live && condition.is_some() {
             log.remember(self.from, self.at, condition);
         }
