@@ -133,9 +133,7 @@ impl Mapping {
             .len(len)
             .no_reserve_swap()
             .map_raw(&file)
-            .map_err(Error::os(format!(
-                "mapping {capacity} bytes of address space for the arena"
-            )))?;
+            .map_err(Error::mapping(capacity))?;
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
         Ok(Self::new(base, capacity, Backing::File { _map: map, file }))
     }

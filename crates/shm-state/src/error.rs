@@ -199,6 +199,23 @@ impl Error {
         }
     }
 
+    /// For `map_err` on mapping an arena.
+    pub(crate) fn mapping(capacity: u64) -> impl FnOnce(io::Error) -> Self {
+        let call = format!("mapping {capacity} bytes of address space for the arena");
+        move |source| {
+            // EAGAIN: only where the process locks all that it maps, so that the mapping counts against that limit.
+            if source.kind() != io::ErrorKind::WouldBlock {
+                return Self::os(call)(source);
+            }
+            let limit = Limit::LockedMemory.describe();
+            Self::Os {
+                way_out: format!("; this process locks all that it maps (mlockall){limit}"),
+                call,
+                source,
+            }
+        }
+    }
+
     /// A copy of a value that did not fit into the memory of this process.
     #[cold]
     pub(crate) fn out_of_memory(bytes: usize) -> Self {

@@ -41,6 +41,7 @@ fn child() {
         "growing" => see_others_and_oneself_add_memory(&role),
         "2 MiB" => in_two_mib(),
         "locked" => with_little_memory_to_lock(),
+        "all locked" => where_all_memory_is_locked(),
         other => panic!("no role {other}"),
     }
 }
@@ -288,13 +289,23 @@ fn memory_that_may_not_be_locked_is_an_error_that_names_the_limit() {
     alone("locked", 0, None);
 }
 
-fn with_little_memory_to_lock() {
+/// Whether the limit can be set as the test needs it, and binds.
+fn is_bound_by_memlock() -> bool {
     if sandbox::get_limit(libc::RLIMIT_MEMLOCK).rlim_max < 4 * MIB {
-        return skipped("RLIMIT_MEMLOCK", "its hard limit is below 4 MiB");
+        skipped("RLIMIT_MEMLOCK", "its hard limit is below 4 MiB");
+        return false;
     }
     if sandbox::is_root() && !sandbox::become_nobody() {
         let why = "the limit does not bind root, and this process cannot become somebody else";
-        return skipped("RLIMIT_MEMLOCK", why);
+        skipped("RLIMIT_MEMLOCK", why);
+        return false;
+    }
+    true
+}
+
+fn with_little_memory_to_lock() {
+    if !is_bound_by_memlock() {
+        return;
     }
     let name = Name::new("lock");
     for limit in [0, MIB] {
@@ -346,4 +357,39 @@ fn locked() -> [u64; 2] {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let counted = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
     [kib(counted), of_mappings("/dev/shm/", "Locked:")]
+}
+
+/// A program that called `mlockall` for its own sake was told to raise the number of its threads when an arena could not
+/// be mapped, which then counts as locked memory.
+#[test]
+fn a_program_that_locks_all_its_memory_is_told_the_limit() {
+    alone("all locked", 0, None);
+}
+
+fn where_all_memory_is_locked() {
+    let lock_all = |flags| {
+        // SAFETY: changes no content.
+        let result = unsafe { libc::mlockall(libc::MCL_FUTURE | flags) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    };
+    let blocks = |arena: &Arena| nix::sys::stat::fstat(arena.fd().unwrap()).unwrap().st_blocks as u64 * 512;
+    // `docs/real-time.md` says so: without MCL_ONFAULT the kernel fills every hole of what is mapped.
+    if may_lock(16 * MIB) {
+        lock_all(0);
+        let arena = Arena::anonymous(&options(4 * MIB)).unwrap();
+        assert_eq!(blocks(&arena), 4 * MIB);
+        lock_all(libc::MCL_ONFAULT);
+        let arena = Arena::anonymous(&options(4 * MIB)).unwrap();
+        assert_eq!(blocks(&arena), arena.stats().unwrap().committed);
+    }
+    if !is_bound_by_memlock() {
+        return;
+    }
+    set_limit(libc::RLIMIT_MEMLOCK, 3 * MIB);
+    lock_all(libc::MCL_ONFAULT);
+    let text = Arena::anonymous(&options(4 * MIB)).err().unwrap().to_string();
+    eprintln!("  {text}");
+    for part in ["4194304", "RLIMIT_MEMLOCK is 3145728 bytes", "mlockall", "ulimit -l"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
