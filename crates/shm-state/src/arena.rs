@@ -11,7 +11,8 @@
 //! memory, which the next one finds.
 //!
 //! **The address range** of the whole capacity is reserved once, so references stay valid while the arena grows.
-//! Each process caches `committed`: a stale cache is too small, never too large.
+//! Each process caches `committed`: a stale cache is too small, never too large. If the mapping is to be resident
+//! (`resident`), the cache is raised only after what is new was populated.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,7 @@ use crossbeam_utils::Backoff;
 
 use crate::error::{Error, Result};
 use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
+use crate::resident::{Residency, Resident};
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::file;
 
@@ -34,6 +36,7 @@ pub struct Mapping {
     /// How many granules from [`FIRST`] on are known to be backed.
     behind_tables: AtomicU32,
     sections: Sections,
+    resident: Resident,
     backing: Backing,
 }
 
@@ -141,9 +144,7 @@ impl Mapping {
             .len(len)
             .no_reserve_swap()
             .map_raw(&file)
-            .map_err(Error::os(format!(
-                "mapping {capacity} bytes of address space for the arena"
-            )))?;
+            .map_err(Error::mapping(capacity))?;
         // A core dump reads every page, which would back the whole capacity. Where that cannot be had it costs memory only.
         let _ = map.advise(memmap2::Advice::DontDump);
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
@@ -167,6 +168,7 @@ impl Mapping {
             committed: AtomicU32::new(0),
             behind_tables: AtomicU32::new(0),
             sections,
+            resident: Resident::default(),
             backing,
         }
     }
@@ -340,8 +342,48 @@ impl Mapping {
 
     /// Takes note that so many granules are backed.
     fn know(&self, granules: u32) {
+        if self.resident.is_wanted() {
+            // An error costs page faults later, as if nobody had asked; here, on somebody's way to a value, there is nothing
+            // better to do about it. What can be wrong for good was found by `make_resident`.
+            let _ = self.populate(granules);
+        }
         self.committed.fetch_max(granules, Relaxed);
         self.behind_tables.fetch_max(granules.saturating_sub(FIRST), Relaxed);
+    }
+
+    fn populate(&self, granules: u32) -> Result<()> {
+        // SAFETY: the whole capacity is mapped, and so much of it is backed, which is what the callers have just read or
+        // done themselves.
+        unsafe { self.resident.extend(self.base, granules) }
+    }
+
+    /// Does for this process's part in the memory what is asked for, see [`Residency`]. What an earlier call did stays.
+    pub fn make_resident(&self, residency: Residency) -> Result<()> {
+        let Some(bytes) = residency.wanted() else {
+            return Ok(());
+        };
+        if residency.lock {
+            self.resident.lock(self.base, self.capacity)?;
+        }
+        let chunks = bytes.div_ceil(CHUNK as u64).min(u64::from(self.sections.chunks));
+        self.grow_to(chunks as u32)?;
+        self.resident.want();
+        self.populate(self.committed())
+    }
+
+    fn grow_to(&self, chunks: u32) -> Result<()> {
+        loop {
+            let now = self.committed() / CHUNK_GRANULES;
+            let missing = chunks.saturating_sub(now);
+            if missing == 0 {
+                return Ok(());
+            }
+            match self.grow(missing, missing) {
+                // Others were faster, and less is missing.
+                Err(Error::Full { .. }) if self.committed() / CHUNK_GRANULES > now => {}
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Granules that are backed, as this process last saw it.
@@ -365,16 +407,19 @@ impl Mapping {
     pub fn memory(&self) -> Memory<'_> {
         // SAFETY: the superblock is at the base and backed; its words are valid for any bits.
         let superblock = unsafe { self.base.cast::<Superblock>().as_ref() };
+        let recent = self.recent();
         // Acquire pairs with the Release in `grow`.
-        let granules = superblock
-            .committed
-            .load(Ordering::Acquire)
-            .min(self.capacity / GRANULE as u64);
-        Memory {
-            base: self.base,
-            granules: granules as u32,
-            mapping: PhantomData,
+        if superblock.committed.load(Ordering::Acquire) == u64::from(recent.granules) {
+            return recent;
         }
+        self.memory_in_grown()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn memory_in_grown(&self) -> Memory<'_> {
+        self.refresh();
+        self.recent()
     }
 
     /// Raises `committed` by at least `need` chunks, `want` if there is room; says how many chunks are backed now.

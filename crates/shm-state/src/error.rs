@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::sys::limit;
+use crate::sys::limit::{self, Limit};
 
 /// The result of the engine's calls.
 ///
@@ -215,6 +215,36 @@ impl Error {
             way_out: limit::way_out(&source),
             call,
             source,
+        }
+    }
+
+    /// For `map_err` on locking an arena's memory, whose whole capacity counts.
+    pub(crate) fn memory_lock(capacity: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let limit = Limit::LockedMemory.describe();
+            let other = ", give the process CAP_IPC_LOCK, or create the arena with a smaller capacity";
+            Self::Os {
+                way_out: if limit.is_empty() { limit } else { limit + other },
+                call: format!("locking the {capacity} bytes of the arena's capacity in memory"),
+                source,
+            }
+        }
+    }
+
+    /// For `map_err` on mapping an arena.
+    pub(crate) fn mapping(capacity: u64) -> impl FnOnce(io::Error) -> Self {
+        let call = format!("mapping {capacity} bytes of address space for the arena");
+        move |source| {
+            // EAGAIN: only where the process locks all that it maps, so that the mapping counts against that limit.
+            if source.kind() != io::ErrorKind::WouldBlock {
+                return Self::os(call)(source);
+            }
+            let limit = Limit::LockedMemory.describe();
+            Self::Os {
+                way_out: format!("; this process locks all that it maps (mlockall){limit}"),
+                call,
+                source,
+            }
         }
     }
 

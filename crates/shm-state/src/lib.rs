@@ -68,6 +68,7 @@ mod pinned;
 mod read;
 mod reclaim;
 mod record;
+mod resident;
 mod seats;
 #[cfg(feature = "shared_memory")]
 mod shared_memory;
@@ -89,10 +90,11 @@ pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
-pub use log::{Change, Record};
+pub use log::{Change, Changes, Record};
 pub use namespace::{EntryRef, Filter, Longer, Namespace, Next, Place};
 pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
+pub use resident::Residency;
 pub use sleep::{Events, MOST_WORDS, SLICE, Sleep, WeakNamespace};
 pub use space::History;
 pub use stats::{NamespaceStats, Stats, WatcherInfo};

@@ -235,6 +235,8 @@ impl Start<'_> {
 pub enum Filter<'a> {
     /// Those that change any key.
     Any,
+    /// Those that change this key.
+    Key(KeyRef<'a>),
     /// Those that change one of these keys.
     Keys(&'a [Key]),
     /// Those that change a key that is not one of these.
@@ -958,6 +960,7 @@ impl Namespace {
         for change in record.changes.iter().filter(|change| duplicates || !change.identical) {
             let matches = match filter {
                 Filter::Any => true,
+                Filter::Key(key) => view.entry_has_key(change.entry, &key)?,
                 Filter::Keys(keys) => is_listed(change.entry, keys)?,
                 Filter::Except(keys) => !is_listed(change.entry, keys)?,
             };

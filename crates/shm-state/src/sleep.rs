@@ -195,7 +195,7 @@ impl Namespace {
                 Found::Damaged => return Err(self.damaged_log(seq)),
             }
             let view = View::new(self.space(), seq - 1);
-            for change in &record.changes {
+            for change in record.changes.iter() {
                 // An entry that cannot be there is one that was recycled, or damage, which the watchers will meet.
                 let Some(entry) = view.entry(change.entry) else {
                     return Ok(false);

@@ -29,6 +29,7 @@ use crate::layout::{
 };
 use crate::namespace::Namespace;
 use crate::participant::{AttachError, Attachment, Entrance, Name, ParticipantSlot, choose_name};
+use crate::resident::Residency;
 use crate::seats;
 use crate::space::{History, Membership, Space};
 use crate::stats::{NamespaceStats, Stats};
@@ -166,6 +167,14 @@ impl Arena {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn create(name: &str, options: &ArenaOptions) -> Result<Self> {
+        Self::create_resident(name, options, Residency::default())
+    }
+
+    /// As [`Arena::create`] and [`Arena::make_resident`] in one: if either fails there is no arena.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub fn create_resident(name: &str, options: &ArenaOptions, residency: Residency) -> Result<Self> {
         let path = path_of(name)?;
         let capacity = check_options(options)?;
         let fd = file::unnamed_in(Path::new(DIRECTORY)).map_err(|error| {
@@ -181,6 +190,7 @@ impl Arena {
         let copy = file::reopen(&fd).map_err(Error::os("reopening the new arena"))?;
         let mapping = Mapping::of_file(fd, capacity)?;
         initialise(&mapping, options)?;
+        mapping.make_resident(residency)?;
         match file::link(&copy, &path) {
             Ok(()) => Self::attach(name, mapping, copy),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::AlreadyExists { name: name.into() }),
@@ -314,6 +324,27 @@ impl Arena {
     /// ```
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         Self::open_file("", fd)
+    }
+
+    /// Prepares this process's part in the memory, so that touching it later costs no page fault: see [`Residency`].
+    ///
+    /// A process maps an arena once, so it holds for everything in it that has the arena open, and nothing takes it back
+    /// until the last of them is dropped.
+    ///
+    /// # Errors
+    /// [`Error::FileSystemFull`] if the arena cannot be given that much memory. [`Error::Os`] names RLIMIT_MEMLOCK if the
+    /// memory, whose whole capacity counts, cannot be locked.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Residency};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// arena.make_resident(Residency { prefault: Some(4 << 20), lock: false })?;
+    /// assert_eq!(arena.stats()?.committed, 4 << 20);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn make_resident(&self, residency: Residency) -> Result<()> {
+        self.inner.mapping.make_resident(residency)
     }
 
     /// The file of the arena, to hand it to another process. `None` in a mapping of the caller's.

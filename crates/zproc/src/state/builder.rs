@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use shm_state::{Arena, ArenaOptions, Strategy};
+use shm_state::{Arena, ArenaOptions, Residency, Strategy};
 
 use super::{Place, State};
 use crate::access::{Access, Patience};
@@ -37,6 +37,7 @@ pub struct Builder {
     since: Option<u64>,
     patience: Patience,
     options: ArenaOptions,
+    residency: Residency,
 }
 
 #[derive(Clone)]
@@ -69,6 +70,7 @@ impl Builder {
                 value_format: VALUE_FORMAT,
                 ..ArenaOptions::default()
             },
+            residency: Residency::default(),
         }
     }
 
@@ -209,6 +211,49 @@ impl Builder {
         self
     }
 
+    /// Has memory at hand before it is needed, so that this process meets no page fault when it first touches it.
+    ///
+    /// When the state is opened, all memory that it has is put into the page tables of this process; it is given `bytes`
+    /// at least, its own tables included, or its capacity if that is less. What it is given later, by
+    /// whichever process, follows when this one notices it. 0 asks for no more than there is.
+    ///
+    /// A process maps a state once, so this holds for every `State` in it of the same memory, until the last is dropped.
+    /// What else a loop needs that is to be on time is told in `docs/real-time.md`.
+    ///
+    /// # Errors
+    /// Opening fails if there is not so much memory. A state that was to be created is then not there.
+    ///
+    /// ```
+    /// use zproc::Builder;
+    ///
+    /// let state = Builder::anonymous().prefault(4 << 20).create()?;
+    /// assert_eq!(state.stats()?.committed, 4 << 20);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn prefault(mut self, bytes: u64) -> Self {
+        self.residency.prefault = Some(bytes);
+        self
+    }
+
+    /// Keeps the memory from being swapped out, in this process's name; `prefault(0)` is included.
+    ///
+    /// The whole capacity counts against RLIMIT_MEMLOCK, memory or not, so that a state which was opened can grow. What
+    /// there is of memory is locked, and what is added as soon as it is.
+    ///
+    /// # Errors
+    /// Opening fails if the process may not lock so much, and says how much it may. A state that was to be created is
+    /// then not there.
+    ///
+    /// ```
+    /// let state = zproc::Builder::anonymous().capacity(1 << 20).lock_memory(true).create()?;
+    /// state.insert("door", "open")?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn lock_memory(mut self, lock: bool) -> Self {
+        self.residency.lock = lock;
+        self
+    }
+
     /// Opens a state that exists.
     ///
     /// # Errors
@@ -261,7 +306,8 @@ impl Builder {
     pub fn create(self) -> Result<State> {
         let arena = match &self.source {
             Source::Address(address) => {
-                Arena::create(arena_name(address)?, &self.options).map_err(Error::at(address))?
+                let created = Arena::create_resident(arena_name(address)?, &self.options, self.residency);
+                created.map_err(Error::at(address))?
             }
             Source::Anonymous => Arena::anonymous(&self.options)?,
             Source::Arena(_, address) => {
@@ -323,6 +369,7 @@ impl Builder {
         arena
             .check_value_format(VALUE_FORMAT, describe_format)
             .map_err(Error::at(self.source.name()))?;
+        arena.make_resident(self.residency)?;
         let namespace = arena.namespace(&self.namespace)?;
         let watcher = Watcher::new(Access::new(namespace, self.patience), self.since);
         let address = match self.source {
@@ -353,6 +400,7 @@ impl fmt::Debug for Builder {
             .field("since", &self.since)
             .field("patience", &self.patience)
             .field("options", &self.options)
+            .field("residency", &self.residency)
             .finish()
     }
 }

@@ -13,12 +13,12 @@
 
 use std::fmt;
 
+#[cfg(doc)]
+use super::archived::ArchivedValue;
 use super::decode::{Encoded, FromValue};
 use super::encode::{Encoder, ToValue};
 use super::error::{DecodeError, EncodeError};
 use super::tag;
-#[cfg(doc)]
-use super::archived::ArchivedValue;
 
 /// Bytes before the archive.
 pub(crate) const HEAD: usize = 16;
