@@ -267,7 +267,8 @@ pub enum Next {
     Match(u64),
     /// None; the cursor stands at the last commit looked at.
     Nothing,
-    /// So many commits fell out of the history unseen; the cursor stands at the last of them.
+    /// So many commits fell out of the history unseen; the cursor stands at the last of them. A watcher of keys is not
+    /// told of commits of which it is known that they touched none of these.
     Lagged(u64),
 }
 
@@ -916,7 +917,10 @@ impl Namespace {
             let seq = *cursor + 1;
             match log::read(&self.space, seq, &mut record) {
                 log::Found::Record => {}
-                log::Found::Gone => return Ok(self.lagged(cursor)),
+                log::Found::Gone => match self.lagged(cursor, filter) {
+                    Some(lagged) => return Ok(lagged),
+                    None => continue,
+                },
                 log::Found::Damaged => return Err(self.damaged_log(seq)),
             }
             if skip != Some(record.identity) {
@@ -924,7 +928,10 @@ impl Namespace {
                 let matches = self.matches(&view, &record, filter, duplicates);
                 // The entries may have been recycled while their keys were compared.
                 if !view.is_valid() {
-                    return Ok(self.lagged(cursor));
+                    match self.lagged(cursor, filter) {
+                        Some(lagged) => return Ok(lagged),
+                        None => continue,
+                    }
                 }
                 if matches.map_err(|torn| torn.damage(&self.space))? {
                     // Whoever gets a match looks at its state, and would look again if that cannot be had yet.
@@ -940,12 +947,20 @@ impl Namespace {
         Ok(Next::Nothing)
     }
 
-    /// The cursor fell behind the floor: commits up to it cannot be read.
-    fn lagged(&self, cursor: &mut u64) -> Next {
+    /// The cursor fell behind the floor: commits up to it cannot be read. `None` if they do not concern the watcher.
+    #[cold]
+    fn lagged(&self, cursor: &mut u64, filter: Filter<'_>) -> Option<Next> {
+        if let Filter::Keys(keys) = filter
+            && let Some(floor) = self.untouched_until(keys, *cursor)
+            && floor > *cursor
+        {
+            *cursor = floor;
+            return None;
+        }
         let floor = self.floor();
         let missed = floor.saturating_sub(*cursor);
         *cursor = floor;
-        Next::Lagged(missed)
+        Some(Next::Lagged(missed))
     }
 
     fn matches(&self, view: &View<'_>, record: &Record, filter: Filter<'_>, duplicates: bool) -> Result<bool, Torn> {

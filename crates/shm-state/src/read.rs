@@ -152,6 +152,23 @@ impl Small {
         bytes[8..].copy_from_slice(&self.words[1].to_le_bytes());
         f(self.tag, &bytes[..self.len.min(INLINE)])
     }
+
+    /// Its type tag.
+    #[inline(always)]
+    pub fn tag(self) -> u16 {
+        self.tag
+    }
+
+    /// Whether these are its tag and bytes.
+    #[inline(always)]
+    pub fn is(self, tag: u16, bytes: &[u8]) -> bool {
+        if self.tag != tag || self.len != bytes.len() || bytes.len() > INLINE {
+            return false;
+        }
+        let [first, second, _] = short_words(bytes);
+        // What is behind a value of one word is none of its.
+        self.words[0] == first && (bytes.len() <= 8 || self.words[1] == second)
+    }
 }
 
 impl<'a> View<'a> {

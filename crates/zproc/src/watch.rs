@@ -29,7 +29,7 @@ mod writer;
 use std::fmt;
 use std::time::Duration;
 
-use shm_state::{Cancel, Deadline, Ended, On, Watched};
+use shm_state::{Cancel, Deadline, Ended, On, Small, Watched};
 
 use crate::access::is_in_atomic;
 use crate::canceller::Canceller;
@@ -485,7 +485,7 @@ impl<'s> Watch<'s> {
 
     /// The current state, if it can be told in nanoseconds that the value of `key` is there and `holds`.
     #[inline(always)]
-    fn at_once(&self, key: &impl ToKey, holds: impl FnOnce(u16, &[u8]) -> bool) -> Option<Snapshot<'s>> {
+    fn at_once(&self, key: &impl ToKey, holds: impl FnOnce(Small) -> bool) -> Option<Snapshot<'s>> {
         match self.canceller {
             None => holds_now(self.watcher, key, holds),
             Some(_) => None,

@@ -4,7 +4,7 @@
 //! pin becomes the snapshot that is returned. Whatever takes more than that (a long key, a large value, a map in another
 //! order, a condition that does not hold, an error) goes the general way, which starts from the beginning.
 
-use shm_state::KeyRef;
+use shm_state::{KeyRef, Small};
 
 use super::Watcher;
 use crate::key::ToKey;
@@ -16,34 +16,34 @@ use crate::value::{ToValue, tag};
 pub(crate) fn holds_now<'s>(
     watcher: &'s Watcher,
     key: &impl ToKey,
-    holds: impl FnOnce(u16, &[u8]) -> bool,
+    holds: impl FnOnce(Small) -> bool,
 ) -> Option<Snapshot<'s>> {
     let namespace = watcher.access.usable()?;
     let pinned = namespace.pin().ok()?;
     let found = key.with_key(|tag, bytes| pinned.peek(&KeyRef::new(tag, bytes)));
     match found {
-        Ok(Some(Some(small))) if small.with(holds) => Some(Snapshot::new(namespace, pinned)),
+        Ok(Some(Some(small))) if holds(small) => Some(Snapshot::new(namespace, pinned)),
         _ => None,
     }
 }
 
 /// Whether a value has the same type and bytes as `value`: no others are equal, but some lists and maps.
 #[inline(always)]
-pub(super) fn equals(value: &impl ToValue) -> impl FnOnce(u16, &[u8]) -> bool {
-    move |tag, bytes| {
-        let same = value.with_encoded(|value| value.tag() == tag && value.bytes() == bytes);
+pub(super) fn equals(value: &impl ToValue) -> impl FnOnce(Small) -> bool {
+    move |small| {
+        let same = value.with_encoded(|value| small.is(value.tag(), value.bytes()));
         same.unwrap_or(false)
     }
 }
 
-pub(super) fn is_none(tag: u16, _: &[u8]) -> bool {
-    tag == tag::NONE
+pub(super) fn is_none(small: Small) -> bool {
+    small.tag() == tag::NONE
 }
 
-pub(super) fn is_not_none(tag: u16, _: &[u8]) -> bool {
-    tag != tag::NONE
+pub(super) fn is_not_none(small: Small) -> bool {
+    small.tag() != tag::NONE
 }
 
-pub(super) fn is_there(_: u16, _: &[u8]) -> bool {
+pub(super) fn is_there(_: Small) -> bool {
     true
 }
