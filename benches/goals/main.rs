@@ -10,6 +10,7 @@
 //! second process, where there is one, to another; such rows say how long a cache line took between the two, and take
 //! rounds anew in which that changed.
 
+mod control;
 mod jobs;
 mod memory;
 mod notifying;
@@ -124,6 +125,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
         together::ROWS,
         notifying::ROWS,
         watching::ROWS,
+        control::ROWS,
         memory::ROWS,
     ]
     .concat();
