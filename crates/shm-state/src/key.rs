@@ -1,5 +1,6 @@
 //! Keys and values as the engine sees them: bytes with a type tag.
 
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A key with its hash, borrowed.
@@ -78,7 +79,7 @@ impl<'a> KeyRef<'a> {
         Key {
             hash: self.hash,
             tag: self.tag,
-            bytes: self.bytes.into(),
+            bytes: SmallVec::from_slice(self.bytes),
         }
     }
 }
@@ -95,7 +96,8 @@ impl<'a> KeyRef<'a> {
 pub struct Key {
     hash: u64,
     tag: u8,
-    bytes: Box<[u8]>,
+    /// Short keys lie here, so that a watcher of one allocates nothing.
+    bytes: SmallVec<[u8; 24]>,
 }
 
 impl Key {

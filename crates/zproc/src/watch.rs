@@ -29,7 +29,7 @@ mod writer;
 use std::fmt;
 use std::time::Duration;
 
-use shm_state::{Cancel, Deadline, Ended, On, Small, Watched};
+use shm_state::{Cancel, Deadline, Ended, Small, Watched};
 
 use crate::access::is_in_atomic;
 use crate::canceller::Canceller;
@@ -519,7 +519,7 @@ impl<'s> Watch<'s> {
     #[inline(never)]
     fn until_key(&self, key: impl ToKey, condition: Condition) -> Result<Snapshot<'s>> {
         let key = own_key(key)?;
-        let sought = self.sought(Subject::Keys([key.clone()].into()), Some(condition.clone()));
+        let sought = self.sought(Subject::Key(key.clone()), Some(condition.clone()));
         self.until(&sought, |snapshot| condition.holds(snapshot, &key.as_ref()))
     }
 
@@ -566,15 +566,14 @@ impl<'s> Watch<'s> {
             Some(timeout) => Deadline::after(timeout),
             None => Deadline::never(),
         };
-        let hashes = subject.hashes();
-        let on = hashes.as_deref().map_or(On::Any, On::Keys);
         let cancel = Cancel {
             closed: self.watcher.access.shared().closed(),
             words: cancel.as_slice(),
         };
-        let ended = namespace.wait(on, self.watcher.access.patience.strategy, deadline, cancel, |seq| {
+        let strategy = self.watcher.access.patience.strategy;
+        let ended = subject.on(|on| {
             // An error of ours ends the wait as a success does.
-            Ok(look(seq).transpose())
+            namespace.wait(on, strategy, deadline, cancel, |seq| Ok(look(seq).transpose()))
         })?;
         match ended {
             Ok(result) => result,

@@ -1,6 +1,7 @@
 //! What a watcher waits for.
 
 use shm_state::{KeyRef, Payload};
+use smallvec::SmallVec;
 
 use crate::error::Result;
 use crate::snapshot::Snapshot;
@@ -37,14 +38,15 @@ impl Verdict for Result<bool> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     tag: u16,
-    bytes: Vec<u8>,
+    /// Scalars, and what else is as short, lie here.
+    bytes: SmallVec<[u8; 16]>,
 }
 
 impl Stored {
     fn new(value: impl ToValue) -> Result<Self> {
         Ok(value.with_encoded(|encoded| Self {
             tag: encoded.tag(),
-            bytes: encoded.bytes().to_vec(),
+            bytes: SmallVec::from_slice(encoded.bytes()),
         })?)
     }
 
