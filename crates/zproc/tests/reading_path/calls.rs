@@ -92,6 +92,9 @@ pub fn fork(child: impl FnOnce()) -> i32 {
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
+        // The standard library's locks may be copies of locked ones here, which a panic would wait for.
+        // SAFETY: a plain request to the kernel.
+        unsafe { libc::alarm(120) };
         let result = catch_unwind(AssertUnwindSafe(child));
         // SAFETY: ends this process.
         unsafe { libc::_exit(i32::from(result.is_err())) };
