@@ -142,7 +142,6 @@ mod access;
 mod address;
 mod canceller;
 mod codec;
-pub mod docs;
 mod error;
 mod handle;
 pub mod key;

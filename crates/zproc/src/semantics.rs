@@ -96,13 +96,25 @@
 //! # Ok::<(), zproc::Error>(())
 //! ```
 //!
-//! # Timeouts
+//! # Timeouts and cancelling
 //!
 //! Without one, a watcher waits for as long as it takes. With [`Watch::timeout`], a match that is there already is
 //! returned first, and after the deadline it is [`Error::Timeout`]. Zero asks without waiting. A watcher that gave up has
 //! consumed nothing, and asking again goes on where it was.
 //!
-//! [`State::close`], from another thread, ends a wait with [`Error::Closed`].
+//! [`Watch::cancel`] names a [`Canceller`], with which another thread or a signal handler ends a wait: it fails with
+//! [`Error::Cancelled`] and has consumed nothing either. [`State::close`] ends all waits of a state with [`Error::Closed`].
+//!
+//! # More than one thing
+//!
+//! | | waits for | costs |
+//! |---|---|---|
+//! | [`Select`] | watchers of several states, and descriptors | one sleep on all of them; with descriptors the thread below |
+//! | [`Watch::event_fd`] | one watcher, in an event loop | one thread a process, for all feeds and streams |
+//! | `Watch::stream`, feature `tokio` | one watcher, in an async task | the same thread |
+//!
+//! They tell *that* a watcher has something to return. The thread sleeps as a watcher does: a writer whose update wakes it
+//! makes one system call, and from there to the event loop or the task it is a further wake-up.
 //!
 //! # History
 //!
@@ -112,7 +124,8 @@
 //!
 //! A watcher whose next update is gone gets [`Error::Lagged`] with the exact number of updates that it missed, counted in
 //! updates of the namespace, whatever keys it watches. It is told so once. Called again, it goes on with the oldest update
-//! that there is. Own updates at the front do not count as missed.
+//! that there is. Own updates at the front do not count as missed, nor do updates of which it can still be told that they
+//! touched none of the watched keys.
 //!
 //! A [`Snapshot`] that is held is not touched by that: what it shows stays, and takes memory, until it is dropped.
 //!
@@ -126,6 +139,42 @@
 //! }
 //! let Err(Error::Lagged { missed }) = state.get_when_change(["n"]) else { panic!("there are 100") };
 //! assert_eq!(state.get_when_change(["n"])?.seq(), missed + 1);
+//! # Ok::<(), Error>(())
+//! ```
+//!
+//! Whoever keeps a copy of the state goes on exactly with a snapshot, and the updates behind it:
+//!
+//! ```
+//! use std::time::Duration;
+//! use zproc::{Builder, Error, Map, State, Value};
+//!
+//! let state = Builder::anonymous().history(4, 1 << 20).create()?;
+//! let other = state.clone();
+//! for n in 0..100 {
+//!     other.insert(n % 7, n)?;
+//! }
+//! let mut copy = Map::new();
+//! let mut updates = state.watch().timeout(Duration::ZERO).updates_since(0);
+//! loop {
+//!     match updates.next().expect("endless") {
+//!         Ok(update) => {
+//!             for key in &update.changed {
+//!                 match update.after.get::<Value>(key)? {
+//!                     Some(value) => copy.insert(key.clone(), value),
+//!                     None => copy.remove(key),
+//!                 };
+//!             }
+//!         }
+//!         Err(Error::Lagged { .. }) => {
+//!             let snapshot = state.snapshot()?;
+//!             copy = snapshot.to_map()?;
+//!             updates = state.watch().timeout(Duration::ZERO).updates_since(snapshot.seq());
+//!         }
+//!         Err(Error::Timeout) => break,
+//!         Err(error) => return Err(error),
+//!     }
+//! }
+//! assert_eq!(state.snapshot()?, copy);
 //! # Ok::<(), Error>(())
 //! ```
 //!
@@ -163,4 +212,4 @@
 //! [`_not_none`]: State::get_when_not_none
 //! [`_available`]: State::get_when_available
 
-use crate::{Builder, Error, Snapshot, State, Update, Watch};
+use crate::{Builder, Canceller, Error, Select, Snapshot, State, Update, Watch};

@@ -3,7 +3,7 @@
 //! There are two kinds of watchers. One for *changes* looks at the updates after the cursor and moves the cursor to the
 //! one that it returns. One for a *condition* looks at the current state first, then at the state after each update
 //! since the cursor; it moves the cursor only if it returns such an update. Live watchers start at the call instead of
-//! the cursor, and leave the cursor alone. What users are promised is told in [`crate::docs::watching`].
+//! the cursor, and leave the cursor alone. What users are promised is told in `semantics`.
 //!
 //! The parts: `subject` says which updates count, `condition` what must hold after one, `walk` goes through the log
 //! under the eyes of other threads; this file waits. The snapshot that is returned is pinned before the update counts as

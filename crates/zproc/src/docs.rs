@@ -1,4 +1,0 @@
-//! Pages of documentation: nothing here but text.
-
-#[doc = include_str!("docs/watching.md")]
-pub mod watching {}
