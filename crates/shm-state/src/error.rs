@@ -1,6 +1,7 @@
 //! What can go wrong, one variant a cause, each message with its numbers and the way out.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::sys::limit;
 
@@ -165,10 +166,15 @@ pub enum Error {
 }
 
 /// A snapshot that keeps old versions alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PinInfo {
     /// The process that holds it.
     pub pid: u32,
+    /// What that is called, see [`set_process_name`](crate::set_process_name).
+    pub name: Option<Arc<str>>,
+    /// It is certainly dead: the snapshot goes when memory is short, or by [`Arena::reap`](crate::Arena::reap).
+    pub dead: bool,
     /// The commit that it pins.
     pub seq: u64,
     /// How many commits have been made since.
@@ -214,7 +220,10 @@ fn pinned_by(pins: &[PinInfo]) -> String {
     let list: Vec<String> = pins
         .iter()
         .take(4)
-        .map(|p| format!("process {} pins commit {}, {} commits old", p.pid, p.seq, p.lag))
+        .map(|p| {
+            let name = p.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
+            format!("process {}{name} pins commit {}, {} commits old", p.pid, p.seq, p.lag)
+        })
         .collect();
     let more = pins.len().saturating_sub(4);
     let more = if more > 0 {

@@ -35,7 +35,9 @@ mod log;
 #[cfg(all(loom, test))]
 mod models;
 mod namespace;
+mod news;
 mod overwrite;
+mod owners;
 mod participant;
 mod pin;
 mod pinned;
@@ -45,8 +47,10 @@ mod record;
 mod seats;
 #[cfg(feature = "shared_memory")]
 mod shared_memory;
+mod signature;
 mod space;
 mod stats;
+mod status;
 mod store;
 mod sync;
 mod sys;
@@ -63,13 +67,16 @@ pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Record};
 pub use namespace::{EntryRef, Filter, Namespace, Next, Place};
+pub use owners::WatcherInfo;
 pub use pinned::Pinned;
 pub use read::Small;
 pub use space::History;
-pub use stats::{NamespaceStats, Stats, WatcherInfo};
+pub use stats::{NamespaceStats, Stats};
+pub use status::{Backing, Leftovers, LockHolder, LockStatus, NamespaceStatus, Participant, Reaped, Status};
 pub use store::{Arena, ArenaOptions, set_process_name};
 #[cfg(feature = "kill-points")]
 pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
+pub use sys::process::Life;
 pub use sys::time::Deadline;
 pub use verify::Report;
 pub use wait::{Ended, On, Strategy};

@@ -1,6 +1,7 @@
 //! What can go wrong, one variant a cause, each message with its numbers and the way out.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 
 use shm_state::PinInfo;
 use thiserror::Error;
@@ -128,6 +129,22 @@ pub enum Error {
     /// The state was closed.
     #[error("the state was closed: open it again, or use a clone of it")]
     Closed,
+    /// A file could not be read or written.
+    #[error("{doing} {} failed: {source}", .path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// The file, or its directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// What was to be loaded or restored is no dump that this program can use.
+    #[error("this dump cannot be used: {reason}")]
+    Dump {
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// Some other failure of the store or the system.
     #[error(transparent)]
     Engine(shm_state::Error),

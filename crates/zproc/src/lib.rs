@@ -23,6 +23,7 @@
 mod access;
 mod address;
 mod codec;
+mod dump;
 mod error;
 mod handle;
 pub mod key;
@@ -32,6 +33,7 @@ mod transaction;
 pub mod value;
 mod watch;
 
+pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};

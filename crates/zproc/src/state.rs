@@ -180,6 +180,11 @@ impl State {
         Builder::of(self)
     }
 
+    /// Makes one update of what `f` does with keys and values as they are stored.
+    pub(crate) fn write_stored(&self, f: impl FnOnce(&mut shm_state::Transaction<'_>) -> Result<()>) -> Result<()> {
+        self.watcher.access.write(f)
+    }
+
     fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {
         Self {
             watcher,

@@ -94,7 +94,8 @@ fn a_detached_participant_cannot_keep_a_lock() {
 fn another_pid_namespace_is_refused() {
     let shared = Shared::new();
     let namespace = process::pid_namespace().unwrap();
-    let entrance = in_turn(&Word64::new(0));
+    let turn = Word64::new(0);
+    let entrance = in_turn(&turn);
     // SAFETY: the attachment, if there were one, would be dropped before the memory.
     let result =
         unsafe { Attachment::attach(shared.slots(), shared.reopened(), namespace + 1, &entrance, &mut |_| ()) };

@@ -31,6 +31,45 @@ pub enum Process {
     Unknown,
 }
 
+/// Whether a process, or a thread, goes on, as far as another process can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Life {
+    /// It has not ended, and is not stopped.
+    Running,
+    /// It is stopped, by a signal or by a debugger, and goes on after a SIGCONT, or when the debugger lets it.
+    Stopped,
+    /// It has certainly ended.
+    Dead,
+    /// The system would not say.
+    Unknown,
+}
+
+impl std::fmt::Display for Life {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How a thread that has not ended is: running or stopped. The leader of a process has its process's id.
+pub fn pace(pid: u32, tid: u32) -> Life {
+    if !proc_is_ours() {
+        return Life::Unknown;
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+    match field_after_name(&stat, 0) {
+        Some("T" | "t") => Life::Stopped,
+        // One that has ended is not waited for yet, or is a leader that has left its threads: others say what that means.
+        Some("Z" | "X") | None => Life::Unknown,
+        Some(_) => Life::Running,
+    }
+}
+
 /// This process's id, without a system call, and right after a fork too.
 pub fn pid() -> u32 {
     static EPOCH: AtomicU64 = AtomicU64::new(0);
@@ -306,6 +345,20 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(state(child.id(), id), Process::Gone);
         assert!(thread_is_gone(child.id(), child.id()));
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_a_running_one() {
+        let mut child = sleeper();
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        assert_eq!(pace(child.id(), child.id()), Life::Running);
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+        while pace(child.id(), child.id()) != Life::Stopped {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(pace(child.id(), child.id()), Life::Unknown);
     }
 
     #[test]

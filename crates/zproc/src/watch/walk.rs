@@ -159,7 +159,7 @@ impl Changes {
                 }
                 Next::Lagged(missed) => {
                     if self.consume(log, at) {
-                        return Err(Error::Lagged { missed });
+                        return Err(lagged(log, missed));
                     }
                 }
                 Next::Nothing => self.at = at,
@@ -196,6 +196,14 @@ impl Changes {
             log.remember(self.from, self.at, None);
         }
     }
+}
+
+/// The error of a watcher that fell out of the history, told to those who listen to events, too. No lock is held.
+#[cold]
+fn lagged(log: &Log<'_, '_>, missed: u64) -> Error {
+    let (namespace, oldest) = (log.namespace.name(), log.namespace.floor());
+    tracing::warn!(target: "zproc", namespace, missed, oldest, "a watcher fell out of the history");
+    Error::Lagged { missed }
 }
 
 /// The place of a watcher for a condition.
@@ -242,7 +250,7 @@ impl States {
                 }
                 Next::Lagged(missed) => {
                     self.consume(log, at);
-                    return Err(Error::Lagged { missed });
+                    return Err(lagged(log, missed));
                 }
                 Next::Nothing => self.at = at,
             }
