@@ -73,7 +73,7 @@ pub use read::Small;
 pub use space::History;
 pub use stats::{NamespaceStats, Stats};
 pub use status::{Backing, Leftovers, LockHolder, LockStatus, NamespaceStatus, Participant, Reaped, Status};
-pub use store::{Arena, ArenaOptions, set_process_name};
+pub use store::{Arena, ArenaFile, ArenaOptions, FileSystem, Head, Inspection, Surroundings, set_process_name};
 #[cfg(feature = "kill-points")]
 pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
 pub use sys::process::Life;

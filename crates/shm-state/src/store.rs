@@ -9,6 +9,7 @@
 //! opens it.
 
 mod care;
+mod inspect;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -25,8 +26,7 @@ use crate::arena::Mapping;
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::layout::{
-    FORMAT_VERSION, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock,
-    layout_hash,
+    FORMAT_VERSION, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock, layout_hash,
 };
 use crate::lock::WriterLock;
 use crate::namespace::Namespace;
@@ -35,6 +35,7 @@ use crate::seats;
 use crate::space::{History, Membership, Space};
 use crate::sync::{Ordering, Word};
 use crate::sys::{file, fork, process};
+pub use inspect::{ArenaFile, FileSystem, Head, Inspection, Surroundings};
 
 /// Where named arenas live.
 const DIRECTORY: &str = "/dev/shm";

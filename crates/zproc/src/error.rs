@@ -230,7 +230,16 @@ fn pinned_by(pins: &[PinInfo]) -> String {
     let list: Vec<String> = pins
         .iter()
         .take(4)
-        .map(|pin| format!("process {} holds a snapshot that is {} updates old", pin.pid, pin.lag))
+        .map(|pin| {
+            let name = pin
+                .name
+                .as_deref()
+                .map_or_else(String::new, |name| format!(" ({name})"));
+            format!(
+                "process {}{name} holds a snapshot that is {} updates old",
+                pin.pid, pin.lag
+            )
+        })
         .collect();
     match pins.len() {
         0 => String::new(),

@@ -23,6 +23,7 @@
 mod access;
 mod address;
 mod codec;
+mod doctor;
 mod dump;
 mod error;
 mod handle;
@@ -33,11 +34,15 @@ mod transaction;
 pub mod value;
 mod watch;
 
+pub use doctor::{Diagnosis, Finding, Severity, doctor};
 pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
-pub use shm_state::{NamespaceStats, PinInfo, Report, Stats, Strategy as WaitStrategy, WatcherInfo};
+pub use shm_state::{
+    Backing, Leftovers, Life, LockHolder, LockStatus, NamespaceStats, NamespaceStatus, Participant, PinInfo, Reaped,
+    Report, Stats, Status, Strategy as WaitStrategy, WatcherInfo,
+};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;

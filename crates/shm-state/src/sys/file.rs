@@ -82,6 +82,11 @@ pub fn identity(file: impl AsFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// The user that this process acts as.
+pub fn user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
 /// The user whom the file belongs to, and the one that this process acts as.
 pub fn owner(file: impl AsFd) -> io::Result<(u32, u32)> {
     Ok((nix::sys::stat::fstat(file)?.st_uid, nix::unistd::geteuid().as_raw()))

@@ -274,17 +274,15 @@ fn field_after_name(stat: &str, index: usize) -> Option<&str> {
     rest.split_ascii_whitespace().nth(index)
 }
 
-/// What the kernel calls this process: the name of its program, unless it changed that. Without /proc the end of the path
-/// that it was started by.
+/// The name of the file that this process executes. Not what the kernel calls it, which is `exe` for one that was started
+/// as a copy of its parent, by `/proc/self/exe`.
 pub fn program_name() -> String {
-    match fs::read("/proc/self/comm") {
-        Ok(name) => String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned(),
-        Err(_) => {
-            let path = std::env::args_os().next().unwrap_or_default();
-            let name = std::path::Path::new(&path).file_name().unwrap_or_default();
-            name.to_string_lossy().into_owned()
-        }
-    }
+    let path = fs::read_link("/proc/self/exe").ok();
+    let path = path.or_else(|| std::env::args_os().next().map(std::path::PathBuf::from));
+    let name = path.as_deref().and_then(std::path::Path::file_name).unwrap_or_default();
+    // What the kernel adds when the file was replaced or removed meanwhile.
+    let name = name.to_string_lossy();
+    name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }
 
 /// The inode of this process's PID namespace: TIDs mean the same to two processes only if theirs are equal.

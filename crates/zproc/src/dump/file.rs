@@ -196,7 +196,10 @@ fn fill(file: File, target: &Path, write: impl FnOnce(&mut BufWriter<File>) -> i
     }
     let mut buffered = BufWriter::with_capacity(64 * 1024, file);
     write(&mut buffered)?;
-    buffered.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    buffered
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()
 }
 
 impl Snapshot<'_> {

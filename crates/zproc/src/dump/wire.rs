@@ -52,7 +52,9 @@ impl<'de> Deserialize<'de> for FormatName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Cow::<str>::deserialize(deserializer)?.as_ref() {
             FORMAT => Ok(Self),
-            other => Err(D::Error::custom(format_args!("it is no dump of a state: its format is {other:?}"))),
+            other => Err(D::Error::custom(format_args!(
+                "it is no dump of a state: its format is {other:?}"
+            ))),
         }
     }
 }
@@ -128,7 +130,9 @@ impl fmt::Display for Hex<'_> {
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
     let digit = |digit: u8| char::from(digit).to_digit(16);
     let byte = |[high, low]: &[u8; 2]| Some((digit(*high)? << 4 | digit(*low)?) as u8);
     pairs.iter().map(byte).collect()
@@ -426,7 +430,9 @@ impl<'de> Visitor<'de> for Entries {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut entries: A) -> Result<Self, A::Error> {
         while let Some((key, value)) = entries.next_element_seed(Pair { depth: 0 })? {
-            let key = key.with_key(|tag, bytes| (tag, bytes.into())).map_err(A::Error::custom)?;
+            let key = key
+                .with_key(|tag, bytes| (tag, bytes.into()))
+                .map_err(A::Error::custom)?;
             let entry = Entry::new(key, value.store().map_err(A::Error::custom)?);
             self.0.push(entry.map_err(A::Error::custom)?);
         }
@@ -639,15 +645,15 @@ impl<'de> Visitor<'de> for ReadKey {
             Kind::Big => Key::Int(read_big(variant)?),
             Kind::Str => Key::Str(variant.newtype_variant()?),
             Kind::Bytes => Key::Bytes(variant.newtype_variant::<Raw<Vec<u8>>>()?.0),
-            Kind::List => Key::Tuple(variant.newtype_variant_seed(ReadTuple {
-                depth: self.depth + 1,
-            })?),
+            Kind::List => Key::Tuple(variant.newtype_variant_seed(ReadTuple { depth: self.depth + 1 })?),
             Kind::Stored => {
                 let (tag, Raw(bytes)): (u8, Raw<Vec<u8>>) = variant.newtype_variant()?;
                 Key::decode(tag, &bytes).map_err(A::Error::custom)?
             }
             Kind::None | Kind::Bool | Kind::Float | Kind::Map => {
-                return Err(A::Error::custom("a key is text, an integer, a byte string or a tuple of keys"));
+                return Err(A::Error::custom(
+                    "a key is text, an integer, a byte string or a tuple of keys",
+                ));
             }
         })
     }
