@@ -23,6 +23,7 @@ use crossbeam_utils::Backoff;
 
 use crate::error::{Error, Result};
 use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
+use crate::news::{Event, News};
 use crate::resident::{Residency, Resident};
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::file;
@@ -35,6 +36,8 @@ pub struct Mapping {
     committed: AtomicU32,
     /// How many granules from [`FIRST`] on are known to be backed.
     behind_tables: AtomicU32,
+    /// See [`News`].
+    news: News,
     sections: Sections,
     resident: Resident,
     backing: Backing,
@@ -167,6 +170,7 @@ impl Mapping {
             capacity,
             committed: AtomicU32::new(0),
             behind_tables: AtomicU32::new(0),
+            news: News::default(),
             sections,
             resident: Resident::default(),
             backing,
@@ -201,6 +205,12 @@ impl Mapping {
     /// Bytes that the arena may grow to.
     pub fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// What happened here and was not told yet.
+    #[inline(always)]
+    pub fn news(&self) -> &News {
+        &self.news
     }
 
     /// Where the tables lie.
@@ -462,6 +472,8 @@ impl Mapping {
                 .is_ok()
             {
                 self.refresh();
+                let (from, to) = (now * GRANULE as u64, next * GRANULE as u64);
+                self.news.note(Event::Grew { from, to });
                 return Ok(chunk + had);
             }
             backoff.snooze();

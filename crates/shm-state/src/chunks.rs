@@ -175,13 +175,19 @@ pub fn orphans(mapping: &Mapping, owner: u32) -> Result<usize> {
     Ok(unlinked(mapping, owner)?.len())
 }
 
-/// Frees the chunks that `owner` claimed and never put into a run. Only under its lock, with no claim under way.
-pub fn sweep(mapping: &Mapping, owner: u32) -> Result<()> {
+/// Frees the chunks that `owner` claimed and never put into a run, and says how many. Only under its lock, with no claim
+/// under way.
+pub fn sweep(mapping: &Mapping, owner: u32) -> Result<usize> {
     let map = mapping.chunk_map()?;
-    for first in unlinked(mapping, owner)? {
-        release(map, owner, Run { first, chunks: 1 });
+    let unlinked = unlinked(mapping, owner)?;
+    for first in &unlinked {
+        let run = Run {
+            first: *first,
+            chunks: 1,
+        };
+        release(map, owner, run);
     }
-    Ok(())
+    Ok(unlinked.len())
 }
 
 /// Frees every chunk of `owner`, runs included: what is left of a namespace whose creator died. Only under the
@@ -192,7 +198,7 @@ pub fn reset(mapping: &Mapping, owner: u32) -> Result<()> {
         // From a run to claimed chunks, in one store; then as any other leftovers.
         map[run.first as usize].store(claim_word(owner), Ordering::Release);
     }
-    sweep(mapping, owner)
+    sweep(mapping, owner).map(drop)
 }
 
 /// Counts free chunks, and chunks that are claimed but in no run, among the backed ones: for the statistics.

@@ -54,9 +54,9 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     scratch.heap.finish(tx.space, &mut scratch.record)?;
     let (_, retired_before) = log::totals(tx.space, scratch.seq.wrapping_sub(1));
     let header = Header {
-        identity: scratch.identity,
+        identity: scratch.signature.identity(),
         pid: sys::process::pid(),
-        time_ns: sys::time::realtime_coarse_ns(),
+        time_ns: scratch.signature.time_ns(),
         live: scratch.live,
         identical,
         retired_total: retired_before.wrapping_add(scratch.heap.retired),

@@ -1,6 +1,7 @@
 //! What can go wrong, one variant a cause, each message with its numbers and the way out.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::sys::limit::{self, Limit};
 
@@ -192,15 +193,21 @@ pub enum Error {
 /// # let namespace = arena.namespace("default")?;
 /// let pinned = namespace.pin()?;
 /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
-/// let holds = arena.stats()?.namespaces[0].pins[0];
+/// let stats = arena.stats()?;
+/// let holds = &stats.namespaces[0].pins[0];
 /// assert_eq!((holds.pid, holds.seq, holds.lag), (std::process::id(), 0, 1));
 /// # drop(pinned);
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PinInfo {
     /// The process that holds it.
     pub pid: u32,
+    /// What that is called, see [`set_process_name`](crate::set_process_name).
+    pub name: Option<Arc<str>>,
+    /// It is certainly dead: the snapshot goes when memory is short, or by [`Arena::reap`](crate::Arena::reap).
+    pub dead: bool,
     /// The commit that it pins.
     pub seq: u64,
     /// How many commits have been made since.
@@ -284,7 +291,10 @@ fn pinned_by(pins: &[PinInfo]) -> String {
     let list: Vec<String> = pins
         .iter()
         .take(4)
-        .map(|p| format!("process {} pins commit {}, {} commits old", p.pid, p.seq, p.lag))
+        .map(|p| {
+            let name = p.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
+            format!("process {}{name} pins commit {}, {} commits old", p.pid, p.seq, p.lag)
+        })
         .collect();
     let more = pins.len().saturating_sub(4);
     let more = if more > 0 {

@@ -190,7 +190,7 @@ pub struct LogSlot {
     pub writer: Word64,
     /// Number of changes, bit 31: identical; high half: live keys after the commit.
     pub counts: Word64,
-    /// Nanoseconds since the Unix epoch, of a coarse clock.
+    /// Nanoseconds since the Unix epoch, by the clock of the writer's choice.
     pub time: Word64,
     /// Granules retired by all commits up to this one.
     pub retired_total: Word64,

@@ -14,6 +14,7 @@ use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
 use crate::read::{ATTEMPTS, Budget, OPTIMISTIC_MAX, Small, Stop, Torn, View};
 use crate::seats;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
 use crate::sys::fork;
@@ -40,7 +41,7 @@ use crate::write::Transaction;
 /// ```
 pub struct Namespace {
     space: Arc<Space>,
-    identity: u32,
+    signature: Signature,
     /// Where this identity pins and watches; taken when first needed.
     seat: OnceLock<SeatRef>,
 }
@@ -276,7 +277,7 @@ impl Namespace {
     pub(crate) fn new(space: Arc<Space>, identity: u32) -> Self {
         Self {
             space,
-            identity,
+            signature: Signature::of(identity),
             seat: OnceLock::new(),
         }
     }
@@ -299,7 +300,20 @@ impl Namespace {
     /// ```
     pub fn fork(&self) -> Result<Self> {
         self.space.check_fork()?;
-        Ok(Self::new(Arc::clone(&self.space), seats::next_identity(&self.space)?))
+        let fork = Self::new(Arc::clone(&self.space), seats::next_identity(&self.space)?);
+        Ok(fork.with_precise_time(self.signature.is_precise()))
+    }
+
+    /// The same, whose commits are dated by a precise clock, or by a coarse one: see [`Record::time_ns`].
+    #[must_use]
+    pub fn with_precise_time(mut self, precise: bool) -> Self {
+        self.signature = self.signature.with_precise_time(precise);
+        self
+    }
+
+    /// Whether its commits are dated by a precise clock.
+    pub fn has_precise_time(&self) -> bool {
+        self.signature.is_precise()
     }
 
     /// The name.
@@ -326,7 +340,7 @@ impl Namespace {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn identity(&self) -> u32 {
-        self.identity
+        self.signature.identity()
     }
 
     /// The number of the newest commit; 0 before the first.
@@ -756,7 +770,7 @@ impl Namespace {
     /// ```
     #[inline]
     pub fn begin(&self, deadline: Deadline) -> Result<Transaction<'_>> {
-        Transaction::begin(&self.space, self.identity, deadline)
+        Transaction::begin(&self.space, self.signature, deadline)
     }
 
     /// Sets one key, as one commit. Returns the number of the commit. `place` saves the lookup if it is still valid.
@@ -782,7 +796,7 @@ impl Namespace {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<u64> {
-        overwrite::put(&self.space, self.identity, &Put { key, place, tag, bytes }, deadline)
+        overwrite::put(&self.space, self.signature, &Put { key, place, tag, bytes }, deadline)
     }
 
     /// Shows others how far this identity has read, for their statistics.

@@ -33,6 +33,7 @@
 //! Release; whoever loads such a name with Acquire finds the slot filled.
 
 mod name;
+mod others;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -46,6 +47,7 @@ use crate::sys::lifeline::{Claims, Lifeline};
 use crate::sys::process::Process;
 use crate::sys::{file, fork, process, robust};
 pub(crate) use name::{Name, choose_name};
+pub(crate) use others::{Known, User};
 
 /// How many slots the table in the arena has: as many as a lock word can name.
 pub(crate) const PARTICIPANTS: usize = MOST_SLOTS;
@@ -76,14 +78,6 @@ pub(crate) struct Entrance<'a> {
     pub(crate) turn: &'a Word64,
     /// The identity that the next writer gets.
     pub(crate) since: u64,
-}
-
-/// A user of a slot, who may have left or died.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) pid: u32,
-    pub(crate) since: u64,
-    pub(crate) name: Name,
 }
 
 impl ParticipantSlot {
@@ -311,17 +305,6 @@ impl Attachment {
         }
     }
 
-    /// The users of all slots, of empty ones the last, each with its slot.
-    pub(crate) fn all_known(&self) -> impl Iterator<Item = (u32, Known)> + '_ {
-        let known = |(number, slot): (u32, &ParticipantSlot)| Some((number, slot.known()?));
-        (0..).zip(self.table()).filter_map(known)
-    }
-
-    /// The user of a slot, or the last one there was.
-    pub(crate) fn known(&self, slot: u32) -> Option<Known> {
-        self.slot_at(slot)?.known()
-    }
-
     /// The pid recorded in a slot; 0 if there is none.
     pub(crate) fn pid_of(&self, slot: u32) -> u32 {
         self.slot_at(slot)
@@ -379,11 +362,17 @@ impl Attachment {
         process::state(pid, identity) == Process::Ended || self.byte_is_free(slot)
     }
 
+    /// Whether the descriptor of the lock file still is that: this process may have closed it, and opened something else.
+    fn is_lock_file(&self) -> bool {
+        file::identity(&self.lock_file).is_ok_and(|is| is == self.lock_file_is)
+    }
+
     /// Whether nobody has the byte of a slot; `false` if that cannot be told.
     fn byte_is_free(&self, slot: u32) -> bool {
         // Twice: a program that closes all its descriptors may do so in another thread, at any moment.
-        let is_ours = || file::identity(&self.lock_file).is_ok_and(|is| is == self.lock_file_is);
-        is_ours() && matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false)) && is_ours()
+        self.is_lock_file()
+            && matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false))
+            && self.is_lock_file()
     }
 
     /// Whether a slot belongs to this process, perhaps by another attachment.

@@ -81,11 +81,9 @@ impl Membership {
             .is_some_and(|slot| self.attachment.is_dead(slot, high(owner)))
     }
 
-    /// The process that owns a seat; 0 when unknown, for it died and its slot is another's.
-    pub fn pid_of_owner(&self, owner: u64) -> u32 {
-        low(owner)
-            .checked_sub(1)
-            .map_or(0, |slot| self.attachment.pid_of_user(slot, high(owner)))
+    /// What this process knows of the others.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 
     /// From here on this process goes by another name here.

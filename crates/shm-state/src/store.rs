@@ -8,6 +8,9 @@
 //! hash, checksum of the head, size of the file, boot, PID namespace. A process maps an arena once, however often it
 //! opens it.
 
+mod care;
+mod inspect;
+
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering as Local};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -24,27 +26,21 @@ use crate::arena::Mapping;
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::layout::{
-    FORMAT_VERSION, GRANULE, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock,
-    layout_hash,
+    FORMAT_VERSION, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock, layout_hash,
 };
+use crate::lock::WriterLock;
 use crate::namespace::Namespace;
 use crate::participant::{AttachError, Attachment, Entrance, Name, ParticipantSlot, choose_name};
 use crate::resident::Residency;
 use crate::seats;
 use crate::space::{History, Membership, Space};
-use crate::stats::{NamespaceStats, Stats};
 use crate::sync::{Ordering, Word};
 use crate::sys::fork::PerProcess;
-use crate::sys::time::Deadline;
 use crate::sys::{file, process};
-use crate::verify::{self, Report};
-use crate::write::Transaction;
+pub use inspect::{ArenaFile, FileSystem, Head, Inspection, Surroundings};
 
 /// Where named arenas live.
 const DIRECTORY: &str = "/dev/shm";
-/// How long [`Arena::verify`] and [`Arena::stats`] wait for a writer lock.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// What a new arena is like.
 ///
 /// ```
@@ -483,12 +479,6 @@ impl Arena {
             .table(mapping.sections().participants, PARTICIPANTS)
             .ok_or_else(|| Error::corrupt("its table of participants is not backed by memory"))?;
         let pid_namespace = superblock.pid_namespace.load(Ordering::Relaxed);
-        let mut for_each_lock = |visit: &mut dyn FnMut(&crate::lock::WriterLock)| {
-            visit(&superblock.directory_lock);
-            for control in directory::controls(&mapping) {
-                visit(&control.lock);
-            }
-        };
         // Two threads that open the same arena at once must not map it twice.
         let mut open = registry()?.lock();
         let key = match mapping.file() {
@@ -502,9 +492,11 @@ impl Arena {
             turn: &superblock.next_slot,
             since: superblock.next_identity.load(Ordering::Relaxed),
         };
-        // SAFETY: the slots and the locks lie in `mapping`, which `Membership` drops after the attachment.
-        let attachment =
-            unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &entrance, &mut for_each_lock) };
+        let attachment = {
+            let mut locks = for_each_lock(superblock, &mapping);
+            // SAFETY: the slots and the locks lie in `mapping`, which `Membership` drops after the attachment.
+            unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &entrance, &mut locks) }
+        };
         let attachment = attachment.map_err(|error| attach_error(name, error))?;
         let history = History {
             count: superblock.history_count.load(Ordering::Relaxed) as u32,
@@ -594,11 +586,18 @@ impl Arena {
         if !inner.membership.is_current() {
             return Err(Error::Forked);
         }
-        let mut spaces = inner.spaces.lock();
+        let spaces = inner.spaces.lock();
         if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
             return Ok(space);
         }
         let granule = directory::find_or_create(&inner.mapping, &inner.membership, name, inner.history)?;
+        // Its memory may be new. The lock of the directory is free again; that of `spaces` must be.
+        drop(spaces);
+        inner.mapping.news().tell();
+        let mut spaces = inner.spaces.lock();
+        if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
+            return Ok(space); // another thread was faster
+        }
         let (mapping, membership) = (Arc::clone(&inner.mapping), Arc::clone(&inner.membership));
         let space = Arc::new(Space::new(mapping, membership, name.into(), granule, inner.history)?);
         spaces.retain(|_, space| space.strong_count() > 0);
@@ -621,66 +620,13 @@ impl Arena {
             .map(directory::name_of)
             .collect()
     }
+}
 
-    /// Walks everything that is reachable and accounts for every block. Takes the writer lock of one namespace after
-    /// the other.
-    ///
-    /// # Errors
-    /// [`Error::LockTimeout`] when a lock is not free within ten seconds. Damage is no error but part of the report.
-    ///
-    /// ```
-    /// # use shm_state::{Arena, ArenaOptions};
-    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
-    /// arena.namespace("kitchen")?;
-    /// let report = arena.verify()?;
-    /// assert!(report.is_clean(), "{:?}", report.problems);
-    /// # Ok::<(), shm_state::Error>(())
-    /// ```
-    pub fn verify(&self) -> Result<Report> {
-        let mut report = Report::default();
-        let (counted, names) = (directory::count(&self.inner.mapping), self.namespaces()?);
-        if names.len() < counted as usize {
-            report.problems.push(format!(
-                "the directory counts {counted} namespaces, and {} are there",
-                names.len()
-            ));
-        }
-        for name in names {
-            let space = self.space(&name)?;
-            let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
-            verify::check(&space, &mut report);
-        }
-        Ok(report)
-    }
-
-    /// Figures about memory, commits, pins and watchers. Takes the writer lock of one namespace after the other.
-    ///
-    /// ```
-    /// # use shm_state::{Arena, ArenaOptions};
-    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
-    /// let kitchen = arena.namespace("kitchen")?;
-    /// assert_eq!(arena.stats()?.namespaces[0].name, "kitchen");
-    /// # Ok::<(), shm_state::Error>(())
-    /// ```
-    pub fn stats(&self) -> Result<Stats> {
-        let mapping = &self.inner.mapping;
-        let (free, _) = crate::chunks::census(mapping)?;
-        let namespaces: Result<Vec<NamespaceStats>> = self
-            .namespaces()?
-            .iter()
-            .map(|name| {
-                let space = self.space(name)?;
-                let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
-                crate::stats::namespace(&space)
-            })
-            .collect();
-        Ok(Stats {
-            capacity: mapping.capacity(),
-            committed: u64::from(mapping.committed()) * GRANULE as u64,
-            table_bytes: u64::from(mapping.sections().first_chunk) * crate::layout::CHUNK as u64,
-            free_bytes: u64::from(free) * crate::layout::CHUNK as u64,
-            namespaces: namespaces?,
-        })
+/// Calls what it is given for every lock of an arena.
+fn for_each_lock(superblock: &Superblock, mapping: &Mapping) -> impl FnMut(&mut dyn FnMut(&WriterLock)) {
+    move |visit| {
+        visit(&superblock.directory_lock);
+        directory::controls(mapping).for_each(|control| visit(&control.lock));
     }
 }
 

@@ -24,6 +24,7 @@ use crate::error::Result;
 use crate::event::{self, SLICE};
 use crate::layout::EventWord;
 use crate::record;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{ANY, Ordering, Wait, Word};
 use crate::sys::futex::{self, Waiter};
@@ -266,6 +267,6 @@ fn sleep<T>(
 pub fn finish_for_the_dead(space: &Space, patience: Duration) {
     if record::is_unfinished(space) {
         // Taking the lock finishes it. If that fails, the next look tries again.
-        let _ = Transaction::begin(space, 0, Deadline::after(patience));
+        let _ = Transaction::begin(space, Signature::NOBODY, Deadline::after(patience));
     }
 }

@@ -169,12 +169,10 @@ fn a_living_process_keeps_its_snapshot_and_is_named_and_a_dead_one_does_not() {
     let mut expected = [survivor.pid(), victim.pid()];
     expected.sort_unstable();
     assert_eq!(pids, expected);
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("process {} pins commit", survivor.pid())),
-        "{error}"
-    );
+    let program = std::env::current_exe().unwrap();
+    let program = &program.file_name().unwrap().to_str().unwrap()[..15];
+    let expected = format!("process {} ({program}) pins commit", survivor.pid());
+    assert!(error.to_string().contains(&expected), "{error}");
     model::check(&arena, &namespace, &model, "full because of two snapshots");
     // The reserve, and what removals free, let removals go on.
     for number in 0..20 {

@@ -115,6 +115,11 @@ impl Access {
         }
     }
 
+    /// Whether its updates are dated by the precise clock.
+    pub(crate) fn has_precise_time(&self) -> bool {
+        self.namespace.as_ref().is_some_and(Namespace::has_precise_time)
+    }
+
     /// The namespace, if it can be used.
     #[inline(always)]
     pub(crate) fn ready(&self) -> Result<&Namespace> {

@@ -1,6 +1,7 @@
 //! What can go wrong, one variant a cause, each message with its numbers and the way out.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 
 use shm_state::PinInfo;
 use thiserror::Error;
@@ -185,6 +186,22 @@ pub enum Error {
     /// The state was closed.
     #[error("the state was closed: open it again, or use a clone of it")]
     Closed,
+    /// A file could not be read or written.
+    #[error("{doing} {} failed: {source}", .path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// The file, or its directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// What was to be loaded or restored is no dump that this program can use.
+    #[error("this dump cannot be used: {reason}")]
+    Dump {
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// Some other failure of the store or the system.
     #[error(transparent)]
     Engine(shm_state::Error),
@@ -278,7 +295,16 @@ fn pinned_by(pins: &[PinInfo]) -> String {
     let list: Vec<String> = pins
         .iter()
         .take(4)
-        .map(|pin| format!("process {} holds a snapshot that is {} updates old", pin.pid, pin.lag))
+        .map(|pin| {
+            let name = pin
+                .name
+                .as_deref()
+                .map_or_else(String::new, |name| format!(" ({name})"));
+            format!(
+                "process {}{name} holds a snapshot that is {} updates old",
+                pin.pid, pin.lag
+            )
+        })
         .collect();
     match pins.len() {
         0 => String::new(),

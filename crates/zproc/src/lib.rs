@@ -142,6 +142,8 @@ mod access;
 mod address;
 mod canceller;
 mod codec;
+mod doctor;
+mod dump;
 mod error;
 mod handle;
 pub mod key;
@@ -158,13 +160,18 @@ mod view;
 mod watch;
 
 pub use canceller::Canceller;
+pub use doctor::{Diagnosis, Finding, Severity, doctor};
+pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its
 /// traits with `#[rkyv(crate = zproc::rkyv)]`.
 pub use rkyv;
-pub use shm_state::{NamespaceStats, PinInfo, Report, Stats, Strategy as WaitStrategy, WatcherInfo};
+pub use shm_state::{
+    Backing, Leftovers, Life, LockHolder, LockStatus, NamespaceStats, NamespaceStatus, Participant, PinInfo, Reaped,
+    Report, Stats, Status, Strategy as WaitStrategy, WatcherInfo,
+};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;

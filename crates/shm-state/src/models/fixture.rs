@@ -93,6 +93,6 @@ pub fn newest(space: &Space, name: &'static str) -> u32 {
 
 /// Gives up all history, as a writer that runs out of room does.
 pub fn drop_history(space: &Space) {
-    let _transaction = Transaction::begin(space, 0, Deadline::never()).expect("the lock is free");
+    let _transaction = Transaction::begin(space, Signature::NOBODY, Deadline::never()).expect("the lock is free");
     reclaim::drop_history(space, space.seq()).expect("no damage");
 }

@@ -42,7 +42,9 @@ fn scene(
         let of_next = Arc::clone(&space);
         spawn(move || {
             if !survives(|| write(&writer, base + 1)) {
-                spawn(move || drop(Transaction::begin(&of_next, 0, Deadline::never()).expect("its owner is dead")));
+                spawn(move || {
+                    drop(Transaction::begin(&of_next, Signature::NOBODY, Deadline::never()).expect("its owner is dead"))
+                });
             }
         });
         spawn(move || read(&reader));

@@ -132,6 +132,12 @@ pub fn realtime_coarse_ns() -> u64 {
     read(ClockId::CLOCK_REALTIME_COARSE)
 }
 
+/// Nanoseconds since 1970, as exactly as the machine can tell.
+#[cold]
+pub fn realtime_ns() -> u64 {
+    read(ClockId::CLOCK_REALTIME)
+}
+
 #[inline]
 fn read(clock: ClockId) -> u64 {
     #[cfg(all(loom, test))]
@@ -139,7 +145,7 @@ fn read(clock: ClockId) -> u64 {
         return now;
     }
     let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // Both clocks exist on every Linux, so the call cannot fail; 0 would only make deadlines later.
+    // These clocks exist on every Linux, so the call cannot fail; 0 would only make deadlines later.
     // SAFETY: `at` is a timespec that the call may write.
     unsafe { libc::clock_gettime(clock.as_raw(), &raw mut at) };
     at.tv_sec.cast_unsigned() * NS_PER_SECOND + at.tv_nsec.cast_unsigned()

@@ -40,7 +40,8 @@ pub struct Update<'s> {
     pub seq: u64,
     /// The process that made it.
     pub writer: Writer,
-    /// When it was made, to a few milliseconds.
+    /// When it was made: to a few milliseconds, or to the nanosecond if its writer asked for that
+    /// ([`Builder::precise_time`](crate::Builder::precise_time)).
     pub time: SystemTime,
     /// The keys that it changed, in the order in which it wrote them; for a watcher of duplicates all that it wrote.
     pub changed: Vec<Key>,

@@ -130,7 +130,7 @@ impl Changes {
                 }
                 Next::Lagged(missed) => {
                     if self.consume(log, at) {
-                        return Err(Error::Lagged { missed });
+                        return Err(lagged(log, missed));
                     }
                 }
                 Next::Nothing => self.at = at,
@@ -187,6 +187,14 @@ impl Changes {
     }
 }
 
+/// The error of a watcher that fell out of the history, told to those who listen to events, too. No lock is held.
+#[cold]
+fn lagged(log: &Log<'_, '_>, missed: u64) -> Error {
+    let (namespace, oldest) = (log.namespace.name(), log.namespace.floor());
+    tracing::warn!(target: "zproc", namespace, missed, oldest, "a watcher fell out of the history");
+    Error::Lagged { missed }
+}
+
 /// The place of a watcher for a condition.
 pub(super) struct States {
     live: bool,
@@ -230,7 +238,7 @@ impl States {
                 }
                 Next::Lagged(missed) => {
                     self.consume(log, at);
-                    return Err(Error::Lagged { missed });
+                    return Err(lagged(log, missed));
                 }
                 Next::Nothing => self.at = at,
             }
