@@ -5,7 +5,7 @@ use crate::key::{Key, KeyRef, Payload};
 use crate::layout::Seat;
 use crate::log;
 use crate::pin;
-use crate::read::{Budget, Small, Torn, View};
+use crate::read::{Budget, Torn, View};
 use crate::space::Space;
 
 /// A state of a namespace as it was after one commit.
@@ -62,18 +62,6 @@ impl<'n> Pinned<'n> {
             .map_err(self.damage())?
             .map(|v| self.payload(v))
             .transpose()
-    }
-
-    /// The value of a key, if all that is asked for is at hand: `None` sends to [`Pinned::get`].
-    #[inline(always)]
-    pub fn peek(&self, key: &KeyRef<'_>) -> Option<Option<Small>> {
-        let view = View::recent(self.space, self.seq);
-        // Under the pin everything stays as it was, so what is found counts without a look at the floor.
-        match view.find_at_hand(key) {
-            Ok(Some(entry)) => view.small_at_hand(entry).ok(),
-            Ok(None) => Some(None),
-            Err(()) => None,
-        }
     }
 
     /// Whether a key is present.

@@ -339,7 +339,11 @@ fn a_watcher_of_a_quiet_key_loses_nothing_by_a_short_history() {
         let next = namespace.next_match(cursor, namespace.seq(), Filter::Keys(&keys), true, None);
         next.unwrap()
     };
-    let noise = || (0..5000).for_each(|number| drop(set(&namespace, &key("noise"), number)));
+    let noise = || {
+        for number in 0..5000 {
+            set(&namespace, &key("noise"), number);
+        }
+    };
     for name in ["quiet", "never there"] {
         let mut cursor = namespace.seq();
         noise();
@@ -361,7 +365,9 @@ fn a_watcher_of_a_quiet_key_loses_nothing_by_a_short_history() {
         }
         if case == 3 {
             // The index is made anew, and forgets the key.
-            (0..2000).for_each(|number| drop(set(&namespace, &key(&format!("k{number}")), number)));
+            for number in 0..2000 {
+                set(&namespace, &key(&format!("k{number}")), number);
+            }
         }
         noise();
         let lost = namespace.floor() - cursor;
@@ -398,8 +404,8 @@ fn a_watcher_of_a_key_that_is_told_of_no_loss_has_lost_nothing() {
                     n => format!("k{}", n + round / 20 * 40),
                 };
                 let change = match random.below(3) {
-                    0 => model::remove(&name),
-                    _ => put(&name, 8),
+                    0 => model::remove(name.as_str()),
+                    _ => put(name.as_str(), 8),
                 };
                 let before = namespace.seq();
                 model::commit(&namespace, &[change], Deadline::never()).unwrap();
