@@ -94,6 +94,9 @@ pub enum Error {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
+    ///
+    /// One who keeps a copy of the state takes a snapshot then, and goes on with the updates behind it, by
+    /// [`State::updates_since`](crate::State::updates_since): see [`docs::watching`](crate::docs::watching).
     #[error(
         "{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \
              oldest there is; to miss none, watch more often or create the state with a longer history"

@@ -15,8 +15,10 @@
 //! # Ok::<(), zproc::Error>(())
 //! ```
 //!
-//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access` →
-//! `snapshot` → `codec` → `value`, `key` → `error`.
+//! What watchers promise is told in [`docs::watching`].
+//!
+//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access`, `notify` →
+//! `snapshot`, `canceller` → `codec` → `value`, `key` → `os`, `error`.
 
 #![forbid(unsafe_code)]
 
