@@ -673,6 +673,26 @@ impl Namespace {
         self.pin_elsewhere()
     }
 
+    /// Pins the newest snapshot if the value of a key is in it, at hand, and `holds`: a get and a pin in one. `None` says
+    /// nothing: then [`Namespace::pin`] it and look.
+    ///
+    /// What `holds` is asked about may have been read while it was overwritten; then its answer does not count.
+    #[inline(always)]
+    pub fn pin_if(&self, key: &KeyRef<'_>, holds: impl FnOnce(Small) -> bool) -> Option<Pinned<'_>> {
+        let view = View::newest(&self.space);
+        let small = view.small_at_hand(view.find_at_hand(key).ok()??).ok()??;
+        if !holds(small) || self.space.check_fork().is_err() {
+            return None;
+        }
+        let seat = self.own_seat()?;
+        if pin::pin_at(&seat.pin, &self.space.control().reader.floor, view.seq) != Ok(true) {
+            return None;
+        }
+        // From here on it is a value: should the view turn out not to be intact, it is dropped, and with it the pin.
+        let pinned = Pinned::new(&self.space, seat, view.seq, false);
+        view.is_valid().then_some(pinned)
+    }
+
     #[cold]
     fn pin_elsewhere(&self) -> Result<Pinned<'_>> {
         let reader = &self.space.control().reader;

@@ -7,7 +7,7 @@ use crate::key::{Key, KeyRef, Payload};
 use crate::layout::{GRANULE, PAYLOAD_AT, Seat, TOMBSTONE, Version, high};
 use crate::log;
 use crate::pin;
-use crate::read::{Budget, Small, Torn, View};
+use crate::read::{Budget, Torn, View};
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
 
@@ -211,18 +211,6 @@ impl<'n> Pinned<'n> {
                 granule: (self.space.mapping.offset_of(version) / GRANULE as u64) as u32,
             },
         })))
-    }
-
-    /// The value of a key, if all that is asked for is at hand: `None` sends to [`Pinned::get`].
-    #[inline(always)]
-    pub fn peek(&self, key: &KeyRef<'_>) -> Option<Option<Small>> {
-        let view = View::recent(self.space, self.seq);
-        // Under the pin everything stays as it was, so what is found counts without a look at the floor.
-        match view.find_at_hand(key) {
-            Ok(Some(entry)) => view.small_at_hand(entry).ok(),
-            Ok(None) => Some(None),
-            Err(()) => None,
-        }
     }
 
     /// Whether a key is present.

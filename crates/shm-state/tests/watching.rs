@@ -340,7 +340,11 @@ fn a_watcher_of_a_quiet_key_loses_nothing_by_a_short_history() {
         let next = namespace.next_match(cursor, namespace.seq(), Filter::Keys(&keys), true, None);
         next.unwrap()
     };
-    let noise = || (0..5000).for_each(|number| _ = set(&namespace, &key("noise"), number));
+    let noise = || {
+        for number in 0..5000 {
+            set(&namespace, &key("noise"), number);
+        }
+    };
     for name in ["quiet", "never there"] {
         let mut cursor = namespace.seq();
         noise();
@@ -362,7 +366,9 @@ fn a_watcher_of_a_quiet_key_loses_nothing_by_a_short_history() {
         }
         if case == 3 {
             // The index is made anew, and forgets the key.
-            (0..2000).for_each(|number| _ = set(&namespace, &key(&format!("k{number}")), number));
+            for number in 0..2000 {
+                set(&namespace, &key(&format!("k{number}")), number);
+            }
         }
         noise();
         let lost = namespace.floor() - cursor;

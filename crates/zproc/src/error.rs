@@ -120,6 +120,9 @@ pub enum Error {
     Encode(#[from] EncodeError),
     /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
     ///
+    /// Whoever keeps a copy of the state takes a snapshot then, and goes on with the updates behind it, by
+    /// [`State::updates_since`](crate::State::updates_since).
+    ///
     /// ```
     /// use zproc::{Builder, Error};
     ///

@@ -132,9 +132,9 @@
 //!
 //! # Inside
 //!
-//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access` →
-//! `snapshot` → `view` → `validated`; `codec` → `value`, `key` → `error`. Only `validated` has unsafe code, in two places. Below them all is
-//! the engine, the crate [`shm_state`].
+//! The layers, each of which only knows those after it: `doctor`, `state` → `watch`, `handle`, `transaction`, `dump` →
+//! `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
+//! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`].
 
 #![deny(unsafe_code)]
 

@@ -13,7 +13,7 @@
 //! for an eventfd, `stream` for async tasks. They ask a [`Scout`] whether a watcher would return something, and consume
 //! nothing; the latter two are told by the thread of `notify` when to ask.
 
-mod at_once;
+pub(crate) mod at_once;
 mod condition;
 mod feed;
 mod scout;
@@ -38,7 +38,6 @@ use crate::error::{Error, Result};
 use crate::key::ToKey;
 use crate::snapshot::Snapshot;
 use crate::value::ToValue;
-pub(crate) use at_once::holds_now;
 use condition::Condition;
 pub use condition::Verdict;
 pub use feed::EventFeed;
@@ -317,7 +316,7 @@ impl<'s> Watch<'s> {
     pub fn get_when_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::equals(&value)) {
             Some(now) => Ok(now),
-            None => self.until_key(key, Condition::equal(value)?),
+            None => self.until_equal(key, value),
         }
     }
 
@@ -487,7 +486,7 @@ impl<'s> Watch<'s> {
     #[inline(always)]
     fn at_once(&self, key: &impl ToKey, holds: impl FnOnce(Small) -> bool) -> Option<Snapshot<'s>> {
         match self.canceller {
-            None => holds_now(self.watcher, key, holds),
+            None => at_once::holds_now(self.watcher, key, holds),
             Some(_) => None,
         }
     }
@@ -513,6 +512,13 @@ impl<'s> Watch<'s> {
             changes.gave_up(&log);
         }
         result
+    }
+
+    /// [`Watch::get_when_equal`] when it is not told at once.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn until_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
+        self.until_key(key, Condition::equal(value)?)
     }
 
     #[cold]

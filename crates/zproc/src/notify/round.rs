@@ -8,6 +8,7 @@
 //! themselves.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -103,7 +104,10 @@ impl Round {
             }
         }
         let Outcome { wakers, until, .. } = outcome;
-        wakers.into_iter().for_each(Waker::wake);
+        for waker in wakers {
+            // An executor that panics is not to take the others' news with it; it has told about the panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
         if slice_over {
             self.finish_for_the_dead();
         }

@@ -7,7 +7,7 @@ use crate::snapshot::Snapshot;
 use crate::value::ToValue;
 #[cfg(feature = "tokio")]
 use crate::watch::UpdateStream;
-use crate::watch::{Update, Updates, Verdict, Watch};
+use crate::watch::{Update, Updates, Verdict, Watch, at_once};
 
 impl State {
     /// A watcher with settings: `state.watch().live().timeout(d).duplicates()`, and then any `get_when_*`.
@@ -109,7 +109,10 @@ impl State {
     /// ```
     #[inline]
     pub fn get_when_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'_>> {
-        self.watch().get_when_equal(key, value)
+        match at_once::holds_now(&self.watcher, &key, at_once::equals(&value)) {
+            Some(now) => Ok(now),
+            None => self.watch().until_equal(key, value),
+        }
     }
 
     /// As [`State::get_when`], until `key` is there and its value differs from `value`.

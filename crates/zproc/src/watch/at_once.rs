@@ -1,8 +1,11 @@
 //! Conditions that hold already: told in nanoseconds, without a copy of key or value.
 //!
-//! The newest state is pinned, the key is found, and its value is compared where it lies; if all of that is at hand, the
-//! pin becomes the snapshot that is returned. Whatever takes more than that (a long key, a large value, a map in another
-//! order, a condition that does not hold, an error) goes the general way, which starts from the beginning.
+//! The key is found in the newest state and its value compared where it lies; if all of that is at hand, that state is
+//! pinned and returned. Whatever takes more than that (a long key, a large value, a map in another order, a condition that
+//! does not hold, an error) goes the general way, which starts from the beginning.
+//!
+//! The snapshot is made once and where it is returned, and nothing is passed by value that the general way fills too: each
+//! copy would cost as much as the lookup.
 
 use shm_state::{KeyRef, Small};
 
@@ -19,31 +22,27 @@ pub(crate) fn holds_now<'s>(
     holds: impl FnOnce(Small) -> bool,
 ) -> Option<Snapshot<'s>> {
     let namespace = watcher.access.usable()?;
-    let pinned = namespace.pin().ok()?;
-    let found = key.with_key(|tag, bytes| pinned.peek(&KeyRef::new(tag, bytes)));
-    match found {
-        Ok(Some(Some(small))) if holds(small) => Some(Snapshot::new(namespace, pinned)),
-        _ => None,
-    }
+    let pinned = key.with_key(|tag, bytes| namespace.pin_if(&KeyRef::new(tag, bytes), holds));
+    Some(Snapshot::new(namespace, pinned.ok()??))
 }
 
 /// Whether a value has the same type and bytes as `value`: no others are equal, but some lists and maps.
 #[inline(always)]
-pub(super) fn equals(value: &impl ToValue) -> impl FnOnce(Small) -> bool {
+pub(crate) fn equals(value: &impl ToValue) -> impl FnOnce(Small) -> bool {
     move |small| {
         let same = value.with_encoded(|value| small.is(value.tag(), value.bytes()));
         same.unwrap_or(false)
     }
 }
 
-pub(super) fn is_none(small: Small) -> bool {
+pub(crate) fn is_none(small: Small) -> bool {
     small.tag() == tag::NONE
 }
 
-pub(super) fn is_not_none(small: Small) -> bool {
+pub(crate) fn is_not_none(small: Small) -> bool {
     small.tag() != tag::NONE
 }
 
-pub(super) fn is_there(_: Small) -> bool {
+pub(crate) fn is_there(_: Small) -> bool {
     true
 }

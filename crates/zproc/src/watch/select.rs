@@ -207,7 +207,8 @@ impl<'a> Select<'a> {
     /// one. Zero asks without waiting; `None` waits for as long as it takes.
     ///
     /// # Errors
-    /// [`Error::Timeout`], [`Error::Cancelled`]; [`Error::NestedAtomic`] if it would have to wait inside of `atomic`.
+    /// [`Error::Timeout`], [`Error::Cancelled`]; [`Error::NestedAtomic`] if it would have to wait inside of `atomic`;
+    /// [`Error::Forked`] in a forked child, which makes a `Select` of its own.
     ///
     /// ```
     /// use std::time::Duration;
@@ -225,6 +226,9 @@ impl<'a> Select<'a> {
         let cancel = canceller.as_ref().map(Canceller::watch);
         if cancel.is_some_and(|cancel| cancel.is_cancelled()) {
             return Err(Error::Cancelled);
+        }
+        for group in &self.groups {
+            group.namespace.check_fork()?;
         }
         let deadline = timeout.map_or(Deadline::never(), Deadline::after);
         // Those of single watchers, as they are now.

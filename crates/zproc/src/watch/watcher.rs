@@ -118,12 +118,14 @@ impl Progress {
         if let Some(known) = looked.iter().find(|looked| looked.sought == *sought) {
             return Arc::clone(known);
         }
+        // The oldest go first.
         let idle = |looked: &Arc<Looked>| Arc::strong_count(looked) == 1;
-        if looked.iter().filter(|looked| idle(looked)).count() >= MOST_REMEMBERED
-            && let Some(oldest) = looked.iter().position(idle)
-        {
-            looked.remove(oldest);
-        }
+        let mut too_many = (looked.iter().filter(|looked| idle(looked)).count() + 1).saturating_sub(MOST_REMEMBERED);
+        looked.retain(|looked| {
+            let goes = too_many > 0 && idle(looked);
+            too_many -= usize::from(goes);
+            !goes
+        });
         let new = Arc::new(Looked {
             sought: sought.clone(),
             at: AtomicU64::new(0),
