@@ -183,6 +183,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// As [`View::new`], for readers who go elsewhere when they meet memory that this process does not know of yet.
+    #[inline(always)]
+    pub fn recent(space: &'a Space, seq: u64) -> Self {
+        Self {
+            space,
+            seq,
+            memory: space.mapping.recent(),
+            reader: &space.control().reader,
+        }
+    }
+
     /// The newest snapshot for an optimistic reader.
     #[inline(always)]
     pub fn newest(space: &'a Space) -> Self {
