@@ -69,6 +69,7 @@ pub struct Select<'a> {
     sleep: Sleep,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few, and most are watchers")]
 enum Item<'a> {
     Watcher(Watcher<'a>),
     Fd(BorrowedFd<'a>, Interest),
