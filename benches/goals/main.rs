@@ -17,6 +17,7 @@ mod notifying;
 mod reading;
 mod subject;
 mod together;
+mod values;
 mod watching;
 mod writing;
 
@@ -121,6 +122,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
     println!("{}", head());
     let rows = [
         reading::ROWS,
+        values::ROWS,
         writing::ROWS,
         together::ROWS,
         notifying::ROWS,

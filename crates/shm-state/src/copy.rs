@@ -43,16 +43,41 @@ impl ShortRoom {
 
     /// Copies the first `len` bytes of `words`; `None` if there are not so many, or no room for them.
     #[inline(always)]
-    pub fn copy(&mut self, words: &[Word64], len: usize) -> Option<&[u8]> {
-        let room = self.words.get_mut(..words.len())?;
-        for (to, from) in room.iter_mut().zip(words) {
-            to.write(from.load(Ordering::Relaxed));
+    pub(crate) fn copy(&mut self, words: &[Word64], len: usize) -> Option<&[u8]> {
+        let count = len.div_ceil(size_of::<u64>());
+        let (room, words) = (self.words.get_mut(..count)?, words.get(..count)?);
+        // Four at a time: most values are short, and a loop over single words costs more than the words.
+        let (to, to_rest) = room.as_chunks_mut::<4>();
+        let (from, from_rest) = words.as_chunks::<4>();
+        for (to, from) in to.iter_mut().zip(from) {
+            for (to, from) in to.iter_mut().zip(from) {
+                to.write(from.load(Ordering::Relaxed));
+            }
         }
-        if len > size_of_val(room) {
-            return None;
+        for (to, from) in to_rest.iter_mut().zip(from_rest) {
+            to.write(from.load(Ordering::Relaxed));
         }
         // SAFETY: all words of `room` were written just now, and it has at least `len` bytes, which may have any value.
         Some(unsafe { std::slice::from_raw_parts(room.as_ptr().cast::<u8>(), len) })
+    }
+
+    /// As [`ShortRoom::copy`], word by word: where `len` is a constant, the words need never get to memory.
+    #[inline(always)]
+    pub(crate) fn copy_exactly(&mut self, words: &[Word64], len: usize) -> Option<&[u8]> {
+        let count = len.div_ceil(size_of::<u64>());
+        let (room, words) = (self.words.get_mut(..count)?, words.get(..count)?);
+        for (to, from) in room.iter_mut().zip(words) {
+            to.write(from.load(Ordering::Relaxed));
+        }
+        // SAFETY: as in `copy`.
+        Some(unsafe { std::slice::from_raw_parts(room.as_ptr().cast::<u8>(), len) })
+    }
+}
+
+impl Default for ShortRoom {
+    #[inline(always)]
+    fn default() -> Self {
+        Self::new()
     }
 }
 

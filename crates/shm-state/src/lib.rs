@@ -91,12 +91,13 @@ mod write;
 mod writers;
 
 pub use cancel::{Cancel, CancelWord, Watched};
+pub use copy::ShortRoom;
 pub use error::{Error, PinInfo, Result};
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Changes, Record};
-pub use namespace::{EntryRef, Filter, Longer, Namespace, Next, Place};
+pub use namespace::{EntryRef, Filter, FixedSize, Longer, Namespace, Next, NotAtHand, Place};
 pub use owners::WatcherInfo;
 pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;

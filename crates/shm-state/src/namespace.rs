@@ -142,6 +142,20 @@ impl Place<'_> {
         }
     }
 
+    /// As [`Namespace::peek_exactly`], without a lookup.
+    #[inline(always)]
+    pub fn peek_exactly<'r>(
+        &self,
+        size: FixedSize,
+        room: &'r mut ShortRoom,
+    ) -> Result<Option<(u16, &'r [u8])>, NotAtHand> {
+        let view = self.view.renewed();
+        if !self.is_current() {
+            return Err(NotAtHand);
+        }
+        copy_at_hand(&view, self.entry, size, room)
+    }
+
     #[inline(never)]
     fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         longer.read(self.view.space, f).map(Some)
@@ -180,6 +194,34 @@ impl Place<'_> {
     pub fn entry_ref(&self) -> EntryRef {
         self.at
     }
+}
+
+/// The size of a value that [`Namespace::peek_exactly`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedSize {
+    /// Bytes that it has.
+    pub len: usize,
+    /// How many of them are copied, from the first on: up to 528.
+    pub head: usize,
+}
+
+/// A value takes more than a look: [`Namespace::get_with`] and [`Namespace::get_at`] read it.
+#[derive(Clone, Copy, Debug)]
+pub struct NotAtHand;
+
+#[inline(always)]
+fn copy_at_hand<'r>(
+    view: &View<'_>,
+    entry: &Entry,
+    size: FixedSize,
+    room: &'r mut ShortRoom,
+) -> Result<Option<(u16, &'r [u8])>, NotAtHand> {
+    let copied = match view.version_at_hand(entry) {
+        Ok(Some(version)) => Some(view.copy_exactly(version, size, room).ok_or(NotAtHand)?),
+        Ok(None) => None,
+        Err(()) => return Err(NotAtHand),
+    };
+    if view.is_valid() { Ok(copied) } else { Err(NotAtHand) }
 }
 
 /// Where a reader begins to look for a value.
@@ -496,6 +538,26 @@ impl Namespace {
     #[inline(always)]
     pub fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<R> {
         longer.read(&self.space, f)
+    }
+
+    /// As [`Namespace::peek`], for a value of a given length, the head of which is copied into a room of the caller's.
+    ///
+    /// Where the size is a constant, as for a type of fixed size, the words of the value can go from the arena to where they
+    /// are wanted without a stop in memory. That is the point: who stores words, and loads them in pieces of another size
+    /// soon after, waits for all stores to be done.
+    #[inline(always)]
+    pub fn peek_exactly<'r>(
+        &self,
+        key: &KeyRef<'_>,
+        size: FixedSize,
+        room: &'r mut ShortRoom,
+    ) -> Result<Option<(u16, &'r [u8])>, NotAtHand> {
+        let view = View::newest(&self.space);
+        match view.find_at_hand(key) {
+            Ok(Some(entry)) => copy_at_hand(&view, entry, size, room),
+            Ok(None) if view.is_valid() => Ok(None),
+            _ => Err(NotAtHand),
+        }
     }
 
     /// The newest value wherever it is and however long; `None` when that is not its place any more.

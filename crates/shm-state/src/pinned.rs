@@ -4,12 +4,13 @@ use crate::arena::as_bytes;
 use crate::copy::{ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
-use crate::layout::{GRANULE, PAYLOAD_AT, Seat, TOMBSTONE, Version, high};
+use crate::layout::{GRANULE, PAYLOAD_AT, Seat, Version, high};
 use crate::log;
+use crate::namespace::NotAtHand;
 use crate::pin;
 use crate::read::{Budget, Torn, View};
 use crate::space::Space;
-use crate::sync::{Ordering, Word};
+use crate::sync::{Ordering, Word, Word64};
 
 /// Where the bytes of a value begin, behind a multiple of 64: in the arena, where [`Pinned::in_place`] shows them, and in
 /// the copies that `get_with` hands out. So what a layer above puts behind 16 bytes of its own is aligned to 64.
@@ -45,14 +46,34 @@ impl<'p> InPlace<'p> {
 
 /// Tells one version of a value from all others that this process has ever seen or will see. So what was once found out
 /// about its bytes stays true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Of all versions that were ever visible, and no others are handed out, no two have place and birth in common: a commit is
+/// published once, with one version in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionId {
-    /// The namespace, as this process has it open: a number that is given once.
     space: u64,
-    /// The commit that made the version, and where it lies. Of all versions that were ever visible, which no others are
-    /// handed out, no two have both in common: a commit is published once, with one version in a block.
     birth: u64,
     granule: u32,
+}
+
+impl VersionId {
+    /// The namespace, as this process has it open: a number that is given once.
+    #[inline(always)]
+    pub fn space(&self) -> u64 {
+        self.space
+    }
+
+    /// The commit that made the version.
+    #[inline(always)]
+    pub fn birth(&self) -> u64 {
+        self.birth
+    }
+
+    /// Where in the arena it lies.
+    #[inline(always)]
+    pub fn granule(&self) -> u32 {
+        self.granule
+    }
 }
 
 /// A state of a namespace as it was after one commit.
@@ -169,7 +190,7 @@ impl<'n> Pinned<'n> {
         })
     }
 
-    /// Hands the value of a key to `f` where it lies, without a copy. `None` when the key is absent.
+    /// The value of a key where it lies, without a copy. `None` when the key is absent.
     ///
     /// The bytes are borrowed from this snapshot, since they stay what they are only for as long as it pins them. They lie
     /// in memory that other processes can write to. None of this library does; see "Trust and damage" in the design
@@ -178,39 +199,57 @@ impl<'n> Pinned<'n> {
     /// # Errors
     /// [`Error::Corrupt`] if the arena is damaged; [`Error::Forked`] in a child that was forked since, whose parent may
     /// have let go of the snapshot.
-    #[inline]
-    pub fn in_place<'p, R>(&'p self, key: &KeyRef<'_>, f: impl FnOnce(InPlace<'p>) -> R) -> Result<Option<R>> {
+    pub fn in_place(&self, key: &KeyRef<'_>) -> Result<Option<InPlace<'_>>> {
         self.space.check_fork()?;
-        let view = self.view();
-        let Some(entry) = view.find(key).map_err(self.damage())? else {
+        let Some(version) = self.find(key).map_err(self.damage())? else {
             return Ok(None);
         };
-        let Some(version) = view.version(entry).map_err(self.damage())? else {
-            return Ok(None);
-        };
-        let shape = high(version.older.load(Ordering::Relaxed));
-        if shape & TOMBSTONE != 0 {
-            return Ok(None);
-        }
         let len = version.len.load(Ordering::Relaxed) as usize;
-        let words = view.payload_words(version, len).map_err(self.damage())?;
+        let words = self.view().payload_words(version, len).map_err(self.damage())?;
+        Ok(Some(self.show(version, words, len)))
+    }
+
+    /// As [`Pinned::in_place`], for the ordinary case on a straight path: `Err` when it takes more than a look.
+    #[inline(always)]
+    pub fn in_place_at_hand(&self, key: &KeyRef<'_>) -> Result<Option<InPlace<'_>>, NotAtHand> {
+        if !self.space.attachment.is_current() {
+            return Err(NotAtHand);
+        }
+        // What this process has seen of the arena by now is most likely all that there is.
+        let view = View::recent(self.space, self.seq);
+        let version = match view.find_at_hand(key) {
+            Ok(Some(entry)) => view.version_at_hand(entry).map_err(|()| NotAtHand)?,
+            Ok(None) => None,
+            Err(()) => return Err(NotAtHand),
+        };
+        let Some(version) = version else { return Ok(None) };
+        let len = version.len.load(Ordering::Relaxed) as usize;
+        match view.payload_words_at_hand(version, len) {
+            Some(words) => Ok(Some(self.show(version, words, len))),
+            None => Err(NotAtHand),
+        }
+    }
+
+    /// Shows the payload of a version that this snapshot sees, which are these words.
+    #[inline(always)]
+    fn show<'p>(&'p self, version: &Version, words: &'p [Word64], len: usize) -> InPlace<'p> {
         // SAFETY: `version` is part of the snapshot of `self.seq`, which `self` has pinned and which the result borrows, in
         // the process that pinned it. Invariants 7, 8 and 12 (docs/design.md): no process overwrites a block that such a
         // snapshot sees, and of a version that is alive or retired nothing changes but words of its head, which are
-        // not among these. Its commit was published by a Release that `find` has met with an Acquire, so all stores to the
-        // payload came before. A process that dies stores nothing more, and nobody takes a pin from a living one. A process
-        // that breaks these rules, or damage to the length of the block, can change the bytes under the reader all the same:
-        // it is as if it had damaged the reader's own memory.
+        // not among these. Its commit was published by a Release that the lookup has met with an Acquire, so all stores to
+        // the payload came before. A process that dies stores nothing more, and nobody takes a pin from a living one. A
+        // process that breaks these rules, or damage to the length of the block, can change the bytes under the reader all
+        // the same: it is as if it had damaged the reader's own memory.
         let bytes = unsafe { as_bytes(words, len) };
-        Ok(Some(f(InPlace {
-            tag: shape as u16,
+        InPlace {
+            tag: high(version.older.load(Ordering::Relaxed)) as u16,
             bytes,
             version: VersionId {
                 space: self.space.number,
                 birth: version.head.birth.load(Ordering::Relaxed),
                 granule: (self.space.mapping.offset_of(version) / GRANULE as u64) as u32,
             },
-        })))
+        }
     }
 
     /// Whether a key is present.

@@ -21,6 +21,7 @@ use crate::layout::{
     Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, ReaderLine, Shared, TOMBSTONE, Table, Version, high, low,
     pack,
 };
+use crate::namespace::FixedSize;
 use crate::pin::still_valid;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
@@ -183,7 +184,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// As [`View::new`], for readers who go elsewhere when they meet memory that this process does not know of yet.
+    /// The snapshot of commit `seq`, in what this process has seen of the arena: for readers who look again where that is
+    /// not all.
     #[inline(always)]
     pub fn recent(space: &'a Space, seq: u64) -> Self {
         Self {
@@ -351,6 +353,23 @@ impl<'a> View<'a> {
         Err(None)
     }
 
+    /// The version of an entry that this snapshot sees, for the ordinary case: `Err` when it takes more than a look.
+    #[inline(always)]
+    pub fn version_at_hand(&self, entry: &Entry) -> Result<Option<&'a Version>, ()> {
+        let mut granule = low(entry.newest.load(Ordering::Acquire));
+        for _ in 0..4 {
+            let Some(version) = self.memory.at::<Version>(granule) else {
+                return Err(());
+            };
+            let older = version.older.load(Ordering::Relaxed);
+            if version.head.birth.load(Ordering::Relaxed) <= self.seq {
+                return Ok((high(older) & TOMBSTONE == 0).then_some(version));
+            }
+            granule = low(older);
+        }
+        Err(())
+    }
+
     /// The whole search, for those whom the first group did not serve.
     #[cold]
     #[inline(never)]
@@ -480,6 +499,33 @@ impl<'a> View<'a> {
         }
         let words = self.payload_words(version, len).ok()?;
         room.copy(words, len).map(|bytes| (tag, bytes))
+    }
+
+    /// As [`View::copy_short`], of the head of a payload that has this length.
+    #[inline(always)]
+    pub fn copy_exactly<'r>(
+        &self,
+        version: &Version,
+        FixedSize { len, head }: FixedSize,
+        room: &'r mut ShortRoom,
+    ) -> Option<(u16, &'r [u8])> {
+        let tag = high(version.older.load(Ordering::Relaxed)) as u16;
+        if version.len.load(Ordering::Relaxed) != len as u64 {
+            return None;
+        }
+        let words = self.payload_words_at_hand(version, len)?;
+        room.copy_exactly(words, head).map(|bytes| (tag, bytes))
+    }
+
+    /// As [`View::payload_words`], in memory that this process has seen.
+    #[inline(always)]
+    pub fn payload_words_at_hand(&self, version: &Version, len: usize) -> Option<&'a [Word64]> {
+        let granule = (self.space.mapping.offset_of(version) / GRANULE as u64) as u32;
+        let block = high(version.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
+        if len > block.saturating_sub(PAYLOAD_AT) {
+            return None;
+        }
+        self.memory.words(granule, PAYLOAD_AT, len.div_ceil(8))
     }
 
     /// Copies a payload into a buffer, and returns its tag.

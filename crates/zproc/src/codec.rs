@@ -1,10 +1,10 @@
 //! Between the types of this crate and the bytes of the engine.
 
-use shm_state::{KeyRef, Longer, Namespace, Payload};
+use shm_state::{FixedSize, KeyRef, Longer, Namespace, Payload, ShortRoom};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
-use crate::value::{DecodeError, FromValue, ToValue, Value};
+use crate::value::{DecodeError, Encoded, FromValue, ToValue, Value};
 
 /// Calls `f` with the key as the engine takes it.
 #[inline(always)]
@@ -102,6 +102,19 @@ pub(crate) fn get_longer<T: FromValue>(
         Some(Ok(value)) => Ok(Some(value)),
         Some(Err(source)) => Err(boxed_wrong_type_of(key, source)),
         None => get_slowly(namespace, key),
+    }
+}
+
+/// Reads a value of a type of this length, with all that it takes in one function: its words go to where they are wanted,
+/// and are not passed on in results, from which they would be loaded in other pieces than they were stored in.
+#[inline(always)]
+pub(crate) fn get_fixed<T: FromValue>(namespace: &Namespace, key: &KeyRef<'_>, size: FixedSize) -> Result<Option<T>> {
+    let mut room = ShortRoom::new();
+    match namespace.peek_exactly(key, size, &mut room) {
+        Ok(Some((tag, bytes))) if let Some(value) = T::from_fixed(Encoded::new(tag, bytes)) => Ok(Some(value)),
+        Ok(None) => Ok(None),
+        // From the beginning, so that nothing of this has to be kept for it.
+        _ => get_slowly(namespace, *key).map_err(|error| *error),
     }
 }
 

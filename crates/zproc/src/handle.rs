@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use shm_state::{Namespace, Place};
+use shm_state::{FixedSize, Namespace, Place, ShortRoom};
 
 use crate::access::Access;
 use crate::codec::{boxed_wrong_type, decoded, name, with_value};
 use crate::error::{Error, Result};
 use crate::key::Key;
-use crate::value::{FromValue, ToValue};
+use crate::value::{Encoded, FromValue, ToValue};
 
 /// One key of a state, to be read and written again and again without a lookup.
 ///
@@ -79,12 +79,31 @@ impl<'s, T> Handle<'s, T> {
         T: FromValue,
     {
         let namespace = self.access.ready()?;
+        if let Some(size) = const { T::FIXED_SIZE } {
+            return self.get_fixed(namespace, size);
+        }
         if let Some(place) = self.place.get()
             && let Some(found) = place.peek(|tag, bytes| self.read(tag, bytes))
         {
             return decoded(found);
         }
         self.find(namespace)
+    }
+
+    #[inline(always)]
+    fn get_fixed(&self, namespace: &'s Namespace, size: FixedSize) -> Result<Option<T>>
+    where
+        T: FromValue,
+    {
+        let mut room = ShortRoom::new();
+        let Some(place) = self.place.get() else {
+            return self.find(namespace);
+        };
+        match place.peek_exactly(size, &mut room) {
+            Ok(Some((tag, bytes))) if let Some(value) = T::from_fixed(Encoded::new(tag, bytes)) => Ok(Some(value)),
+            Ok(None) => Ok(None),
+            _ => self.find(namespace),
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::fmt;
 use shm_state::{KeyRef, Namespace, Payload, Pinned};
 
 use crate::codec::{boxed_wrong_type_of, decode_entry, decode_in_place, decoded, with_key};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
 use crate::value::{Encoded, FromValue, Map, Value};
 use crate::view::{View, Viewable};
@@ -122,11 +122,33 @@ impl<'s> Snapshot<'s> {
     /// ```
     #[inline]
     pub fn view<T: Viewable + ?Sized>(&self, key: impl ToKey) -> Result<Option<View<'_, T>>> {
+        let found = key.with_key(|tag, bytes| {
+            let key = KeyRef::new(tag, bytes);
+            match self.pinned.in_place_at_hand(&key) {
+                Ok(Some(place)) if let Some(target) = T::known(place) => Ok(Some(View::new(target))),
+                Ok(None) => Ok(None),
+                _ => self.view_slowly(key),
+            }
+        });
+        match found {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(*error),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Looks at a value that is not at hand, or not known to be one.
+    #[cold]
+    #[inline(never)]
+    fn view_slowly<T: Viewable + ?Sized>(&self, key: KeyRef<'_>) -> Result<Option<View<'_, T>>, Box<Error>> {
         // The engine refuses a forked process itself.
-        with_key(key, |key| {
-            let show = |place| T::show(place).map_err(|source| boxed_wrong_type_of(*key, source));
-            Ok(decoded(self.pinned.in_place(key, show)?)?.map(View::new))
-        })
+        match self.pinned.in_place(&key).map_err(|error| Box::new(error.into()))? {
+            Some(place) => match T::show(place) {
+                Ok(target) => Ok(Some(View::new(target))),
+                Err(source) => Err(boxed_wrong_type_of(key, source)),
+            },
+            None => Ok(None),
+        }
     }
 
     /// The value of a key as it is stored.

@@ -11,7 +11,7 @@ use shm_state::InPlace;
 
 use crate::validated;
 use crate::value::archived::for_macros::stamp;
-use crate::value::{ArchivedValue, DecodeError, Encoded, Rkyv, RkyvType, TypeStamp, tag};
+use crate::value::{ArchivedValue, DecodeError, Encoded, Rkyv, RkyvType, tag};
 
 /// A type whose values a snapshot can show without a copy: see [`Snapshot::view`](crate::Snapshot::view).
 ///
@@ -24,6 +24,11 @@ pub trait Viewable: sealed::Sealed + 'static {
     /// What is shown.
     type Target: ?Sized;
 
+    /// The value, if this thread has checked it lately.
+    #[doc(hidden)]
+    fn known(place: InPlace<'_>) -> Option<&Self::Target>;
+
+    /// The value, after a check.
     #[doc(hidden)]
     fn show(place: InPlace<'_>) -> Result<&Self::Target, DecodeError>;
 }
@@ -37,8 +42,12 @@ impl<T: ArchivedValue> Viewable for T {
     type Target = T::Archived;
 
     #[inline(always)]
+    fn known(place: InPlace<'_>) -> Option<&T::Archived> {
+        validated::known_archive::<T>(place, const { stamp::<T>() })
+    }
+
     fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
-        show_archive::<T>(place, const { stamp::<T>() })
+        validated::archive::<T>(place, const { stamp::<T>() })
     }
 }
 
@@ -47,14 +56,13 @@ impl<T: RkyvType> Viewable for Rkyv<T> {
     type Target = T::Archived;
 
     #[inline(always)]
-    fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
-        show_archive::<T>(place, Self::stamp())
+    fn known(place: InPlace<'_>) -> Option<&T::Archived> {
+        validated::known_archive::<T>(place, Self::stamp())
     }
-}
 
-#[inline(always)]
-fn show_archive<T: RkyvType>(place: InPlace<'_>, stamp: TypeStamp) -> Result<&T::Archived, DecodeError> {
-    validated::archive::<T>(place, stamp)
+    fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
+        validated::archive::<T>(place, Self::stamp())
+    }
 }
 
 impl sealed::Sealed for str {}
@@ -62,6 +70,10 @@ impl Viewable for str {
     type Target = str;
 
     #[inline(always)]
+    fn known(place: InPlace<'_>) -> Option<&str> {
+        validated::known_text(place)
+    }
+
     fn show(place: InPlace<'_>) -> Result<&str, DecodeError> {
         match place.tag() {
             tag::STR => validated::text(place).ok_or_else(|| DecodeError::malformed(tag::STR, "it is not UTF-8")),
@@ -75,11 +87,12 @@ impl Viewable for [u8] {
     type Target = [u8];
 
     #[inline(always)]
+    fn known(place: InPlace<'_>) -> Option<&[u8]> {
+        (place.tag() == tag::BYTES).then(|| place.bytes())
+    }
+
     fn show(place: InPlace<'_>) -> Result<&[u8], DecodeError> {
-        match place.tag() {
-            tag::BYTES => Ok(place.bytes()),
-            _ => Err(wrong_type(place, "bytes")),
-        }
+        Self::known(place).ok_or_else(|| wrong_type(place, "bytes"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::codec::{boxed_wrong_type_of, decode, get_longer, own_key, with_key, with_value};
+use crate::codec::{boxed_wrong_type_of, decode, get_fixed, get_longer, own_key, with_key, with_value};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
@@ -31,6 +31,9 @@ impl State {
         let Some(namespace) = self.watcher.access.usable() else {
             return Err(self.watcher.access.unusable());
         };
+        if let Some(size) = const { T::FIXED_SIZE } {
+            return key.with_key(|tag, bytes| get_fixed(namespace, &shm_state::KeyRef::new(tag, bytes), size))?;
+        }
         // Errors travel in boxes until the end: a large result would be copied at each step.
         let found = key.with_key(|tag, bytes| {
             let key = shm_state::KeyRef::new(tag, bytes);

@@ -67,14 +67,18 @@ fn head(fingerprint: u64, archive: u32, name: u32) -> [u8; HEAD] {
 /// The archive in a stored value, if that is of this type.
 #[inline(always)]
 pub(crate) fn of_type<'a>(encoded: Encoded<'a>, stamp: TypeStamp) -> Result<&'a [u8], DecodeError> {
-    if encoded.tag() == tag::ARCHIVED
-        && let Some((head, rest)) = encoded.bytes().split_first_chunk::<HEAD>()
-        && head[..8] == stamp.fingerprint.to_le_bytes()
-        && let Some(archive) = rest.get(..len_at(head, 8))
-    {
-        return Ok(archive);
+    bytes_of_type(encoded, stamp).ok_or_else(|| of_another(encoded, stamp))
+}
+
+/// As [`of_type`], with nothing to say why not.
+#[inline(always)]
+pub(crate) fn bytes_of_type<'a>(encoded: Encoded<'a>, stamp: TypeStamp) -> Option<&'a [u8]> {
+    let (head, rest) = encoded.bytes().split_first_chunk::<HEAD>()?;
+    let fingerprint = u64::from_le_bytes(*head.first_chunk()?);
+    if encoded.tag() != tag::ARCHIVED || fingerprint != stamp.fingerprint {
+        return None;
     }
-    Err(of_another(encoded, stamp))
+    rest.get(..len_at(head, 8))
 }
 
 #[inline(always)]

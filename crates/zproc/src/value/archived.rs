@@ -6,13 +6,12 @@
 //!
 //! Reading is for bytes that may be anything: they are copied out of the shared memory, then checked, then deserialised.
 
-use std::fmt;
 use std::mem::{align_of, size_of};
 use std::num::NonZeroUsize;
 
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator, to_bytes_in};
 use rkyv::bytecheck::CheckBytes;
-use rkyv::rancor::Error as Trouble;
+use rkyv::rancor::{BoxedError as Trouble, Failure, Source};
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::ser::{Positional, Writer};
 use rkyv::util::AlignedVec;
@@ -35,16 +34,24 @@ const MAX_POINTERS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// It is implemented for each such type, and by nothing else. Types that are to be stored under a name of their own, which
 /// is what one wants for one's own types, say so with [`archived!`](crate::archived); all others go in [`Rkyv`].
 pub trait RkyvType:
-    Archive<Archived: for<'a> CheckBytes<HighValidator<'a, Trouble>> + Deserialize<Self, HighDeserializer<Trouble>>>
-    + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
+    Archive<
+        Archived: for<'a> CheckBytes<HighValidator<'a, Failure>>
+                      + for<'a> CheckBytes<HighValidator<'a, Trouble>>
+                      + Deserialize<Self, HighDeserializer<Failure>>
+                      + Deserialize<Self, HighDeserializer<Trouble>>,
+    > + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
     + Sized
     + 'static
 {
 }
 
 impl<T> RkyvType for T where
-    T: Archive<Archived: for<'a> CheckBytes<HighValidator<'a, Trouble>> + Deserialize<Self, HighDeserializer<Trouble>>>
-        + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
+    T: Archive<
+            Archived: for<'a> CheckBytes<HighValidator<'a, Failure>>
+                          + for<'a> CheckBytes<HighValidator<'a, Trouble>>
+                          + Deserialize<Self, HighDeserializer<Failure>>
+                          + Deserialize<Self, HighDeserializer<Trouble>>,
+        > + for<'a> Serialize<HighSerializer<Output, ArenaHandle<'a>, Trouble>>
         + 'static
 {
 }
@@ -192,35 +199,52 @@ pub(crate) fn encode<T: RkyvType>(value: &T, stamp: TypeStamp, out: Encoder<'_>)
 pub(crate) fn decode<T: RkyvType>(encoded: Encoded<'_>, stamp: TypeStamp) -> Result<T, DecodeError> {
     let bytes = archive::of_type(encoded, stamp)?;
     if bytes.as_ptr().addr().is_multiple_of(ALIGNMENT) {
-        deserialize(bytes, stamp)
-    } else {
-        // Inside of a list, or in a copy that was made for other reasons.
-        let mut aligned = AlignedVec::<ALIGNMENT>::with_capacity(bytes.len());
-        aligned.extend_from_slice(bytes);
-        deserialize(&aligned, stamp)
+        return deserialize(bytes, stamp);
     }
+    // Inside of a list, or in a copy that was made for other reasons.
+    let mut aligned = AlignedVec::<ALIGNMENT>::with_capacity(bytes.len());
+    aligned.extend_from_slice(bytes);
+    deserialize(&aligned, stamp)
 }
 
 #[inline]
 fn deserialize<T: RkyvType>(bytes: &[u8], stamp: TypeStamp) -> Result<T, DecodeError> {
-    check::<T>(bytes)
-        .and_then(rkyv::deserialize::<T, Trouble>)
-        .map_err(|trouble| damaged(trouble, stamp))
+    check::<T, Failure>(bytes)
+        .and_then(rkyv::deserialize::<T, Failure>)
+        .map_err(|Failure| damaged::<T>(bytes, stamp))
+}
+
+/// Reads a value without pointers; `None` if it takes more than that, or is none of this type.
+#[inline(always)]
+fn decode_fixed<T: RkyvType>(encoded: Encoded<'_>, stamp: TypeStamp) -> Option<T> {
+    let bytes = archive::bytes_of_type(encoded, stamp)?;
+    // Said once more, the length is a constant, and the compiler knows where everything is.
+    let bytes = (bytes.len() == size_of::<Archived<T>>()).then(|| &bytes[..size_of::<Archived<T>>()])?;
+    rkyv::deserialize::<T, Failure>(check::<T, Failure>(bytes).ok()?).ok()
 }
 
 /// The archive in these bytes, after everything in it was checked.
-#[inline]
-pub(crate) fn check<T: RkyvType>(bytes: &[u8]) -> Result<&Archived<T>, Trouble> {
+#[inline(always)]
+pub(crate) fn check<T: Archive, E: Source>(bytes: &[u8]) -> Result<&Archived<T>, E>
+where
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, E>>,
+{
     let bounds = ArchiveValidator::with_max_depth(bytes, Some(MAX_POINTERS));
     rkyv::api::access_with_context(bytes, &mut Validator::new(bounds, SharedValidator::new()))
 }
 
+/// The error for bytes that were found to be none of this type. It looks again, with a kind of error that can tell what is
+/// wrong, and that would make looking slower.
 #[cold]
 #[inline(never)]
-pub(crate) fn damaged(trouble: impl fmt::Display, stamp: TypeStamp) -> DecodeError {
+pub(crate) fn damaged<T: RkyvType>(bytes: &[u8], stamp: TypeStamp) -> DecodeError {
+    let trouble = match check::<T, Trouble>(bytes) {
+        Ok(archive) => rkyv::deserialize::<T, Trouble>(archive).err(),
+        Err(trouble) => Some(trouble),
+    };
     DecodeError::DamagedArchive {
         name: stamp.name,
-        reason: trouble.to_string().into(),
+        reason: trouble.map_or_else(|| "it changes".into(), |trouble| trouble.to_string().into()),
     }
 }
 
@@ -280,6 +304,13 @@ macro_rules! archived {
         }
 
         impl $crate::FromValue for $type {
+            const FIXED_SIZE: ::std::option::Option<$crate::__private::FixedSize> = $crate::__private::fixed_size::<Self>();
+
+            #[inline(always)]
+            fn from_fixed(encoded: $crate::Encoded<'_>) -> ::std::option::Option<Self> {
+                $crate::__private::decode_fixed(encoded)
+            }
+
             #[inline]
             fn from_encoded(
                 encoded: $crate::Encoded<'_>,
@@ -293,7 +324,11 @@ macro_rules! archived {
 /// What `archived!` needs.
 #[doc(hidden)]
 pub mod for_macros {
-    use super::{ArchivedValue, DecodeError, EncodeError, Encoded, Encoder, TypeStamp};
+    pub use shm_state::FixedSize;
+
+    use super::{Archived, ArchivedValue, DecodeError, EncodeError, Encoded, Encoder, TypeStamp};
+    use crate::value::archive::HEAD;
+    use crate::value::decode::straight;
 
     /// Which type this is.
     pub(crate) const fn stamp<T: ArchivedValue>() -> TypeStamp {
@@ -303,10 +338,25 @@ pub mod for_macros {
         }
     }
 
+    /// How many bytes values have if they hold no pointers. The name is not looked at.
+    pub const fn fixed_size<T: ArchivedValue>() -> Option<FixedSize> {
+        let head = HEAD + size_of::<Archived<T>>();
+        straight(FixedSize {
+            len: head + T::NAME.len(),
+            head,
+        })
+    }
+
     /// Writes a value.
     #[inline]
     pub fn encode<T: ArchivedValue>(value: &T, out: Encoder<'_>) -> Result<(), EncodeError> {
         super::encode(value, const { stamp::<T>() }, out)
+    }
+
+    /// Reads a value of that length.
+    #[inline(always)]
+    pub fn decode_fixed<T: ArchivedValue>(encoded: Encoded<'_>) -> Option<T> {
+        super::decode_fixed(encoded, const { stamp::<T>() })
     }
 
     /// Reads a value.

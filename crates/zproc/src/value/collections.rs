@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash};
 
 use indexmap::IndexMap;
+use shm_state::FixedSize;
 
-use super::decode::{Encoded, FromValue, Items};
+use super::decode::{Encoded, FromValue, Items, straight};
 use super::encode::{Encoder, ToValue};
 use super::error::{DecodeError, EncodeError};
 use super::tag;
@@ -46,6 +47,17 @@ impl<T: FromValue> FromValue for Box<[T]> {
 }
 
 impl<T: FromValue, const N: usize> FromValue for [T; N] {
+    const FIXED_SIZE: Option<FixedSize> = if T::IS_BYTE {
+        straight(FixedSize { len: N, head: N })
+    } else {
+        None
+    };
+
+    #[inline(always)]
+    fn from_fixed(encoded: Encoded<'_>) -> Option<Self> {
+        T::array_from_fixed(encoded)
+    }
+
     #[inline]
     fn from_encoded(encoded: Encoded<'_>) -> Result<Self, DecodeError> {
         T::array_from_encoded(encoded)

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use shm_state::FixedSize;
+
 use super::error::DecodeError;
 use super::{MAX_NESTING, Value, kind_name, tag};
 use crate::key::FromKey;
@@ -55,6 +57,24 @@ pub trait FromValue: Sized {
         Self::from_encoded(Encoded::new(tag, bytes))
     }
 
+    /// How many bytes values of this type have, if they all have as many, and how many of them are wanted: then they are
+    /// read on a straight path.
+    #[doc(hidden)]
+    const FIXED_SIZE: Option<FixedSize> = None;
+
+    /// Reads a value from the bytes that are wanted; `None` sends to [`FromValue::from_encoded`], also where there is an error to be told.
+    ///
+    /// Whatever this calls is inlined: if anybody else got to see the bytes, they would have to be in memory.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn from_fixed(_: Encoded<'_>) -> Option<Self> {
+        None
+    }
+
+    /// Whether arrays of this type are byte strings.
+    #[doc(hidden)]
+    const IS_BYTE: bool = false;
+
     /// Reads a vector of this type: from a list, unless they are bytes.
     #[doc(hidden)]
     fn vec_from_encoded(encoded: Encoded<'_>) -> Result<Vec<Self>, DecodeError> {
@@ -64,6 +84,13 @@ pub trait FromValue: Sized {
             out.push(item?.get()?);
         }
         Ok(out)
+    }
+
+    /// As [`FromValue::from_fixed`], for an array of this type.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn array_from_fixed<const N: usize>(_: Encoded<'_>) -> Option<[Self; N]> {
+        None
     }
 
     /// Reads an array of this type: from a list, unless they are bytes.
@@ -77,6 +104,18 @@ pub trait FromValue: Sized {
         }
         items.end()?;
         Ok(read.map(|item: Option<Self>| item.expect("each was read just now")))
+    }
+}
+
+/// Longest value that is read on a straight path, in bytes: a few registers' worth of words at a time.
+const STRAIGHT_MAX: usize = 256;
+
+/// The size of a type of which all values have one, if it is worth a path of its own.
+pub(crate) const fn straight(size: FixedSize) -> Option<FixedSize> {
+    if size.head > 2 * size_of::<u64>() && size.head <= STRAIGHT_MAX {
+        Some(size)
+    } else {
+        None
     }
 }
 

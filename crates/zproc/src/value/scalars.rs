@@ -191,6 +191,16 @@ int_values!(u8 {
         Ok(f(Encoded::new(tag::BYTES, items)))
     }
 } {
+    const IS_BYTE: bool = true;
+
+    #[inline(always)]
+    fn array_from_fixed<const N: usize>(encoded: Encoded<'_>) -> Option<[Self; N]> {
+        match encoded.tag() {
+            tag::BYTES => encoded.bytes().try_into().ok(),
+            _ => None,
+        }
+    }
+
     fn vec_from_encoded(encoded: Encoded<'_>) -> Result<Vec<Self>, DecodeError> {
         match encoded.tag() {
             tag::BYTES => Ok(encoded.bytes().to_vec()),
