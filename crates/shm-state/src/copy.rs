@@ -130,7 +130,8 @@ impl LongRoom {
             fill(&mut line.0[LEAD..], first);
         }
         let (whole, rest) = rest.as_chunks::<LINE>();
-        for (line, words) in lines.by_ref().zip(whole) {
+        // In this order: the other way round, a line would be gone when there are no more words.
+        for (words, line) in whole.iter().zip(lines.by_ref()) {
             fill(&mut line.0, words);
         }
         if let Some(line) = lines.next() {

@@ -1,7 +1,6 @@
 //! A pinned snapshot: everything in it stays readable for as long as it lives.
 
 use crate::arena::as_bytes;
-use crate::copy::{ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
 use crate::layout::{GRANULE, PAYLOAD_AT, Seat, Version, high};
@@ -174,20 +173,7 @@ impl<'n> Pinned<'n> {
         let Some(version) = self.find(key).map_err(self.damage())? else {
             return Ok(None);
         };
-        let mut room = ShortRoom::new();
-        match self.view().copy_short(version, &mut room) {
-            Some((tag, bytes)) => Ok(Some(f(tag, bytes))),
-            None => self.get_long(version, f).map(Some),
-        }
-    }
-
-    #[cold]
-    fn get_long<R>(&self, version: &Version, f: impl FnOnce(u16, &[u8]) -> R) -> Result<R> {
-        with_long_room(|room| {
-            let copied = self.view().copy_long(version, usize::MAX, room);
-            let tag = copied.map_err(|stop| stop.into_error(self.space))?;
-            Ok(f(tag, room.bytes()))
-        })
+        self.view().copy_for(version, f).map(Some)
     }
 
     /// The value of a key where it lies, without a copy. `None` when the key is absent.

@@ -14,7 +14,7 @@
 //! was written before those stores.
 
 use crate::arena::Memory;
-use crate::copy::{LongRoom, SHORT, ShortRoom};
+use crate::copy::{LongRoom, SHORT, ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{INLINE, KeyRef, Payload};
 use crate::layout::{
@@ -539,6 +539,25 @@ impl<'a> View<'a> {
         // A value may be a good part of what this process can still map.
         room.copy(words, len).map_err(|_| Stop::NoMemory(len))?;
         Ok(tag)
+    }
+
+    /// Hands a copy of a payload to `f`, for readers whom no writer disturbs.
+    #[inline]
+    pub fn copy_for<R>(&self, version: &Version, f: impl FnOnce(u16, &[u8]) -> R) -> Result<R> {
+        let mut room = ShortRoom::new();
+        match self.copy_short(version, &mut room) {
+            Some((tag, bytes)) => Ok(f(tag, bytes)),
+            None => self.copy_long_for(version, f),
+        }
+    }
+
+    #[cold]
+    fn copy_long_for<R>(&self, version: &Version, f: impl FnOnce(u16, &[u8]) -> R) -> Result<R> {
+        with_long_room(|room| {
+            let copied = self.copy_long(version, usize::MAX, room);
+            let tag = copied.map_err(|stop| stop.into_error(self.space))?;
+            Ok(f(tag, room.bytes()))
+        })
     }
 
     /// The words of a payload, after its length was checked against the block and the arena.

@@ -210,9 +210,9 @@ fn flip(file: &File, at: u64) {
 
 #[test]
 fn a_truncated_arena_is_refused() {
-    for size in [0, 1, 79, 80, 4096, 65_536, (4 << 20) - 1] {
+    for size in [0, 1, 87, 88, 4096, 65_536, (4 << 20) - 1] {
         let reason = reason_after(|file| file.set_len(size).unwrap());
-        let expected = if size < 80 { "too short" } else { "truncated" };
+        let expected = if size < 88 { "too short" } else { "truncated" };
         assert!(
             reason.contains(expected) && reason.contains(&size.to_string()),
             "{size}: {reason}"
@@ -254,7 +254,8 @@ fn what_is_no_file_is_refused() {
     assert!(Path::new("/etc/passwd").exists());
 }
 
-/// The words of the head: magic, version, layout, capacity, PID namespace, boot id (2), history (2), checksum.
+/// The words of the head: magic, version, layout, capacity, PID namespace, boot id (2), history (2), value format,
+/// checksum.
 #[test]
 fn an_arena_of_another_version_layout_or_boot_is_refused_by_name() {
     let older = reason_after(|file| file.write_all_at(&0u64.to_le_bytes(), 8).unwrap());
@@ -263,17 +264,44 @@ fn an_arena_of_another_version_layout_or_boot_is_refused_by_name() {
     assert!(newer.contains("format version 77"), "{newer}");
     let layout = reason_after(|file| flip(file, 16));
     assert!(layout.contains("layout"), "{layout}");
-    for word in 3..10 {
+    for word in 3..11 {
         let damaged = reason_after(|file| flip(file, word * 8));
         assert!(damaged.contains("checksum"), "word {word}: {damaged}");
     }
 }
 
 #[test]
+fn an_arena_for_other_values_is_refused_by_whoever_asks() {
+    let name = Name::new("format");
+    let options = ArenaOptions {
+        value_format: 7,
+        ..small()
+    };
+    let created = Arena::create(&name, &options).unwrap();
+    let opened = Arena::open(&name).unwrap();
+    let handed = Arena::from_fd(created.fd().unwrap().try_clone_to_owned().unwrap()).unwrap();
+    let asked = Arena::open_or_create(&name, &small()).unwrap();
+    for arena in [&created, &opened, &handed, &asked] {
+        assert_eq!(arena.value_format(), 7, "whatever was asked for: the arena was there");
+        arena.check_value_format(7, |_| unreachable!()).unwrap();
+        let reason = reason_of(
+            arena
+                .check_value_format(8, |format| format!("of kind {format}"))
+                .map(|()| opened.clone()),
+        );
+        assert!(
+            reason.contains("its values are of kind 7, and those of this program are of kind 8"),
+            "{reason}"
+        );
+    }
+    assert_eq!(Arena::anonymous(&small()).unwrap().value_format(), 0);
+}
+
+#[test]
 fn a_half_made_arena_is_refused() {
     // The head is there, the tables behind it never were.
     let holes = reason_after(|file| {
-        let mut head = [0; 80];
+        let mut head = [0; 88];
         file.read_exact_at(&mut head, 0).unwrap();
         file.set_len(0).unwrap();
         file.set_len(4 << 20).unwrap();
@@ -281,7 +309,7 @@ fn a_half_made_arena_is_refused() {
     });
     assert!(holes.contains("not backed"), "{holes}");
     // The tables are there, the head is not.
-    let headless = reason_after(|file| file.write_all_at(&[0; 80], 0).unwrap());
+    let headless = reason_after(|file| file.write_all_at(&[0; 88], 0).unwrap());
     assert!(headless.contains("no arena"), "{headless}");
 }
 

@@ -53,15 +53,6 @@ pub(crate) fn boxed_wrong_type(key: &shm_state::Key, source: DecodeError) -> Box
     Box::new(wrong_type(&key.as_ref(), source))
 }
 
-/// Reads the value of a key that may be absent.
-#[inline(always)]
-pub(crate) fn decode_found<T: FromValue>(key: &KeyRef<'_>, found: Option<Payload>) -> Result<Option<T>> {
-    match found {
-        Some(payload) => decode(key, &payload).map(Some),
-        None => Ok(None),
-    }
-}
-
 #[cold]
 fn wrong_type(key: &KeyRef<'_>, source: DecodeError) -> Error {
     Error::WrongType { key: name(key), source }

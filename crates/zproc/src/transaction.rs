@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::access::{Access, InAtomic};
-use crate::codec::{decode, decode_entry, decode_found, decode_key, name, with_key, with_value};
+use crate::codec::{decode_entry, decode_in_place, decode_key, decoded, name, with_key, with_value};
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
 use crate::value::{FromValue, Map, ToValue, Value};
@@ -53,7 +53,7 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        with_key(key, |key| decode_found(key, self.inner.get(key)?))
+        with_key(key, |key| self.get_stored(key))
     }
 
     /// Puts `value` under `key`. A new key goes to the end, an old one stays where it is.
@@ -122,8 +122,8 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn modify<T: FromValue + ToValue>(&mut self, key: impl ToKey, f: impl FnOnce(T) -> T) -> Result<T> {
-        with_key(key, |key| match self.inner.get(key)? {
-            Some(old) => self.put(key, f(decode(key, &old)?)),
+        with_key(key, |key| match self.get_stored(key)? {
+            Some(old) => self.put(key, f(old)),
             None => Err(Error::MissingKey { key: name(key) }),
         })
     }
@@ -142,9 +142,14 @@ impl Transaction<'_> {
         f: impl FnOnce(T) -> T,
     ) -> Result<T> {
         with_key(key, |key| {
-            let old = decode_found(key, self.inner.get(key)?)?;
+            let old = self.get_stored(key)?;
             self.put(key, f(old.unwrap_or(default)))
         })
+    }
+
+    #[inline]
+    fn get_stored<T: FromValue>(&self, key: &shm_state::KeyRef<'_>) -> Result<Option<T>> {
+        decoded(self.inner.get_with(key, decode_in_place(key))?)
     }
 
     fn put<T: ToValue>(&mut self, key: &shm_state::KeyRef<'_>, value: T) -> Result<T> {
@@ -164,8 +169,8 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn get_or_insert<T: FromValue + ToValue>(&mut self, key: impl ToKey, default: T) -> Result<T> {
-        with_key(key, |key| match self.inner.get(key)? {
-            Some(value) => decode(key, &value),
+        with_key(key, |key| match self.get_stored(key)? {
+            Some(value) => Ok(value),
             None => self.put(key, default),
         })
     }
@@ -346,7 +351,7 @@ pub(crate) fn take<T: FromValue>(
     transaction: &mut shm_state::Transaction<'_>,
     key: &shm_state::KeyRef<'_>,
 ) -> Result<Option<T>> {
-    let value = decode_found(key, transaction.get(key)?)?;
+    let value = decoded(transaction.get_with(key, decode_in_place(key))?)?;
     if value.is_some() {
         transaction.remove(key)?;
     }

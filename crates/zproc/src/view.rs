@@ -113,19 +113,22 @@ impl<'s, T: Viewable + ?Sized> View<'s, T> {
         Self { target }
     }
 
-    /// The value, borrowed from the snapshot and not from this view of it.
+    /// The value, borrowed from the snapshot and not from this view of it. A function and no method, which would hide one
+    /// of the value's own.
     ///
     /// ```
-    /// let state = zproc::State::anonymous()?;
+    /// use zproc::{State, View};
+    ///
+    /// let state = State::anonymous()?;
     /// state.insert("text", "a long text")?;
     /// let snapshot = state.snapshot()?;
-    /// let first = snapshot.view::<str>("text")?.and_then(|text| text.get().split(' ').next());
+    /// let first = snapshot.view::<str>("text")?.and_then(|text| View::into_ref(text).split(' ').next());
     /// assert_eq!(first, Some("a"));
     /// # Ok::<(), zproc::Error>(())
     /// ```
     #[inline(always)]
-    pub fn get(&self) -> &'s T::Target {
-        self.target
+    pub fn into_ref(view: Self) -> &'s T::Target {
+        view.target
     }
 }
 

@@ -28,7 +28,7 @@ use mutate::{Case, differences};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rounds::Subject;
 use shm_state::{Arena, Deadline, KeyRef};
-use zproc::{Builder, Error, Map, Result, State, ToValue, Value};
+use zproc::{Builder, Error, Map, Result, Rkyv, Snapshot, State, ToValue, Value, archived};
 
 const SUBJECT: Subject = Subject {
     names: &["state"],
@@ -59,6 +59,30 @@ fn what_did_harm_once_does_none() {
     assert!(SUBJECT.replay_all(&corpus) >= 1);
 }
 
+/// A type with a bit of everything, behind pointers.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Plan {
+    name: String,
+    steps: Vec<(bool, Option<char>, Box<str>)>,
+    tags: BTreeMap<u8, Vec<u16>>,
+}
+archived!(Plan as "robot.Plan");
+
+/// One without pointers, of which not every bit pattern is valid.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+struct Flags([Option<bool>; 20]);
+archived!(Flags as "robot.Flags");
+
+fn plan() -> Plan {
+    Plan {
+        name: "to the kitchen, by way of the hall".into(),
+        steps: (0..5)
+            .map(|n| (n % 2 == 0, Some('é'), "step".repeat(n).into()))
+            .collect(),
+        tags: BTreeMap::from([(1, vec![2, 3]), (4, vec![])]),
+    }
+}
+
 fn nested(depth: usize) -> Value {
     (0..depth).fold(Value::from(1), |inner, n| match n % 2 {
         0 => Value::from_iter([inner, "beside".into()]),
@@ -84,6 +108,9 @@ fn values() -> Map {
         ("list", Value::from_iter([1, 2, 3])),
         ("map", Map::from([("inner", Value::from_iter(["a", "b"]))]).into()),
         ("nested", nested(20)),
+        ("plan", Value::of(&plan()).unwrap()),
+        ("flags", Value::of(&Flags([Some(true); 20])).unwrap()),
+        ("plans", Value::of(&[plan(), plan()]).unwrap()),
         (
             "long",
             "long enough for a block of its own ".repeat(300).as_str().into(),
@@ -190,6 +217,8 @@ fn use_state(state: &State, strike: impl Fn(), note: &mut impl FnMut(Result<()>)
         note(snapshot.keys().rev().try_for_each(|key| key.map(drop)));
         note(snapshot.values().try_for_each(|value| value.map(drop)));
     }
+    // Before anything is written by what may be damaged: a view trusts what it has checked once.
+    note(state.snapshot().and_then(|snapshot| look(&snapshot)));
     read(state, note);
     if let Ok(updates) = &mut updates {
         for update in updates.take(20) {
@@ -233,14 +262,44 @@ fn read(state: &State, note: &mut impl FnMut(Result<()>)) {
         note(state.get::<String>(key).map(drop).or(Ok(())));
         note(state.get::<Vec<Value>>(key).map(drop).or(Ok(())));
         note(state.get::<BTreeMap<String, Value>>(key).map(drop).or(Ok(())));
+        note(state.get::<Plan>(key).map(drop).or(Ok(())));
+        note(state.get::<Flags>(key).map(drop).or(Ok(())));
+        note(
+            state
+                .handle::<Flags>(key)
+                .and_then(|flags| flags.get())
+                .map(drop)
+                .or(Ok(())),
+        );
         note(state.contains_key(key).map(drop));
     }
+    note(state.get::<Plan>("plan").map(drop));
+    note(state.get::<Flags>("flags").map(drop));
     note(state.to_map().map(drop));
     note(state.iter().map(|all| assert!(all.rev().count() < 1 << 20)));
     note(state.keys().map(drop));
     note(state.values().map(drop));
     note(state.len().map(drop));
     note(state.snapshot().map(|snapshot| assert!(snapshot != nested_map())));
+}
+
+/// Looks at values where they lie. They are checked here, after whatever was done to them.
+fn look(snapshot: &Snapshot<'_>) -> Result<()> {
+    let mut result = Ok(());
+    for key in ["value", "plan", "flags", "long"] {
+        let seen = [
+            snapshot.view::<Plan>(key).map(|plan| plan.map(|plan| plan.name.len())),
+            snapshot
+                .view::<Flags>(key)
+                .map(|flags| flags.map(|flags| flags.0.iter().flatten().count())),
+            snapshot
+                .view::<str>(key)
+                .map(|text| text.map(|text| text.chars().count())),
+            snapshot.view::<[u8]>(key).map(|bytes| bytes.map(|bytes| bytes.len())),
+        ];
+        result = seen.into_iter().fold(result, |result, seen| result.and(seen.map(drop)));
+    }
+    result
 }
 
 /// Bytes that no program wrote, as values and as keys: tags that do not exist, lengths beyond the end, text that is no
@@ -291,6 +350,10 @@ fn values_of_any_bytes_are_errors_or_values() {
         note(state.get::<Vec<Vec<Value>>>("value").map(drop));
         note(state.get::<BTreeMap<String, Value>>("value").map(drop));
         note(state.get::<(u8, Option<f32>)>("value").map(drop));
+        note(state.get::<Plan>("value").map(drop));
+        note(state.get::<Flags>("value").map(drop));
+        note(state.get::<Rkyv<Vec<String>>>("value").map(drop));
+        note(state.get::<Vec<Plan>>("value").map(drop));
         note(state.to_map().map(drop));
         note(state.keys().map(|all| all.for_each(|key| drop(key.to_string()))));
         note(state.snapshot().map(|snapshot| assert!(snapshot != nested_map())));

@@ -48,6 +48,15 @@ impl<'n> Transaction<'n> {
         self.current(key)?.map(|v| self.copy_out(v)).transpose()
     }
 
+    /// As [`Transaction::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
+    /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
+        let Some(version) = self.current(key)? else {
+            return Ok(None);
+        };
+        self.before().copy_for(version, f).map(Some)
+    }
+
     /// Whether a key is present.
     ///
     /// ```

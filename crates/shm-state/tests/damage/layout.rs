@@ -183,7 +183,7 @@ impl Walk {
 
     fn superblock(&mut self) {
         let names = [
-            "magic", "version", "layout", "capacity", "pidns", "boot0", "boot1", "count", "bytes", "sum",
+            "magic", "version", "layout", "capacity", "pidns", "boot0", "boot1", "count", "bytes", "values", "sum",
         ];
         for (i, name) in names.iter().enumerate() {
             self.field(&format!("head.{name}"), i * 8, Kind::Data, None);

@@ -27,7 +27,7 @@ use super::encode::{Encoder, ToValue};
 use super::error::{DecodeError, EncodeError};
 
 /// How deep pointers may lie in one another in an archive that is read. Checking goes as deep as they do.
-const MAX_POINTERS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+const MAX_POINTERS: usize = 512;
 
 /// A type that has all of rkyv's derived traits.
 ///
@@ -229,7 +229,15 @@ pub(crate) fn check<T: Archive, E: Source>(bytes: &[u8]) -> Result<&Archived<T>,
 where
     T::Archived: for<'a> CheckBytes<HighValidator<'a, E>>,
 {
-    let bounds = ArchiveValidator::with_max_depth(bytes, Some(MAX_POINTERS));
+    check_to_depth::<T, E>(bytes, MAX_POINTERS)
+}
+
+#[inline(always)]
+fn check_to_depth<T: Archive, E: Source>(bytes: &[u8], depth: usize) -> Result<&Archived<T>, E>
+where
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, E>>,
+{
+    let bounds = ArchiveValidator::with_max_depth(bytes, NonZeroUsize::new(depth + 1));
     rkyv::api::access_with_context(bytes, &mut Validator::new(bounds, SharedValidator::new()))
 }
 
@@ -238,13 +246,16 @@ where
 #[cold]
 #[inline(never)]
 pub(crate) fn damaged<T: RkyvType>(bytes: &[u8], stamp: TypeStamp) -> DecodeError {
-    let trouble = match check::<T, Trouble>(bytes) {
-        Ok(archive) => rkyv::deserialize::<T, Trouble>(archive).err(),
-        Err(trouble) => Some(trouble),
+    let reason = match check::<T, Trouble>(bytes).and_then(rkyv::deserialize::<T, Trouble>) {
+        Ok(_) => "it changes while it is read".into(),
+        Err(_) if check_to_depth::<T, Failure>(bytes, 2 * MAX_POINTERS).is_ok() => {
+            format!("its pointers lie more than {MAX_POINTERS} deep in one another")
+        }
+        Err(trouble) => trouble.to_string(),
     };
     DecodeError::DamagedArchive {
         name: stamp.name,
-        reason: trouble.map_or_else(|| "it changes".into(), |trouble| trouble.to_string().into()),
+        reason: reason.into(),
     }
 }
 
