@@ -15,8 +15,32 @@
 //! # Ok::<(), zproc::Error>(())
 //! ```
 //!
-//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access` →
-//! `snapshot` → `codec` → `value`, `key` → `error`.
+//! # Living with it
+//!
+//! [`State::status`] tells who has a state open, who holds its lock, who holds snapshots, who lags, and what dead processes
+//! left, without waiting for anybody; [`State::stats`] counts what lies in memory, [`State::verify`] checks it, and
+//! [`State::reap`] cleans up. [`doctor`] says why a state cannot be opened, and what to do. [`State::save`] and
+//! [`State::load`] carry a state over a reboot, which shared memory does not survive.
+//!
+//! **Events** go to whoever listens by the crate `tracing`:
+//!
+//! | event | level, target | fields |
+//! |---|---|---|
+//! | a writer died inside, and its lock was taken over | WARN `shm_state` | `namespace`, `pid`, `tid`: 0 if not known |
+//! | what a dead writer left was finished | INFO `shm_state` | `namespace`, `seq`, `commit`, `maintenance`, `free_lists`, `chunks`: what there was to do |
+//! | snapshots of dead processes were given back | INFO `shm_state` | `namespace`, `seats`, `pins` |
+//! | history was given up because memory is short | INFO `shm_state` | `namespace`, `from`, `to`: the oldest update that watchers can read |
+//! | more memory was taken | DEBUG `shm_state` | `from`, `to`: bytes |
+//! | a watcher fell out of the history | WARN `zproc` | `namespace`, `missed`, `oldest` |
+//!
+//! They are told after the update in which they happened, when its lock is free again: a listener may take its time, and use
+//! the same state. If it panics, the call panics whose update is made by then. None is told from the paths that are
+//! taken when nothing out of the ordinary happens.
+//!
+//! # Layers
+//!
+//! Each only knows those after it: `doctor`, `dump` → `state` → `watch`, `handle`, `transaction` → `access` → `snapshot` →
+//! `codec` → `value`, `key` → `error`.
 
 #![forbid(unsafe_code)]
 
