@@ -12,6 +12,8 @@
 //! `HEAD` word (through the record, like every other word). When it aborts, it frees them. When it dies, they are
 //! claimed but in no run: [`sweep`], under the namespace's lock, frees what is.
 
+use std::collections::HashMap;
+
 use crossbeam_utils::Backoff;
 
 use crate::arena::Mapping;
@@ -199,6 +201,27 @@ pub fn reset(mapping: &Mapping, owner: u32) -> Result<()> {
         map[run.first as usize].store(claim_word(owner), Ordering::Release);
     }
     sweep(mapping, owner).map(drop)
+}
+
+/// How many chunks each owner has in runs or has claimed: for those who look without a lock. What is damaged is left out.
+pub fn owned(mapping: &Mapping) -> Result<HashMap<u32, u32>> {
+    let map = mapping.chunk_map()?;
+    let mut owned = HashMap::new();
+    let mut at = mapping.sections().first_chunk as usize;
+    // A claimed chunk behind its head is counted with it, so only claims of a transaction under way remain.
+    while at < map.len() {
+        let word = map[at].load(Ordering::Acquire);
+        let chunks = if word & HEAD != 0 {
+            ((word >> 32) as u32).max(1)
+        } else {
+            1
+        };
+        if let Some(owner) = ((word & OWNER) as u32).checked_sub(1) {
+            *owned.entry(owner).or_default() += chunks;
+        }
+        at += chunks as usize;
+    }
+    Ok(owned)
 }
 
 /// Counts free chunks, and chunks that are claimed but in no run, among the backed ones: for the statistics.

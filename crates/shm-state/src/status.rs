@@ -160,6 +160,7 @@ pub(crate) fn status(mapping: &Arc<Mapping>, member: &Arc<Membership>, history: 
     let mut left = Leftovers::default();
     // Snapshots and watchers, by what stands in the seats of a participant.
     let mut used: HashMap<u64, (usize, usize)> = HashMap::new();
+    let owned = chunks::owned(mapping)?;
     let mut namespaces = Vec::new();
     for control in directory::controls(mapping) {
         let space = space(mapping, member, control, history)?;
@@ -169,7 +170,8 @@ pub(crate) fn status(mapping: &Arc<Mapping>, member: &Arc<Membership>, history: 
             left.seats += usize::from(dead);
             left.pins += usize::from(dead && pins);
         });
-        namespaces.push(namespace(&space, member, &mut owners, &mut left));
+        let chunks = owned.get(&space.index).copied().unwrap_or(0);
+        namespaces.push(namespace(&space, chunks, &mut owners, &mut left));
     }
     let directory_lock = lock(member, &mapping.superblock()?.directory_lock, &mut left);
     let attachment = member.attachment();
@@ -206,13 +208,12 @@ fn space(mapping: &Arc<Mapping>, member: &Arc<Membership>, control: &Control, hi
     Space::new(Arc::clone(mapping), Arc::clone(member), name, granule, history)
 }
 
-fn namespace(space: &Space, member: &Membership, owners: &mut Owners<'_>, left: &mut Leftovers) -> NamespaceStatus {
+fn namespace(space: &Space, chunks: u32, owners: &mut Owners<'_>, left: &mut Leftovers) -> NamespaceStatus {
     let control = space.control();
-    let lock = lock(member, &control.lock, left);
+    let lock = lock(&space.attachment, &control.lock, left);
     let seq = space.seq();
     let floor = control.reader.floor.load(Ordering::Relaxed).min(seq);
     let superseded = log::totals(space, seq).1.wrapping_sub(log::totals(space, floor).1);
-    let runs = chunks::runs(&space.mapping, space.index).unwrap_or_default();
     let unfinished = record::is_unfinished(space);
     let is_at_it = lock.holder.as_ref().is_some_and(|holder| holder.life != Life::Dead);
     left.commits += usize::from(unfinished && !is_at_it && record::is_unfinished(space));
@@ -225,7 +226,7 @@ fn namespace(space: &Space, member: &Membership, owners: &mut Owners<'_>, left: 
         history: seq - floor,
         // Of two moments: a writer may be between them.
         history_bytes: superseded.min(u64::from(space.mapping.committed())) * GRANULE as u64,
-        bytes: runs.iter().map(|run| u64::from(run.chunks) * CHUNK as u64).sum(),
+        bytes: u64::from(chunks) * CHUNK as u64,
         pins: owners.pins(space),
         watchers: owners.watchers(space),
     }

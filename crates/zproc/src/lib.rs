@@ -72,14 +72,15 @@
 //! | read | [`get`](State::get) [`contains_key`](State::contains_key) [`len`](State::len) [`is_empty`](State::is_empty) [`iter`](State::iter) [`keys`](State::keys) [`values`](State::values) [`to_map`](State::to_map) | the same | the same, and `==` |
 //! | write | [`insert`](State::insert) [`remove`](State::remove) [`take`](State::take) [`pop_item`](State::pop_item) [`get_or_insert`](State::get_or_insert) [`extend`](State::extend) [`clear`](State::clear) [`replace_all`](State::replace_all) | the same, and [`modify`](Transaction::modify) [`modify_or`](Transaction::modify_or) | – |
 //! | be atomic | [`atomic`](State::atomic), [`zproc::atomic`](atomic()) | – | – |
-//! | look at one instant | [`snapshot`](State::snapshot) | – | [`seq`](Snapshot::seq) |
+//! | look at one instant | [`snapshot`](State::snapshot) | – | [`seq`](Snapshot::seq), [`view`](Snapshot::view) |
+//! | save and load | [`save`](State::save) [`load`](State::load) [`restore`](State::restore) | – | [`dump`](Snapshot::dump) [`save`](Snapshot::save) |
 //! | use one key often | [`handle`](State::handle) | – | – |
 //! | wait for an update | [`get_when_change`](State::get_when_change) [`_any_change`](State::get_when_any_change) [`_change_except`](State::get_when_change_except) [`get_raw_update`](State::get_raw_update) [`updates`](State::updates) [`updates_since`](State::updates_since) | – | – |
 //! | wait until something holds | [`get_when`](State::get_when) [`_equal`](State::get_when_equal) [`_not_equal`](State::get_when_not_equal) [`_none`](State::get_when_none) [`_not_none`](State::get_when_not_none) [`_available`](State::get_when_available) | – | – |
-//! | wait in another way | [`watch`](State::watch): [`live`](Watch::live) [`timeout`](Watch::timeout) [`duplicates`](Watch::duplicates); [`go_live`](State::go_live) | – | – |
+//! | wait in another way | [`watch`](State::watch): [`live`](Watch::live) [`timeout`](Watch::timeout) [`duplicates`](Watch::duplicates) [`keys`](Watch::keys) [`cancel`](Watch::cancel) [`event_fd`](Watch::event_fd); [`Select`]; [`go_live`](State::go_live) | – | – |
 //! | open | [`open`](State::open) [`create`](State::create) [`open_or_create`](State::open_or_create) [`anonymous`](State::anonymous) [`from_fd`](State::from_fd) [`builder`](State::builder) [`fork`](State::fork) | – | – |
 //! | end | [`close`](State::close), or drop it; [`zproc::remove`](remove()) | – | – |
-//! | see how it is | [`seq`](State::seq) [`cursor`](State::cursor) [`stats`](State::stats) [`verify`](State::verify) | – | – |
+//! | see how it is | [`seq`](State::seq) [`cursor`](State::cursor) [`status`](State::status) [`stats`](State::stats) [`verify`](State::verify) [`reap`](State::reap) [`doctor`] | – | – |
 //!
 //! # Errors
 //!
@@ -94,6 +95,7 @@
 //! | [`LockTimeout`](Error::LockTimeout) | try again; if its owner is stopped, continue it or end it |
 //! | [`NotFound`](Error::NotFound), [`AlreadyExists`](Error::AlreadyExists) | [`State::open_or_create`] takes either |
 //! | [`WrongType`](Error::WrongType) | read a [`Value`], and look |
+//! | [`Cancelled`](Error::Cancelled) | end, or reset the [`Canceller`] and call again |
 //! | [`Closed`](Error::Closed) | end: somebody has called [`State::close`] |
 //!
 //! ```
@@ -125,6 +127,28 @@
 //! # Ok::<(), Error>(())
 //! ```
 //!
+//! # Living with it
+//!
+//! [`State::status`] tells who has a state open, who holds its lock, who holds snapshots, who lags, and what dead processes
+//! left, without waiting for anybody; [`State::stats`] counts what lies in memory, [`State::verify`] checks it, and
+//! [`State::reap`] cleans up. [`doctor`] says why a state cannot be opened, and what to do. [`State::save`] and
+//! [`State::load`] carry a state over a reboot, which shared memory does not survive.
+//!
+//! **Events** go to whoever listens by the crate `tracing`:
+//!
+//! | event | level, target | fields |
+//! |---|---|---|
+//! | a writer died inside, and its lock was taken over | WARN `shm_state` | `namespace`, `pid`, `tid`: 0 if not known |
+//! | what a dead writer left was finished | INFO `shm_state` | `namespace`, `seq`, `commit`, `maintenance`, `free_lists`, `chunks`: what there was to do |
+//! | snapshots of dead processes were given back | INFO `shm_state` | `namespace`, `seats`, `pins` |
+//! | history was given up because memory is short | INFO `shm_state` | `namespace`, `from`, `to`: the oldest update that watchers can read |
+//! | more memory was taken | DEBUG `shm_state` | `from`, `to`: bytes |
+//! | a watcher fell out of the history | WARN `zproc` | `namespace`, `missed`, `oldest` |
+//!
+//! They are told after the update in which they happened, when its lock is free again: a listener may take its time, and use
+//! the same state. If it panics, the call panics whose update is made by then. None is told from the paths that are
+//! taken when nothing out of the ordinary happens.
+//!
 //! # What it is not
 //!
 //! It is for one machine, and one user and PID namespace of it. It is memory: gone after a reboot. Whoever may write it is
@@ -132,8 +156,8 @@
 //!
 //! # Inside
 //!
-//! The layers, each of which only knows those after it: `doctor`, `state` → `watch`, `handle`, `transaction`, `dump` →
-//! `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
+//! The layers, each of which only knows those after it: `doctor`, `dump` → `state` → `watch`, `handle`,
+//! `transaction` → `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
 //! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`].
 
 #![deny(unsafe_code)]

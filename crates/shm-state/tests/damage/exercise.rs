@@ -199,10 +199,12 @@ fn verify(arena: &Arena, errors: &mut Errors) {
 }
 
 fn use_arena(arena: &Arena, errors: &mut Errors) {
+    errors.note(arena.status());
     if errors.is_locked() {
         return;
     }
     errors.note(arena.stats());
+    errors.note(arena.reap());
     for name in ["new", "newer"] {
         let namespace = errors.note(arena.namespace(name));
         namespace.map(|namespace| errors.note(model::commit(&namespace, &[put("key", 20)], soon())));
@@ -254,6 +256,7 @@ pub fn watch(namespace: &Namespace, errors: &mut Errors) {
     }
     for seq in (seq.saturating_sub(12)..=seq).chain([0, 1, u64::MAX]) {
         if let Some(Some(record)) = errors.note(namespace.record(seq)) {
+            namespace.writer_name(&record);
             errors.note(namespace.changed_keys(&record));
         }
     }

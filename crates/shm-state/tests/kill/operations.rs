@@ -298,5 +298,14 @@ fn others() -> Vec<Scenario> {
             least_stores: 12,
             ..other("join after a death", Act::Join)
         },
+        Scenario {
+            setup_after_pins: stranger::pins_and_dies,
+            ..other("reap", Act::Reap)
+        },
+        Scenario {
+            setup_after_pins: stranger::dies_unmarked,
+            unmarked: true,
+            ..other("reap a lock", Act::Reap)
+        },
     ]
 }
