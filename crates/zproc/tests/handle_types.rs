@@ -7,7 +7,6 @@ use rkyv::{Archive, Deserialize, Serialize};
 use shm_state::Arena;
 use zproc::{Builder, Error, FromValue, Handle, Result, State, ToValue, archived};
 
-#[allow(dead_code, reason = "the engine's tests use the rest")]
 #[path = "../../shm-state/tests/common/mod.rs"]
 mod common;
 
@@ -42,15 +41,15 @@ macro_rules! numbered {
 numbered! {
     u32: n => n;
     f64: n => f64::from(n) / 3.0;
-    bool: n => n % 2 == 0;
-    Option<i16>: n => (n % 3 > 0).then_some(n as i16);
+    bool: n => n.is_multiple_of(2);
+    Option<i16>: n => (!n.is_multiple_of(3)).then_some(n as i16);
     [u8; 32]: n => [n as u8; 32];
     [u8; 600]: n => [n as u8; 600];
     [f64; 8]: n => [f64::from(n); 8];
     [i32; 300]: n => [n as i32; 300];
     (u32, f32, bool): n => (n, n as f32, true);
     [(u16, i64); 4]: n => [(n as u16, -i64::from(n)); 4];
-    Pose: n => Pose { position: [f64::from(n); 3], rotation: [0.0, 0.0, 0.0, 1.0], frame: n, valid: n % 2 == 0 };
+    Pose: n => Pose { position: [f64::from(n); 3], rotation: [0.0, 0.0, 0.0, 1.0], frame: n, valid: n.is_multiple_of(2) };
     Grid: n => Grid([[n; 20]; 20]);
     (Pose, [Pose; 2]): n => (Pose::of(n), [Pose::of(n + 1); 2]);
 }

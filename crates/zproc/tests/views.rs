@@ -7,7 +7,6 @@ use rkyv::{Archive, Deserialize, Serialize};
 use shm_state::{Arena, Deadline, KeyRef, Namespace};
 use zproc::{Builder, Error, Result, Snapshot, State, ToValue, archived, tag};
 
-#[allow(dead_code, reason = "the engine's tests use the rest")]
 #[path = "../../shm-state/tests/common/mod.rs"]
 mod common;
 

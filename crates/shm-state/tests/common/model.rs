@@ -1,7 +1,7 @@
 //! The model of the dict: what its contents must be.
 
 use indexmap::IndexMap;
-use shm_state::{Arena, Deadline, KeyRef, Namespace, Pinned, Result, Transaction};
+use shm_state::{Arena, Deadline, FixedSize, KeyRef, Namespace, Payload, Pinned, Result, ShortRoom, Transaction};
 
 /// Keys and values in insertion order. Key tag 0, value tag 1.
 pub type Model = IndexMap<Vec<u8>, Vec<u8>>;
@@ -93,6 +93,60 @@ pub fn contents(namespace: &Namespace) -> Model {
     contents_of(&namespace.pin().unwrap())
 }
 
+/// A value, and by which call it was read.
+pub type Read = (&'static str, Option<Vec<u8>>);
+
+/// Reads the newest value of a key in every way that does not leave it to another one.
+pub fn reads(namespace: &Namespace, key: &KeyRef<'_>) -> Vec<Read> {
+    let bytes = |_, bytes: &[u8]| bytes.to_vec();
+    let got = namespace.get(key).unwrap().map(Payload::into_bytes);
+    let len = got.as_ref().map_or(20, Vec::len);
+    let mut reads = vec![("get", got), ("get_with", namespace.get_with(key, bytes).unwrap())];
+    match namespace.peek(key) {
+        Ok(small) => reads.push(("peek", small.map(|small| small.with(bytes)))),
+        Err(longer) => reads.extend(
+            namespace
+                .peek_longer(longer, bytes)
+                .map(|found| ("peek_longer", Some(found))),
+        ),
+    }
+    let (mut room, head) = (ShortRoom::new(), len.min(500));
+    if let Ok(found) = namespace.peek_exactly(key, FixedSize { len, head }, &mut room) {
+        let tail = reads[0].1.iter().flat_map(|bytes| &bytes[head..]);
+        let found = found.map(|(_, head)| head.iter().chain(tail).copied().collect());
+        reads.push(("peek_exactly", found));
+    }
+    if let Some(place) = namespace.place(key).unwrap() {
+        reads.extend(place.peek(bytes).map(|found| ("peek by place", found)));
+        reads.extend(namespace.get_at(&place, bytes).unwrap().map(|found| ("get_at", found)));
+    }
+    reads
+}
+
+/// Reads the value of a key from a snapshot, in every way.
+pub fn looks(pinned: &Pinned<'_>, key: &KeyRef<'_>) -> Vec<Read> {
+    let get = pinned.get(key).unwrap().map(Payload::into_bytes);
+    let get_with = pinned.get_with(key, |_, bytes| bytes.to_vec()).unwrap();
+    let in_place = pinned.in_place(key).unwrap().map(|place| place.bytes().to_vec());
+    let mut looks = vec![("get", get), ("get_with", get_with), ("in_place", in_place)];
+    if let Ok(found) = pinned.in_place_at_hand(key) {
+        looks.push(("in_place_at_hand", found.map(|place| place.bytes().to_vec())));
+    }
+    looks
+}
+
+/// Fails unless all have read the same.
+#[track_caller]
+pub fn assert_read(reads: &[Read], expected: Option<&Vec<u8>>, key: &[u8], when: &str) {
+    for (way, found) in reads {
+        let key = String::from_utf8_lossy(key);
+        assert!(
+            found.as_ref() == expected,
+            "{when}: {way} of {key:?}: {found:?} and not {expected:?}"
+        );
+    }
+}
+
 /// Whether two states are the same, order included.
 pub fn same(a: &Model, b: &Model) -> bool {
     a.len() == b.len() && a.iter().eq(b.iter())
@@ -126,16 +180,15 @@ pub fn check(arena: &Arena, namespace: &Namespace, model: &Model, when: &str) {
     assert_eq!(pinned.len().unwrap(), model.len(), "{when}: length of the snapshot");
     assert_eq!(namespace.len().unwrap(), model.len(), "{when}: length");
     for (key, value) in model {
-        let found = namespace
-            .get(&KeyRef::new(0, key))
-            .unwrap()
-            .map(shm_state::Payload::into_bytes);
-        assert!(
-            found.as_ref() == Some(value),
-            "{when}: key {:?}",
-            String::from_utf8_lossy(key)
-        );
+        assert_read(&reads(namespace, &KeyRef::new(0, key)), Some(value), key, when);
+        assert_read(&looks(&pinned, &KeyRef::new(0, key)), Some(value), key, when);
     }
+    assert_read(
+        &reads(namespace, &KeyRef::new(0, b"never set")),
+        None,
+        b"never set",
+        when,
+    );
     assert!(!namespace.contains(&KeyRef::new(0, b"never set")).unwrap());
     drop(pinned);
     let report = arena.verify().unwrap();

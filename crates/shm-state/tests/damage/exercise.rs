@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use shm_state::{Arena, Deadline, Error, Filter, KeyRef, Namespace, On, Result, Strategy};
+use shm_state::{Arena, Deadline, Error, Filter, FixedSize, KeyRef, Namespace, On, Result, ShortRoom, Strategy};
 
 use super::layout::Image;
 use super::mutate::{Case, differences};
@@ -147,6 +147,7 @@ fn use_while(file: File, inside: bool, writers_first: bool, strike: impl Fn(), e
         errors.note(tx.pop_last());
         errors.note(tx.put(&key("key 4"), 1, &[8; 3000]));
         errors.note(tx.get(&key("key 5")));
+        errors.note(tx.get_with(&key("key 4"), |_, bytes| bytes.len()));
         errors.note(tx.entries());
         tx.rearm();
         errors.note(tx.commit());
@@ -220,13 +221,18 @@ pub fn read(namespace: &Namespace, errors: &mut Errors) {
         let key = key(&text);
         errors.note(namespace.get(&key));
         errors.note(namespace.get_with(&key, |tag, bytes| (tag, bytes.len())));
-        let _ = match namespace.peek(&key) {
-            Ok(small) => small.map(|small| small.with(|_, bytes| bytes.len())),
-            Err(longer) => namespace.peek_longer(longer, |_, bytes| bytes.len()),
-        };
+        match namespace.peek(&key) {
+            Ok(small) => drop(small.map(|small| small.with(|_, bytes| bytes.to_vec()))),
+            Err(longer) => drop(namespace.peek_longer(longer, |_, bytes| bytes.to_vec())),
+        }
+        for len in [8, 20, 30, 300] {
+            let size = FixedSize { len, head: len };
+            let _ = namespace.peek_exactly(&key, size, &mut ShortRoom::new());
+        }
         errors.note(namespace.contains(&key));
         if let Some(Some(place)) = errors.note(namespace.place(&key)) {
             place.peek(|_, _| ());
+            errors.note(namespace.get_at(&place, |_, bytes| bytes.len()));
         }
     }
     errors.note(namespace.len());
@@ -235,6 +241,18 @@ pub fn read(namespace: &Namespace, errors: &mut Errors) {
         if let Some(Some(pinned)) = errors.note(namespace.pin_at(at)) {
             errors.note(pinned.iter().and_then(|all| all.rev().collect::<Result<Vec<_>>>()));
             errors.note(pinned.get(&key("key 3")));
+            errors.note(pinned.get_with(&key("large"), |_, bytes| bytes.len()));
+            let seen = pinned
+                .in_place(&key("large"))
+                .map(|place| place.map(|place| place.bytes().to_vec()));
+            errors.note(seen);
+            drop(
+                pinned
+                    .in_place_at_hand(&key("key 3"))
+                    .ok()
+                    .flatten()
+                    .map(|place| place.bytes().to_vec()),
+            );
             errors.note(pinned.len());
         }
     }

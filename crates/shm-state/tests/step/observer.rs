@@ -5,7 +5,7 @@
 //! writer. It uses one seat for pins that come and go, one for the snapshot that it holds from the beginning, and one
 //! for a snapshot that is taken in the midst of the operation and kept over the next points.
 
-use shm_state::{Arena, Filter, KeyRef, Namespace, Next, Payload, Pinned, Place};
+use shm_state::{Arena, Filter, KeyRef, Namespace, Next, Pinned, Place};
 
 use crate::common::model::{self, Model, assert_same, same};
 use crate::kill::aftermath;
@@ -151,29 +151,20 @@ impl<'n> Observer<'n> {
     }
 
     fn look_at_keys(&self, state: &Model) {
-        let text = String::from_utf8_lossy;
         for (key, place) in &self.keys {
             let value = state.get(*key);
             let key = KeyRef::new(0, key);
-            let found = self.reader.get(&key).expect("get").map(Payload::into_bytes);
-            assert!(
-                found.as_ref() == value,
-                "get {:?}: {found:?} and not {value:?}",
-                text(key.bytes())
-            );
+            model::assert_read(&model::reads(self.reader, &key), value, key.bytes(), "the newest");
             assert_eq!(self.reader.contains(&key).expect("contains"), value.is_some());
             // Through handles of before and of now; they may send the reader back to the key.
             for place in [*place, self.reader.place(&key).expect("a place")]
                 .into_iter()
                 .flatten()
             {
-                if let Some(found) = place.peek(|_, bytes| bytes.to_vec()) {
-                    assert!(
-                        found.as_ref() == value,
-                        "peek {:?}: {found:?} and not {value:?}",
-                        text(key.bytes())
-                    );
-                }
+                let by_handle = place.peek(|_, bytes| bytes.to_vec()).map(|found| ("peek", found));
+                let at = self.reader.get_at(&place, |_, bytes| bytes.to_vec()).expect("get_at");
+                let reads: Vec<_> = by_handle.into_iter().chain(at.map(|found| ("get_at", found))).collect();
+                model::assert_read(&reads, value, key.bytes(), "by a handle");
             }
         }
         assert!(self.reader.get(&KeyRef::new(0, b"never set")).expect("get").is_none());
@@ -192,8 +183,8 @@ impl<'n> Observer<'n> {
             "{which}: backwards"
         );
         for key in &self.changed {
-            let found = pinned.get(&KeyRef::new(0, key)).expect("get").map(Payload::into_bytes);
-            assert!(found.as_ref() == state.get(*key), "{which}: get");
+            let looks = model::looks(pinned, &KeyRef::new(0, key));
+            model::assert_read(&looks, state.get(*key), key, which);
         }
     }
 
