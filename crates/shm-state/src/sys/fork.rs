@@ -190,6 +190,21 @@ mod tests {
         status == 0
     }
 
+    #[test]
+    fn each_process_makes_its_own_value() {
+        static VALUE: PerProcess<AtomicU64> = PerProcess::new();
+        let value = VALUE.get().unwrap();
+        value.store(7, Ordering::Relaxed);
+        let in_child = || {
+            let inherited = !VALUE.is_current(value);
+            let own = VALUE.get().unwrap();
+            inherited && own.load(Ordering::Relaxed) == 0 && VALUE.is_current(own) && !VALUE.is_current(value)
+        };
+        // SAFETY: the child allocates, which the C library allows after a fork, reads and writes atomics, and exits.
+        assert!(holds_in_child(|| unsafe { libc::fork() }, in_child));
+        assert!(VALUE.is_current(value) && std::ptr::eq(VALUE.get().unwrap(), value));
+    }
+
     fn child_is_noticed_and_renewed() -> bool {
         let parent = LAST.load(Ordering::Relaxed);
         epoch() == 0 && renew().is_ok_and(|new| new > parent && epoch() == new)
