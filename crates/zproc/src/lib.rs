@@ -17,8 +17,8 @@
 //!
 //! What watchers promise is told in [`docs::watching`].
 //!
-//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access`, `notify` →
-//! `snapshot`, `canceller` → `codec` → `value`, `key` → `os`, `error`.
+//! The layers, each of which only knows those after it: `state` → `watch`, `handle`, `transaction` → `access`, `notify`
+//! → `snapshot`, `canceller` → `codec` → `value`, `key` → `os`, `error`.
 
 #![forbid(unsafe_code)]
 

@@ -64,8 +64,8 @@ pub fn around(before: Option<Handler>, after: Option<Handler>, in_child: Handler
     }
 }
 
-/// A value that each process makes for itself: a forked child makes a new one, since the one that it inherits may be locked
-/// by a thread that it does not have. What was made is never dropped.
+/// A value that each process makes for itself: a forked child makes a new one, since the one that it inherits may be
+/// locked by a thread that it does not have. What was made is never dropped.
 ///
 /// ```
 /// use std::sync::Mutex;
