@@ -1,13 +1,13 @@
 //! Ending the waits of this process, from any of its threads and from signal handlers.
 //!
-//! **Word.** A [`CancelWord`] is a futex in memory of this process: odd while it is cancelled, even while it is not. Each
-//! change adds one, so a wait that notes the word when it begins ([`CancelWord::watch`]) learns of a cancel also if a
-//! reset follows at once.
+//! **Word.** A [`CancelWord`] is a futex in memory of this process: odd while it is cancelled, even while it is not.
+//! Each change adds one, so a wait that notes the word when it begins ([`CancelWord::watch`]) learns of a cancel also
+//! if a reset follows at once.
 //!
 //! **Who waits** sleeps on the events of its keys and on the words of its cancellers at once. The kernel compares each
 //! word with what was noted before it lets the thread sleep, so there is no instant in which a cancel could be missed.
-//! **Who cancels** makes the word odd and wakes its sleepers: two atomic accesses and a system call, all of which may be
-//! done in a signal handler, whichever thread it interrupts.
+//! **Who cancels** makes the word odd and wakes its sleepers: two atomic accesses and a system call, all of which may
+//! be done in a signal handler, whichever thread it interrupts.
 //!
 //! The word is never in an arena: cancelling is between the threads of one process, and a death ends them all.
 

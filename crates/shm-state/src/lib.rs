@@ -29,10 +29,10 @@
 //! ```
 //!
 //! From the outside in: `store` (arenas) and `namespace` are what users see; `write`, `overwrite` and `commit` make a
-//! commit, `record` publishes it and finishes a dead writer's; `read`, `copy`, `wait`, `sleep` and `quiet` are the readers' side;
-//! `table`, `heap` and `reclaim` own index and memory; `pin`, `event`, `cancel`, `log` and `lock` are protocols of a few words each, which
-//! know nothing of the rest; `space` resolves one namespace, `arena` turns offsets into references, `layout` says what lies
-//! where, and only `sync` and `sys` touch atomics and the system.
+//! commit, `record` publishes it and finishes a dead writer's; `read`, `copy`, `wait`, `sleep` and `quiet` are the readers'
+//! side; `table`, `heap` and `reclaim` own index and memory; `pin`, `event`, `cancel`, `log` and `lock` are protocols of a
+//! few words each, which know nothing of the rest; `space` resolves one namespace, `arena` turns offsets into references,
+//! `layout` says what lies where, and only `sync` and `sys` touch atomics and the system.
 
 #[cfg(not(all(
     target_os = "linux",

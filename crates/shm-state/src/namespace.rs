@@ -735,8 +735,8 @@ impl Namespace {
         self.pin_elsewhere()
     }
 
-    /// Pins the newest snapshot if the value of a key is in it, at hand, and `holds`: a get and a pin in one. `None` says
-    /// nothing: then [`Namespace::pin`] it and look.
+    /// Pins the newest snapshot if the value of a key is in it, at hand, and `holds`: a get and a pin in one. `None`
+    /// says nothing: then [`Namespace::pin`] it and look.
     ///
     /// What `holds` is asked about may have been read while it was overwritten; then its answer does not count.
     #[inline(always)]

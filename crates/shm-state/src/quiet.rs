@@ -1,9 +1,9 @@
 //! Watchers of keys that sleep while so many commits to other keys are made that the log loses some.
 //!
-//! Such a watcher cannot look at the records of those commits. But the newest version of a key says which commit made it,
-//! and what came before it is linked: if the version that a key had at `floor`, up to where the log is lost, was there
-//! at the cursor already, no commit in between has touched the key. An entry leaves the index only when that is made
-//! anew, and the block of an index says when that was: so a key that the index does not know has not come and gone
+//! Such a watcher cannot look at the records of those commits. But the newest version of a key says which commit made
+//! it, and what came before it is linked: if the version that a key had at `floor`, up to where the log is lost, was
+//! there at the cursor already, no commit in between has touched the key. An entry leaves the index only when that is
+//! made anew, and the block of an index says when that was: so a key that the index does not know has not come and gone
 //! either, if the index is older than the cursor.
 //!
 //! What cannot be told this way is reported as lost.

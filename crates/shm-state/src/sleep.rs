@@ -1,11 +1,11 @@
 //! Sleeping until something is committed to one of several namespaces.
 //!
 //! The protocol is that of `wait`, step by step in the hands of the caller: [`Namespace::arm`] the [`Events`] of each
-//! namespace, look at everything up to the commit that it returns, then [`Sleep::until`]. A commit to one of the keys that
-//! came after the look has moved one of the words, so the sleep ends at once.
+//! namespace, look at everything up to the commit that it returns, then [`Sleep::until`]. A commit to one of the keys
+//! that came after the look has moved one of the words, so the sleep ends at once.
 //!
-//! A [`Sleep`] is a list of addresses and values for the kernel, which keeps nothing mapped: whoever sleeps may outlive the
-//! namespaces, holds them by [`WeakNamespace`]s meanwhile, and is not woken by what is gone.
+//! A [`Sleep`] is a list of addresses and values for the kernel, which keeps nothing mapped: whoever sleeps may outlive
+//! the namespaces, holds them by [`WeakNamespace`]s meanwhile, and is not woken by what is gone.
 //!
 //! The kernel takes [`MOST_WORDS`] words. Many keys of a namespace are watched through the word for any change instead
 //! ([`Events::widen`]), which wakes the sleeper at every commit.

@@ -35,9 +35,9 @@ use crate::write::Transaction;
 ///
 /// | | from the write to the watcher | costs |
 /// |---|---|---|
-/// | [`Strategy::Spin`] | a few trips of a cache line between two cores: below 1 µs | one core, for as long as it waits |
-/// | [`Strategy::Adaptive`] | the same while it spins, then as `Block` | one core for the time it spins, at each wait |
-/// | [`Strategy::Block`] | a `FUTEX_WAKE` and the scheduler: 10 to 50 µs | the writer a system call, about 1 µs, when somebody sleeps |
+/// | [`Strategy::Spin`] | some trips of a cache line between cores: below 1 µs | one core while it waits |
+/// | [`Strategy::Adaptive`] | the same while it spins, then as `Block` | one core while it spins, at each wait |
+/// | [`Strategy::Block`] | a `FUTEX_WAKE` and the scheduler: 10 to 50 µs | the writer a system call, about 1 µs |
 ///
 /// A spinning watcher costs writers no system call, but a trip of each cache line that it looks at. Where there are more
 /// watchers than cores, spinning takes time from whoever is waited for: then block.
@@ -52,8 +52,8 @@ use crate::write::Transaction;
 pub enum Strategy {
     /// Never sleep: lowest latency, one core gone while waiting.
     Spin,
-    /// Spin this long, then sleep. Good where answers usually come soon: longer than it takes to wake a sleeper, spinning
-    /// gains nothing.
+    /// Spin this long, then sleep. Good where answers usually come soon: longer than it takes to wake a sleeper,
+    /// spinning gains nothing.
     Adaptive(Duration),
     /// Sleep at once: for long waits, for many watchers, and where power counts.
     Block,

@@ -8,7 +8,9 @@ use std::time::Instant;
 use common::model::{self, put};
 use common::process::{Board, Kid, Role};
 use common::{PATIENCE, assert_clean, eventually, key};
-use shm_state::{Arena, ArenaOptions, Deadline, Filter, History, KeyRef, Namespace, Next, On, Strategy};
+use shm_state::{
+    Arena, ArenaOptions, Cancel, CancelWord, Deadline, Ended, Filter, History, KeyRef, Namespace, Next, On, Strategy,
+};
 
 fn arena() -> Arena {
     Arena::anonymous(&ArenaOptions {
@@ -435,4 +437,49 @@ fn a_watcher_of_a_key_that_is_told_of_no_loss_has_lost_nothing() {
     }
     println!("{quiet} times nothing was lost, {lagged} times something");
     assert!(quiet > 100 && lagged > 100, "{quiet} {lagged}");
+}
+
+#[test]
+fn a_cancelled_wait_says_by_which_word_and_one_that_was_closed_so() {
+    let arena = arena();
+    let namespace = arena.namespace("n").unwrap();
+    let words: Vec<CancelWord> = (0..3).map(|_| CancelWord::new()).collect();
+    for strategy in [Strategy::Block, Strategy::Spin] {
+        for (number, word) in words.iter().enumerate() {
+            let closed = AtomicBool::new(false);
+            let watched: Vec<_> = words.iter().map(CancelWord::watch).collect();
+            let wait = || {
+                let cancel = Cancel {
+                    closed: &closed,
+                    words: &watched,
+                };
+                let ended = namespace.wait(On::Any, strategy, Deadline::after(PATIENCE), cancel, |_| Ok(None::<()>));
+                ended.unwrap().unwrap_err()
+            };
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(wait);
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                word.cancel();
+                assert_eq!(waiting.join().unwrap(), Ended::Cancelled(number));
+            });
+            assert_eq!(wait(), Ended::Cancelled(number), "a cancel that came before");
+            word.reset();
+            assert_eq!(wait(), Ended::Cancelled(number), "it came, and was taken back");
+        }
+        let (closed, watched) = (AtomicBool::new(false), words[0].watch());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let cancel = Cancel {
+                    closed: &closed,
+                    words: std::slice::from_ref(&watched),
+                };
+                let ended = namespace.wait(On::Any, strategy, Deadline::after(PATIENCE), cancel, |_| Ok(None::<()>));
+                ended.unwrap().unwrap_err()
+            });
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            closed.store(true, std::sync::atomic::Ordering::SeqCst);
+            namespace.wake_all();
+            assert_eq!(waiting.join().unwrap(), Ended::Closed);
+        });
+    }
 }

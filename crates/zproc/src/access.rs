@@ -48,8 +48,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// Takes note of an own update, so that a watcher need not find it in the log to leave it out.
     ///
-    /// One word with the last own update and the length of the run that it ends. It is true whenever it is read: a store
-    /// that is overtaken by another thread's only shortens what is known.
+    /// One word with the last own update and the length of the run that it ends. It is true whenever it is read: a
+    /// store that is overtaken by another thread's only shortens what is known.
     #[inline]
     fn note_own(&self, seq: u64) {
         const MOST: u64 = (1 << RUN_BITS) - 1;

@@ -10,8 +10,8 @@ use shm_state::{CancelWord, Watched};
 ///
 /// Clones are one and the same canceller. It is given to a watcher by [`Watch::cancel`](crate::Watch::cancel), to any
 /// number of them. [`Canceller::cancel`] ends all waits with it that are under way, and every call with it from then on
-/// fails at once, also if there is something to return, until [`Canceller::reset`]. Nothing is consumed by a call that is
-/// cancelled, so a watcher that goes on later has missed nothing.
+/// fails at once, also if there is something to return, until [`Canceller::reset`]. Nothing is consumed by a call that
+/// is cancelled, so a watcher that goes on later has missed nothing.
 ///
 /// ```
 /// use zproc::{Canceller, Error, State};
@@ -29,13 +29,13 @@ use shm_state::{CancelWord, Watched};
 ///
 /// # In signal handlers
 /// `cancel` may be called there, whichever thread the handler runs on: it takes no lock, allocates nothing, and leaves
-/// `errno` alone. The canceller has to be where the handler finds it, such as in a static [`OnceLock`](std::sync::OnceLock)
-/// that was set before the handler was installed.
+/// `errno` alone. The canceller has to be where the handler finds it, such as in a static
+/// [`OnceLock`](std::sync::OnceLock) that was set before the handler was installed.
 ///
 /// # What it costs
-/// A wait with a canceller sleeps on several words at once (`futex_waitv`), which takes the kernel a little longer than a
-/// wait without one, and a watcher of one key is also woken, now and then, by another key's update. Before Linux 5.16 there
-/// is no such call; then the wait looks for the cancel every 10 ms.
+/// A wait with a canceller sleeps on several words at once (`futex_waitv`), which takes the kernel a little longer than
+/// a wait without one, and a watcher of one key is also woken, now and then, by another key's update. Before Linux 5.16
+/// there is no such call; then the wait looks for the cancel every 10 ms.
 ///
 /// After a fork the child has a canceller of its own, in the state that it was in.
 #[derive(Clone, Default)]

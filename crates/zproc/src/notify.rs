@@ -1,24 +1,24 @@
 //! Telling eventfds and tasks that a watcher has something to return.
 //!
-//! **One thread** of the process does it for all of them. It sleeps on the events of everything that somebody wants to be
-//! told of; when one moves, it looks into the log, and tells those for whom there is something: it writes to their eventfd
-//! or wakes their task. It consumes nothing and keeps no namespace open while it sleeps. It starts with the first
-//! registration and ends with the last.
+//! **One thread** of the process does it for all of them. It sleeps on the events of everything that somebody wants to
+//! be told of; when one moves, it looks into the log, and tells those for whom there is something: it writes to their
+//! eventfd or wakes their task. It consumes nothing and keeps no namespace open while it sleeps. It starts with the
+//! first registration and ends with the last.
 //!
-//! **A registration** ([`Registered`]) is told once, and then no more until it *wants* to be again ([`Registered::want`]):
-//! who has something to read already costs writers nothing.
+//! **A registration** ([`Registered`]) is told once, and then no more until it *wants* to be again
+//! ([`Registered::want`]): who has something to read already costs writers nothing.
 //!
 //! **Ordering.** Who wants to be told says up to which update it has looked. The thread arms the events first and then
-//! looks at everything behind that (`shm_state`, `sleep`), so what comes between the look of the one and the sleep of the
-//! other is found. It learns of a new wish by its *bell*, a word on which it sleeps too.
+//! looks at everything behind that (`shm_state`, `sleep`), so what comes between the look of the one and the sleep of
+//! the other is found. It learns of a new wish by its *bell*, a word on which it sleeps too.
 //!
 //! **Bounds.** The kernel watches 128 words at once. Namespaces share them fairly; one with more keys than its share is
-//! watched through the word for any change, so that each of its commits wakes the thread. A namespace, and a canceller, takes
-//! one word at least: when these run out, a further thread starts (`shard`).
+//! watched through the word for any change, so that each of its commits wakes the thread. A namespace, and a canceller,
+//! takes one word at least: when these run out, a further thread starts (`shard`).
 //!
-//! **Forks.** A child has none of the threads, and makes its own when it needs one. What it inherited of its parent's it
-//! leaves alone: the locks may be held by a thread that it does not have. They are those of the standard library, which
-//! keep nothing outside of themselves.
+//! **Forks.** A child has none of the threads, and makes its own when it needs one. What it inherited of its parent's
+//! it leaves alone: the locks may be held by a thread that it does not have. They are those of the standard library,
+//! which keep nothing outside of themselves.
 
 mod round;
 mod shard;
@@ -49,8 +49,8 @@ pub(crate) trait Lookout: Send + Sync {
     fn namespace(&self) -> &WeakNamespace;
     /// The hashes of the keys that it is about; `None` for all.
     fn hashes(&self) -> Option<&[u64]>;
-    /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not, `at`
-    /// moves to `until`.
+    /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not,
+    /// `at` moves to `until`.
     fn look(&self, namespace: &Namespace, at: &mut u64, until: u64) -> bool;
     /// Whether the watcher's state was closed.
     fn is_closed(&self) -> bool;

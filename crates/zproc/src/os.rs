@@ -35,8 +35,8 @@ pub(crate) enum Interest {
     Writable,
 }
 
-/// Waits until one of the descriptors is ready, or failed, for so long at most; tells of each whether it is. A signal may
-/// end it early.
+/// Waits until one of the descriptors is ready, or failed, for so long at most; tells of each whether it is. A signal
+/// may end it early.
 pub(crate) fn poll<'a>(
     fds: impl Iterator<Item = (usize, BorrowedFd<'a>, Interest)>,
     timeout: Option<Duration>,

@@ -1,5 +1,5 @@
-//! The thread that feeds eventfds and streams: how many there are, when they end. A binary of its own, with one test, since
-//! it counts the threads of its process.
+//! The thread that feeds eventfds and streams: how many there are, when they end. A binary of its own, with one test,
+//! since it counts the threads of its process.
 
 use std::time::Duration;
 

@@ -58,8 +58,8 @@ fn a_cancel_ends_every_kind_of_wait_under_every_strategy() {
     }
 }
 
-/// A waiter and a canceller, 12,000 times: whether the cancel comes before, while, or after it falls asleep. A cancel that
-/// was missed would show as a wait that lasts until the waiter looks for itself, after a second.
+/// A waiter and a canceller, 12,000 times: whether the cancel comes before, while, or after it falls asleep. A cancel
+/// that was missed would show as a wait that lasts until the waiter looks for itself, after a second.
 #[test]
 fn no_cancel_is_missed_however_it_races_with_the_wait() {
     // Spinners take the processor from each other where there are few.
@@ -231,8 +231,8 @@ extern "C" fn on_signal(_: i32) {
     }
 }
 
-/// One test, since a process has one handler for a signal: it runs on the thread that waits, on another, and wherever the
-/// kernel puts it when another process sends the signal.
+/// One test, since a process has one handler for a signal: it runs on the thread that waits, on another, and wherever
+/// the kernel puts it when another process sends the signal.
 #[test]
 fn a_signal_handler_ends_a_wait_whichever_thread_it_runs_on() {
     let canceller = OF_SIGNAL.get_or_init(Canceller::new);

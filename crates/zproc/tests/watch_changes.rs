@@ -329,8 +329,8 @@ fn own_updates_are_never_missed_however_many() -> Result<()> {
     Ok(())
 }
 
-/// A watcher of a key that was not asked for long, while others changed more often than the history is long, was told that it
-/// had lagged, although nobody had touched its key.
+/// A watcher of a key that was not asked for long, while others changed more often than the history is long, was told
+/// that it had lagged, although nobody had touched its key.
 #[test]
 fn a_key_that_nobody_touched_loses_nothing_by_a_short_history() -> Result<()> {
     let state = Builder::anonymous().history(4, 1 << 20).create()?;

@@ -225,8 +225,8 @@ fn nothing_is_missed_between_poll_clear_and_take() -> Result<()> {
     Ok(())
 }
 
-/// A key that changes seldom, beside one that changes so often that the history is too short: the feed has looked at all
-/// of it, so the watcher has missed nothing.
+/// A key that changes seldom, beside one that changes so often that the history is too short: the feed has looked at
+/// all of it, so the watcher has missed nothing.
 #[test]
 fn a_quiet_key_beside_a_busy_one_does_not_lag() -> Result<()> {
     let state = Builder::anonymous().history(4, 1 << 20).create()?;

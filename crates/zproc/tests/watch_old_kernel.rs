@@ -1,5 +1,5 @@
-//! Kernels before 5.16, which have no `futex_waitv`: what sleeps on several words looks every 10 ms instead. A binary of
-//! its own, with one test, since its thread for feeds has to live under the filter that denies the call.
+//! Kernels before 5.16, which have no `futex_waitv`: what sleeps on several words looks every 10 ms instead. A binary
+//! of its own, with one test, since its thread for feeds has to live under the filter that denies the call.
 
 use std::time::Duration;
 

@@ -415,3 +415,13 @@ fn a_quiet_key_beside_a_busy_one_does_not_lag() -> Result<()> {
     assert_eq!(quiet.get_when_any_change()?.seq(), 101);
     Ok(())
 }
+
+#[test]
+fn what_waits_goes_from_thread_to_thread() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Canceller>();
+    shared::<zproc::EventFeed>();
+    sent::<Select<'_>>();
+    sent::<zproc::Updates<'_>>();
+}

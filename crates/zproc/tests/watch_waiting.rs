@@ -269,8 +269,8 @@ fn a_live_condition_is_met_by_later_updates_and_consumes_nothing() -> Result<()>
     Ok(())
 }
 
-/// A writer stays inside of `atomic`: watchers of its namespace see nothing new, and nothing half done; those of another
-/// namespace go on.
+/// A writer stays inside of `atomic`: watchers of its namespace see nothing new, and nothing half done; those of
+/// another namespace go on.
 #[test]
 fn a_stuck_writer_holds_up_no_watcher_of_another_namespace() -> Result<()> {
     let (state, other) = with_strategy(WaitStrategy::default());

@@ -1,8 +1,8 @@
 //! Events: a sleeper sleeps through no commit that it waits for, whoever of the others dies.
 //!
 //! Sleepers run `wait::wait`, which arms the event, looks at `seq` and sleeps, or the same steps by hand (`sleep`); the
-//! writer runs a whole commit. A canceller ends a wait, whenever it comes. Nobody may need the end of a slice, but for the
-//! sleepers of a writer that died.
+//! writer runs a whole commit. A canceller ends a wait, whenever it comes. Nobody may need the end of a slice, but for
+//! the sleepers of a writer that died.
 
 use std::sync::atomic::AtomicBool;
 
@@ -101,8 +101,8 @@ fn cancelled(dict: &Arc<Dict>, word: &'static CancelWord, commits: bool) -> impl
     }
 }
 
-/// Sleeps by hand on the event of a key and on a bell, as one does who watches several namespaces, and arms again only what
-/// has moved.
+/// Sleeps by hand on the event of a key and on a bell, as one does who watches several namespaces, and arms again only
+/// what has moved.
 fn by_hand(dict: &Arc<Dict>, bell: &'static CancelWord, commits: u64) -> impl Fn() + Send + Sync + 'static {
     let dict = Arc::clone(dict);
     move || {

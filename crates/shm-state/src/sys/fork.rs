@@ -64,8 +64,8 @@ pub fn around(before: Option<Handler>, after: Option<Handler>, in_child: Handler
     }
 }
 
-/// A value that each process makes for itself: a forked child makes a new one, since the one that it inherits may be locked
-/// by a thread that it does not have. What was made is never dropped.
+/// A value that each process makes for itself: a forked child makes a new one, since the one that it inherits may be
+/// locked by a thread that it does not have. What was made is never dropped.
 ///
 /// ```
 /// use std::sync::Mutex;
@@ -188,6 +188,21 @@ mod tests {
         // SAFETY: waits for the child that was just made; `status` outlives the call.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         status == 0
+    }
+
+    #[test]
+    fn each_process_makes_its_own_value() {
+        static VALUE: PerProcess<AtomicU64> = PerProcess::new();
+        let value = VALUE.get().unwrap();
+        value.store(7, Ordering::Relaxed);
+        let in_child = || {
+            let inherited = !VALUE.is_current(value);
+            let own = VALUE.get().unwrap();
+            inherited && own.load(Ordering::Relaxed) == 0 && VALUE.is_current(own) && !VALUE.is_current(value)
+        };
+        // SAFETY: the child allocates, which the C library allows after a fork, reads and writes atomics, and exits.
+        assert!(holds_in_child(|| unsafe { libc::fork() }, in_child));
+        assert!(VALUE.is_current(value) && std::ptr::eq(VALUE.get().unwrap(), value));
     }
 
     fn child_is_noticed_and_renewed() -> bool {

@@ -104,8 +104,8 @@ pub fn wait_any(words: &[Waiter], deadline: Deadline) -> Wait {
     }
 }
 
-/// A word to sleep on and what it must hold for that: `struct futex_waitv` of linux/futex.h. It is a number to the kernel,
-/// which looks there by an access of its own, so it may outlive the word.
+/// A word to sleep on and what it must hold for that: `struct futex_waitv` of linux/futex.h. It is a number to the
+/// kernel, which looks there by an access of its own, so it may outlive the word.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {

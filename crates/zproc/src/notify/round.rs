@@ -32,7 +32,7 @@ struct Source {
     registrations: Vec<Arc<Registration>>,
     events: Events,
     /// Up to which update everybody has looked, or was passed by.
-    seen: u64,
+    seen: Option<u64>,
 }
 
 /// What the thread keeps from round to round.
@@ -136,7 +136,7 @@ fn sort(list: &List) -> (Vec<Source>, Vec<Arc<Registration>>) {
                 namespace: lookout.namespace().clone(),
                 registrations: Vec::new(),
                 events: Events::new(),
-                seen: 0,
+                seen: None,
             });
             sources.len() - 1
         });
@@ -187,13 +187,12 @@ impl Source {
         }
         // Before anybody looks.
         let now = namespace.arm(&mut self.events);
-        let changed = (of_keys >= FEW)
-            .then(|| Changed::between(namespace, self.seen, now))
-            .flatten();
+        let since = self.seen.filter(|_| of_keys >= FEW);
+        let changed = since.and_then(|since| Changed::between(namespace, since, now));
         for registration in &self.registrations {
             registration.visit(Some((namespace, now, changed.as_ref())), outcome);
         }
-        self.seen = now;
+        self.seen = Some(now);
     }
 }
 

@@ -219,8 +219,8 @@ impl State {
         self.watch().updates_since(seq)
     }
 
-    /// The updates one after another as an async stream, for tasks: see [`UpdateStream`], and [`Watch::stream`] for one with
-    /// settings. With the feature `tokio`.
+    /// The updates one after another as an async stream, for tasks: see [`UpdateStream`], and [`Watch::stream`] for one
+    /// with settings. With the feature `tokio`.
     ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {

@@ -1,11 +1,11 @@
 //! Conditions that hold already: told in nanoseconds, without a copy of key or value.
 //!
 //! The key is found in the newest state and its value compared where it lies; if all of that is at hand, that state is
-//! pinned and returned. Whatever takes more than that (a long key, a large value, a map in another order, a condition that
-//! does not hold, an error) goes the general way, which starts from the beginning.
+//! pinned and returned. Whatever takes more than that (a long key, a large value, a map in another order, a condition
+//! that does not hold, an error) goes the general way, which starts from the beginning.
 //!
-//! The snapshot is made once and where it is returned, and nothing is passed by value that the general way fills too: each
-//! copy would cost as much as the lookup.
+//! The snapshot is made once and where it is returned, and nothing is passed by value that the general way fills too:
+//! each copy would cost as much as the lookup.
 
 use shm_state::{KeyRef, Small};
 

@@ -63,24 +63,24 @@ impl Watch<'_> {
 
 /// A descriptor that becomes readable when a watcher has something to return. Made by [`Watch::event_fd`].
 ///
-/// It says *that* there is something; the watcher returns it, asked with a timeout of zero. It has the watcher's settings:
-/// keys, duplicates, canceller.
+/// It says *that* there is something; the watcher returns it, asked with a timeout of zero. It has the watcher's
+/// settings: keys, duplicates, canceller.
 ///
 /// **Levels.** The feed of an ordinary watcher is readable for as long as a call of the watcher would return at once,
-/// with an update or with an error. It stays readable until [`EventFeed::clear`], which makes it unreadable, unless there is
-/// something still. So the order is: poll, clear, then take one update, or all up to [`Error::Timeout`]; nothing is missed
-/// in either case, and whoever takes only one is told at once that there are more. What reads the descriptor itself does
-/// not have the feed look again: use `clear`.
+/// with an update or with an error. It stays readable until [`EventFeed::clear`], which makes it unreadable, unless
+/// there is something still. So the order is: poll, clear, then take one update, or all up to [`Error::Timeout`];
+/// nothing is missed in either case, and whoever takes only one is told at once that there are more. What reads the
+/// descriptor itself does not have the feed look again: use `clear`.
 ///
-/// **Edges.** That of a [live](Watch::live) watcher becomes readable when there was an update since it was made, or since
-/// it was cleared last. It is for those who look at the newest state when they are told, and consume nothing.
+/// **Edges.** That of a [live](Watch::live) watcher becomes readable when there was an update since it was made, or
+/// since it was cleared last. It is for those who look at the newest state when they are told, and consume nothing.
 ///
-/// When the state is closed or dropped, or the canceller is cancelled, the feed becomes readable and stays so. It does not
-/// keep the state open.
+/// When the state is closed or dropped, or the canceller is cancelled, the feed becomes readable and stays so. It does
+/// not keep the state open.
 ///
-/// **Cost.** One thread of the process serves all feeds and streams, and ends with the last of them. While a feed is not
-/// readable, an update of its keys costs the writer a `FUTEX_WAKE`, about 1 µs, and the thread some microseconds; while
-/// it is readable, nothing. With more than about 120 different keys in all, the thread is woken by every update.
+/// **Cost.** One thread of the process serves all feeds and streams, and ends with the last of them. While a feed is
+/// not readable, an update of its keys costs the writer a `FUTEX_WAKE`, about 1 µs, and the thread some microseconds;
+/// while it is readable, nothing. With more than about 120 different keys in all, the thread is woken by every update.
 ///
 /// In a forked child an inherited feed fails with [`Error::Forked`] and never becomes readable by the child's doing.
 ///
@@ -115,8 +115,8 @@ impl EventFeed {
     /// Makes it unreadable, unless the watcher has something to return still.
     ///
     /// # Errors
-    /// [`Error::Closed`] if the state was closed or dropped, [`Error::Cancelled`] if the watcher's canceller is cancelled
-    /// (then it stays readable), [`Error::Forked`].
+    /// [`Error::Closed`] if the state was closed or dropped, [`Error::Cancelled`] if the watcher's canceller is
+    /// cancelled (then it stays readable), [`Error::Forked`].
     ///
     /// ```
     /// use zproc::{Error, State};

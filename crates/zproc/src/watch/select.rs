@@ -1,7 +1,7 @@
 //! Waiting for several watchers, and for descriptors, at once.
 //!
-//! **States only**: the events of all namespaces are armed, everything is looked at, and the thread sleeps on all of their
-//! words at once (`shm_state`, `sleep`). No other thread takes part.
+//! **States only**: the events of all namespaces are armed, everything is looked at, and the thread sleeps on all of
+//! their words at once (`shm_state`, `sleep`). No other thread takes part.
 //!
 //! **With descriptors** the kernel can only be asked by poll, so the thread of `notify` feeds an eventfd that is polled
 //! beside them.
@@ -26,16 +26,16 @@ use crate::os::{self, Interest};
 /// What is added gets a number, from 0. [`Select::wait`] gives the numbers of all that are ready, and consumes nothing:
 /// the caller then asks the watchers, with a timeout of zero. The states may be of different namespaces and arenas.
 ///
-/// **A watcher is ready** when it would return at once, with an update or with an error such as
-/// [`Error::Lagged`] or [`Error::Closed`]. It has the settings of its [`Watch`]: keys, duplicates, canceller; not the
-/// timeout. One that is not asked stays ready. A [live](Watch::live) watcher is ready when there was an update since it was
-/// added, or since `wait` gave its number last: there is nothing to be consumed.
+/// **A watcher is ready** when it would return at once, with an update or with an error such as [`Error::Lagged`] or
+/// [`Error::Closed`]. It has the settings of its [`Watch`]: keys, duplicates, canceller; not the timeout. One that is
+/// not asked stays ready. A [live](Watch::live) watcher is ready when there was an update since it was added, or since
+/// `wait` gave its number last: there is nothing to be consumed.
 ///
 /// **Costs.** With watchers only, the thread sleeps on the words of all of them at once, as one watcher does, and spins
-/// before as the first watcher's state says ([`Builder::wait_strategy`](crate::Builder::wait_strategy)). The kernel watches
-/// 128 words. Namespaces share them, and one with more keys than its share wakes the thread at every update; with more than
-/// 127 namespaces the thread looks every 10 ms, as it does before Linux 5.16. With descriptors there is no spinning, and the
-/// watchers are fed through an [`EventFeed`](crate::EventFeed)'s thread.
+/// before as the first watcher's state says ([`Builder::wait_strategy`](crate::Builder::wait_strategy)). The kernel
+/// watches 128 words. Namespaces share them, and one with more keys than its share wakes the thread at every update;
+/// with more than 127 namespaces the thread looks every 10 ms, as it does before Linux 5.16. With descriptors there is
+/// no spinning, and the watchers are fed through an [`EventFeed`](crate::EventFeed)'s thread.
 ///
 /// ```
 /// use std::time::Duration;
@@ -204,8 +204,8 @@ impl<'a> Select<'a> {
         self.items.len() - 1
     }
 
-    /// Waits until something is ready, for so long at most; gives the numbers of all that are, in ascending order, at least
-    /// one. Zero asks without waiting; `None` waits for as long as it takes.
+    /// Waits until something is ready, for so long at most; gives the numbers of all that are, in ascending order, at
+    /// least one. Zero asks without waiting; `None` waits for as long as it takes.
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::Cancelled`]; [`Error::NestedAtomic`] if it would have to wait inside of `atomic`;

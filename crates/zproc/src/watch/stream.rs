@@ -84,15 +84,16 @@ impl<'s> Watch<'s> {
 /// The updates one after another, for async tasks. Made by [`State::updates_stream`](crate::State::updates_stream) and
 /// [`Watch::stream`]; exists with the feature `tokio`.
 ///
-/// It yields what [`Updates`](crate::Updates) yields: after [`Error::Lagged`], [`Error::Timeout`] and [`Error::Cancelled`]
-/// it goes on, after another error it ends. It is a [`Stream`], so the combinators of `futures` and `tokio-stream` work
-/// on it, and it runs on any executor. It can be held over an `await` in a task that moves between threads.
+/// It yields what [`Updates`](crate::Updates) yields: after [`Error::Lagged`], [`Error::Timeout`] and
+/// [`Error::Cancelled`] it goes on, after another error it ends. It is a [`Stream`], so the combinators of `futures`
+/// and `tokio-stream` work on it, and it runs on any executor. It can be held over an `await` in a task that moves
+/// between threads.
 ///
-/// A stream that is dropped while a task waits for it has consumed nothing that it did not yield. A timeout of the watcher
-/// holds for each update, as it does for an iterator.
+/// A stream that is dropped while a task waits for it has consumed nothing that it did not yield. A timeout of the
+/// watcher holds for each update, as it does for an iterator.
 ///
-/// **Threads.** One thread of the process wakes the tasks of all streams (see [`EventFeed`](crate::EventFeed), whose it is
-/// too); there is none for each stream.
+/// **Threads.** One thread of the process wakes the tasks of all streams (see [`EventFeed`](crate::EventFeed), whose it
+/// is too); there is none for each stream.
 ///
 /// ```
 /// use zproc::State;

@@ -10,9 +10,9 @@
 //! watcher, but the current state counts whoever made it; so the newest state is tested once more behind own updates,
 //! which other threads may have made.
 //!
-//! **Giving up** consumes nothing: the cursor stays. How far was looked is remembered ([`super::watcher::Looked`]), so that asking for
-//! the same again and again neither looks at an update twice nor lags behind because of updates it has looked at. Since the
-//! cursor only moves forward, what is remembered stays true.
+//! **Giving up** consumes nothing: the cursor stays. How far was looked is remembered ([`super::watcher::Looked`]), so
+//! that asking for the same again and again neither looks at an update twice nor lags behind because of updates it has
+//! looked at. Since the cursor only moves forward, what is remembered stays true.
 
 use shm_state::{Namespace, Next};
 

@@ -1,8 +1,8 @@
 //! A watcher identity: how far it has watched.
 //!
 //! Threads that share an identity share its cursor, which only moves forward. `walk` says how they divide the updates
-//! between them. What is known of a watcher lies apart from its access ([`Progress`]), so that those who tell of updates
-//! (`notify`) know it without keeping the namespace open.
+//! between them. What is known of a watcher lies apart from its access ([`Progress`]), so that those who tell of
+//! updates (`notify`) know it without keeping the namespace open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

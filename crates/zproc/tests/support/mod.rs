@@ -1,4 +1,5 @@
-//! What the tests of watchers share: waits that end, looks at threads, forked children, and a writer that died half way.
+//! What the tests of watchers share: waits that end, looks at threads, forked children, and a writer that died half
+//! way.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test binaries")]
@@ -100,8 +101,8 @@ pub fn holds_in_fork(test: impl FnOnce() -> bool) -> bool {
     }
 }
 
-/// A state in which update 1 is decided and not yet visible: as a writer leaves it that is killed between the last of its
-/// assignments and the number of the update. `watch` gets the state with the cursor before it.
+/// A state in which update 1 is decided and not yet visible: as a writer leaves it that is killed between the last of
+/// its assignments and the number of the update. `watch` gets the state with the cursor before it.
 pub fn left_by_a_dead_writer() -> State {
     let state = Builder::anonymous().create().unwrap();
     state.clone().insert("n", 1).unwrap();
