@@ -20,7 +20,11 @@ pub fn hold(role: &Role) {
 /// Holds a snapshot, and has a watcher that saw the last update.
 pub fn pin(role: &Role) {
     zproc::set_process_name("holder");
-    let state = role.state();
+    let namespace = match role.argument.as_str() {
+        "" => "default",
+        other => other,
+    };
+    let state = State::builder(&role.address).namespace(namespace).open().unwrap();
     state.go_live().unwrap();
     let _snapshot = state.snapshot().unwrap();
     ready_until_killed();
@@ -132,5 +136,20 @@ fn snapshots_and_watchers_of_the_dead_are_told_and_given_back() -> Result<()> {
     let status = state.status()?;
     assert!(status.namespaces[0].pins.is_empty() && status.namespaces[0].watchers.is_empty());
     assert_eq!(status.leftovers, zproc::Leftovers::default());
+    Ok(())
+}
+
+/// A stopped writer holds up those who need its lock, and nothing else. Waits for that lock for ten seconds.
+#[test]
+fn a_stopped_holder_does_not_keep_the_rest_from_being_given_back() -> Result<()> {
+    let address = Address::new("reap-beside");
+    let state = state(&address)?;
+    let other = state.fork().namespace("other").open()?;
+    other.insert("a", 1)?;
+    Kid::ready("pin", &address, "other").kill();
+    let kid = Kid::ready("hold", &address, "");
+    kid.signal(libc::SIGSTOP);
+    assert!(matches!(state.reap(), Err(Error::LockTimeout { pid, .. }) if pid == kid.pid()));
+    assert_eq!(state.status()?.leftovers, zproc::Leftovers::default());
     Ok(())
 }

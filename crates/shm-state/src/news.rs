@@ -6,7 +6,7 @@
 //!
 //! | event | level | fields |
 //! |---|---|---|
-//! | a writer died inside, and its lock was taken over | WARN | `namespace`, `pid`, `tid`; 0 if the kernel erased it |
+//! | a writer died inside, and its lock was taken over | WARN | `namespace`, empty for the directory's; `pid`, `tid`; 0 if the kernel erased it |
 //! | what it left was finished | INFO | `namespace`, `seq`, `commit` (a commit that it had decided), `maintenance` (seats that it was adding), `free_lists` (made anew), `chunks` (freed) |
 //! | more memory was had | DEBUG | `from`, `to`: bytes in use |
 //! | the history was given up because memory is short | INFO | `namespace`, `from`, `to`: the oldest commit that can be read |

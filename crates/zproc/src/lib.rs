@@ -138,7 +138,7 @@
 //!
 //! | event | level, target | fields |
 //! |---|---|---|
-//! | a writer died inside, and its lock was taken over | WARN `shm_state` | `namespace`, `pid`, `tid`: 0 if not known |
+//! | a writer died inside, and its lock was taken over | WARN `shm_state` | `namespace`, empty for the lock for new ones; `pid`, `tid`: 0 if not known |
 //! | what a dead writer left was finished | INFO `shm_state` | `namespace`, `seq`, `commit`, `maintenance`, `free_lists`, `chunks`: what there was to do |
 //! | snapshots of dead processes were given back | INFO `shm_state` | `namespace`, `seats`, `pins` |
 //! | history was given up because memory is short | INFO `shm_state` | `namespace`, `from`, `to`: the oldest update that watchers can read |

@@ -333,7 +333,7 @@ impl State {
     /// waits for them, memory when it is short. Takes the writer locks of all namespaces one after the other.
     ///
     /// # Errors
-    /// [`Error::LockTimeout`] when a lock is not free within ten seconds.
+    /// [`Error::LockTimeout`] when a lock is not free within ten seconds. What does not need that lock is done all the same.
     ///
     /// ```
     /// let state = zproc::State::anonymous()?;

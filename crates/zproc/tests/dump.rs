@@ -116,7 +116,7 @@ fn through_json_value(dump: &Dump) -> Dump {
 const FORMATS: [fn(&Dump) -> Dump; 4] = [through_json, through_postcard, through_cbor, through_json_value];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_restored_is_what_was_dumped(entries in prop::collection::vec((keys(), values()), 0..12)) {

@@ -100,7 +100,7 @@ impl Arena {
     /// writer lock of one namespace after the other.
     ///
     /// # Errors
-    /// [`Error::LockTimeout`] when a lock is not free within ten seconds.
+    /// [`Error::LockTimeout`] when a lock is not free within ten seconds. What does not need that lock is done all the same.
     ///
     /// ```
     /// use shm_state::{Arena, ArenaOptions, Reaped};
@@ -111,19 +111,34 @@ impl Arena {
     /// ```
     pub fn reap(&self) -> Result<Reaped> {
         let inner = &self.inner;
-        let mut reaped = Reaped::default();
-        for name in self.namespaces()? {
-            let space = self.space(&name)?;
-            let takeovers = || space.control().lock.takeovers();
-            let before = takeovers();
-            let transaction = Transaction::begin(&space, Signature::NOBODY, Deadline::after(PATIENCE))?;
-            reaped.locks += takeovers().wrapping_sub(before) as usize;
-            reaped.seats += transaction.reap();
+        if !inner.membership.is_current() {
+            return Err(Error::Forked);
         }
+        // The slots first: that marks the locks of the dead, who need not be waited for then.
         let superblock = inner.mapping.superblock()?;
         let mut for_each_lock = for_each_lock(superblock, &inner.mapping);
         let swept = inner.membership.attachment().sweep(&mut for_each_lock);
-        reaped.processes = swept.map_err(Error::os("locking a byte of the lock file"))?;
-        Ok(reaped)
+        let mut reaped = Reaped {
+            processes: swept.map_err(Error::os("locking a byte of the lock file"))?,
+            ..Reaped::default()
+        };
+        let deadline = Deadline::after(PATIENCE);
+        let mut failed = None;
+        for name in self.namespaces()? {
+            if let Err(error) = self.reap_in(&name, deadline, &mut reaped) {
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(reaped), Err)
+    }
+
+    fn reap_in(&self, name: &str, deadline: Deadline, reaped: &mut Reaped) -> Result<()> {
+        let space = self.space(name)?;
+        let takeovers = || space.control().lock.takeovers();
+        let before = takeovers();
+        let transaction = Transaction::begin(&space, Signature::NOBODY, deadline)?;
+        reaped.locks += takeovers().wrapping_sub(before) as usize;
+        reaped.seats += transaction.reap();
+        Ok(())
     }
 }
