@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::layout::{Entry, GRANULE, low};
 use crate::read::View;
 use crate::reclaim;
+use crate::signature::Signature;
 use crate::space::{History, Space};
 use crate::sync::{Ordering, Word};
 use crate::write::Transaction;

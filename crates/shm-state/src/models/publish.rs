@@ -3,6 +3,7 @@
 
 use super::fixture::{Dict, drop_history, get, key, set};
 use super::*;
+use crate::signature::Signature;
 use crate::write::Transaction;
 use crate::{Deadline, Namespace};
 
