@@ -1,7 +1,12 @@
 //! The workspace root. It owns the top-level `tests/` and `examples/`; the library is the crate `zproc`.
 //!
-//! The programs in the README are compiled and run as documentation tests of this crate.
+//! The programs in the README and in the guides are compiled, and run where that leaves nothing behind, as documentation
+//! tests of this crate.
 
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 pub struct Readme;
+
+#[doc = include_str!("../docs/real-time.md")]
+#[cfg(doctest)]
+pub struct RealTime;
