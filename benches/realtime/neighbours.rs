@@ -112,7 +112,7 @@ fn writers(state: &State, peer: &mut Peer) {
     head(&["a watcher of another key", "`insert` over a key: p50", "p99"]);
     let measure = || {
         let mut times = Vec::new();
-        for number in 0..20_000u64 {
+        for number in 0..500_000u64 {
             let start = Instant::now();
             state.insert("key with 20 bytes 07", number).expect("there is room");
             times.push(start.elapsed().as_nanos() as u64);

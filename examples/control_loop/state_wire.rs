@@ -8,7 +8,7 @@ use crate::pendulum::Motion;
 use crate::realtime::now_ns;
 use crate::{Answer, Result, Waiting};
 
-/// Ticks in which a controller may be stopped, or starved, without missing one: two updates a tick.
+/// Updates that are kept, two for each tick: a controller that does not run for a second misses none.
 const HISTORY: u32 = 4096;
 /// More than a loop uses, so that nothing is added while it runs.
 const MEMORY: u64 = 4 << 20;

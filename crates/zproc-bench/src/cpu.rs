@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -27,7 +28,7 @@ pub fn pin(cpus: &[usize]) {
 /// How a thread is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduling {
-    /// As everybody.
+    /// As the process was started: like everybody, if nobody said otherwise.
     Other,
     /// As everybody, and for the smallest share.
     Nice,
@@ -39,11 +40,14 @@ pub enum Scheduling {
 
 /// Has this thread scheduled so from now on.
 pub fn schedule(how: Scheduling) -> io::Result<()> {
+    static STARTED_WITH: OnceLock<i32> = OnceLock::new();
+    // SAFETY: takes integers.
+    let own = *STARTED_WITH.get_or_init(|| unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) });
     let (policy, sched_priority, nice) = match how {
-        Scheduling::Other => (libc::SCHED_OTHER, 0, 0),
+        Scheduling::Other => (libc::SCHED_OTHER, 0, own),
         Scheduling::Nice => (libc::SCHED_OTHER, 0, 19),
-        Scheduling::Idle => (libc::SCHED_IDLE, 0, 0),
-        Scheduling::Fifo => (libc::SCHED_FIFO, 40, 0),
+        Scheduling::Idle => (libc::SCHED_IDLE, 0, own),
+        Scheduling::Fifo => (libc::SCHED_FIFO, 40, own),
     };
     let parameters = libc::sched_param { sched_priority };
     // SAFETY: the kernel reads the structure, which outlives the call.
