@@ -32,6 +32,17 @@ use crate::wait::Ended;
 pub struct CancelWord(Word32);
 
 /// A [`CancelWord`] as it was when a wait began.
+///
+/// ```
+/// use shm_state::CancelWord;
+///
+/// let word = CancelWord::new();
+/// let before = word.watch();
+/// word.cancel();
+/// word.reset();
+/// let after = word.watch();
+/// assert!(before.is_cancelled() && !after.is_cancelled());
+/// ```
 #[derive(Clone, Copy)]
 pub struct Watched<'a> {
     word: &'a CancelWord,
@@ -40,6 +51,13 @@ pub struct Watched<'a> {
 
 impl CancelWord {
     /// One that is not cancelled.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// static STOP: CancelWord = CancelWord::new();
+    /// assert!(!STOP.is_cancelled());
+    /// ```
     pub const fn new() -> Self {
         Self(Word32::new(0))
     }
@@ -47,6 +65,15 @@ impl CancelWord {
     /// Ends the waits that are under way with this word, and those that begin before a [`CancelWord::reset`].
     ///
     /// May be called in a signal handler: it takes no lock, allocates nothing and leaves `errno` as it was.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// word.cancel();
+    /// assert!(word.is_cancelled());
+    /// assert!(word.watch().is_cancelled()); // a wait that begins now ends at once
+    /// ```
     pub fn cancel(&self) {
         // Release: what came before is seen by whoever is told of the cancel.
         self.change(false);
@@ -55,6 +82,15 @@ impl CancelWord {
     }
 
     /// Lets waits begin again.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// word.cancel();
+    /// word.reset();
+    /// assert!(!word.watch().is_cancelled());
+    /// ```
     pub fn reset(&self) {
         self.change(true);
     }
@@ -74,18 +110,47 @@ impl CancelWord {
     }
 
     /// Whether it is cancelled now.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// assert!(!word.is_cancelled());
+    /// word.cancel();
+    /// assert!(word.is_cancelled());
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         // Acquire pairs with the Release of `cancel`.
         self.0.load(Ordering::Acquire) % 2 == 1
     }
 
     /// What a wait that begins now has to note.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// let seen = word.watch();
+    /// assert!(!seen.is_cancelled());
+    /// word.cancel();
+    /// assert!(seen.is_cancelled());
+    /// ```
     pub fn watch(&self) -> Watched<'_> {
         let seen = self.0.load(Ordering::Acquire);
         Watched { word: self, seen }
     }
 
     /// What a wait that began when the word held `seen` has noted; see [`Watched::seen`].
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// let seen = word.watch().seen(); // a number, which can be kept without the word
+    /// word.cancel();
+    /// word.reset();
+    /// assert!(word.watched_since(seen).is_cancelled());
+    /// ```
     pub fn watched_since(&self, seen: u32) -> Watched<'_> {
         Watched { word: self, seen }
     }
@@ -99,6 +164,15 @@ impl Default for CancelWord {
 
 impl Watched<'_> {
     /// Whether it was cancelled before that, or has been since.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// let seen = word.watch();
+    /// word.cancel();
+    /// assert!(seen.is_cancelled() && word.watch().is_cancelled());
+    /// ```
     #[inline]
     pub fn is_cancelled(&self) -> bool {
         // Acquire pairs with the Release of `cancel`.
@@ -106,6 +180,15 @@ impl Watched<'_> {
     }
 
     /// What the word held.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// let before = word.watch().seen();
+    /// word.cancel();
+    /// assert_ne!(word.watch().seen(), before);
+    /// ```
     pub fn seen(&self) -> u32 {
         self.seen
     }
@@ -117,6 +200,22 @@ impl Watched<'_> {
 }
 
 /// What ends a wait before its time.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Cancel, CancelWord, Deadline, Ended, On, Strategy};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// use std::sync::atomic::AtomicBool;
+///
+/// let (closed, word) = (AtomicBool::new(false), CancelWord::new());
+/// let words = [word.watch()];
+/// let cancel = Cancel { closed: &closed, words: &words };
+/// word.cancel();
+/// let never = |_| Ok(None::<()>);
+/// let ended = namespace.wait(On::Any, Strategy::Block, Deadline::never(), cancel, never)?;
+/// assert_eq!(ended, Err(Ended::Cancelled(0)));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Cancel<'a> {
     /// Looked at before each sleep. Who sets it calls [`Namespace::wake_all`](crate::Namespace::wake_all) afterwards.

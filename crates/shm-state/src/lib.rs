@@ -93,6 +93,7 @@ mod writers;
 pub use cancel::{Cancel, CancelWord, Watched};
 pub use copy::ShortRoom;
 pub use error::{Error, PinInfo, Result};
+pub use event::SLICE;
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
 pub use key::{Key, KeyRef, Payload};
@@ -102,7 +103,7 @@ pub use owners::WatcherInfo;
 pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
 pub use read::Small;
 pub use resident::Residency;
-pub use sleep::{Events, MOST_WORDS, SLICE, Sleep, WeakNamespace};
+pub use sleep::{Events, Sleep, WeakNamespace};
 pub use space::History;
 pub use stats::{NamespaceStats, Stats};
 pub use status::{Backing, Leftovers, LockHolder, LockStatus, NamespaceStatus, Participant, Reaped, Status};
@@ -110,6 +111,7 @@ pub use store::{Arena, ArenaFile, ArenaOptions, FileSystem, Head, Inspection, Su
 #[cfg(feature = "kill-points")]
 pub use sync::{kill_at, kill_points_passed, stop_at, without_backstops};
 pub use sys::fork::PerProcess;
+pub use sys::futex::MOST_WORDS;
 pub use sys::process::Life;
 pub use sys::time::Deadline;
 pub use verify::Report;

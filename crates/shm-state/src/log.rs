@@ -49,6 +49,21 @@ pub struct Change {
 
 /// What a commit did, key by key: a slice. One or two changes take no memory of their own, so that a watcher of such
 /// commits allocates nothing.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let mut transaction = namespace.begin(Deadline::never())?;
+/// for name in ["door", "lamp", "stove"] {
+///     transaction.put(&KeyRef::new(1, name.as_bytes()), 1, b"on")?;
+/// }
+/// let seq = transaction.commit()?;
+/// let changes = namespace.record(seq)?.expect("it is recent").changes;
+/// assert_eq!(changes.len(), 3);
+/// assert!(changes.iter().all(|change| change.old == 0)); // all of the keys are new
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Changes {
     few: [Change; INLINE_CHANGES],

@@ -95,6 +95,17 @@ pub struct Place<'n> {
 }
 
 /// What [`Namespace::peek`] found of a value that it did not read.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, Small};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, &[7; 100], Deadline::never())?;
+/// let Err(longer) = namespace.peek(&door) else { panic!("a `Small` has no room for 100 bytes") };
+/// assert_eq!(namespace.peek_longer(longer, |_, bytes| bytes.len()), Some(100));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Longer<'n> {
     /// The value, if it is only too large for that.
@@ -143,6 +154,19 @@ impl Place<'_> {
     }
 
     /// As [`Namespace::peek_exactly`], without a lookup.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &7u64.to_le_bytes(), Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// let mut room = ShortRoom::new();
+    /// let found = place.peek_exactly(FixedSize { len: 8, head: 8 }, &mut room);
+    /// assert!(matches!(found, Ok(Some((1, bytes))) if bytes == 7u64.to_le_bytes()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_exactly<'r>(
         &self,
@@ -197,6 +221,18 @@ impl Place<'_> {
 }
 
 /// The size of a value that [`Namespace::peek_exactly`] reads.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open since noon", Deadline::never())?;
+/// let (size, mut room) = (FixedSize { len: 15, head: 4 }, ShortRoom::new());
+/// let found = namespace.peek_exactly(&door, size, &mut room);
+/// assert!(matches!(found, Ok(Some((1, b"open")))));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedSize {
     /// Bytes that it has.
@@ -206,6 +242,19 @@ pub struct FixedSize {
 }
 
 /// A value takes more than a look: [`Namespace::get_with`] and [`Namespace::get_at`] read it.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, NotAtHand, ShortRoom};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// // It does not have the size that was asked for.
+/// let (size, mut room) = (FixedSize { len: 8, head: 8 }, ShortRoom::new());
+/// assert!(matches!(namespace.peek_exactly(&door, size, &mut room), Err(NotAtHand)));
+/// assert_eq!(namespace.get_with(&door, |_, bytes| bytes.len())?, Some(4));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct NotAtHand;
 
@@ -347,6 +396,16 @@ impl Namespace {
     }
 
     /// The same, whose commits are dated by a precise clock, or by a coarse one: see [`Record::time_ns`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let precise = namespace.fork()?.with_precise_time(true);
+    /// assert!(precise.has_precise_time() && !namespace.has_precise_time());
+    /// assert!(precise.fork()?.has_precise_time());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[must_use]
     pub fn with_precise_time(mut self, precise: bool) -> Self {
         self.signature = self.signature.with_precise_time(precise);
@@ -354,6 +413,15 @@ impl Namespace {
     }
 
     /// Whether its commits are dated by a precise clock.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(!namespace.has_precise_time());
+    /// assert!(namespace.with_precise_time(true).has_precise_time());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn has_precise_time(&self) -> bool {
         self.signature.is_precise()
     }
@@ -490,6 +558,18 @@ impl Namespace {
 
     /// As [`Namespace::get_with`], without a lookup. `None` when the place is no longer that of its key, or of another
     /// namespace.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &[7; 1000], Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert!(place.peek(|_, _| ()).is_none()); // too large for that
+    /// assert_eq!(namespace.get_at(&place, |_, bytes| bytes.len())?, Some(Some(1000)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(never)]
     pub fn get_at<R>(&self, place: &Place<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<Option<R>>> {
         if place.at.namespace != std::ptr::from_ref(self.space.control()).addr() {
@@ -535,6 +615,24 @@ impl Namespace {
 
     /// The value that [`Namespace::peek`] found just now, if it has up to 528 bytes: handed to `f` as by
     /// [`Namespace::get_with`], to which `None` sends.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &[7; 100], Deadline::never())?;
+    /// let len = |_: u16, bytes: &[u8]| bytes.len();
+    /// let found = match namespace.peek(&door) {
+    ///     Ok(small) => small.map(|small| small.with(len)),
+    ///     Err(longer) => match namespace.peek_longer(longer, len) {
+    ///         Some(found) => Some(found),
+    ///         None => namespace.get_with(&door, len)?,
+    ///     },
+    /// };
+    /// assert_eq!(found, Some(100));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_longer<R>(&self, longer: Longer<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<R> {
         longer.read(&self.space, f)
@@ -545,6 +643,18 @@ impl Namespace {
     /// Where the size is a constant, as for a type of fixed size, the words of the value can go from the arena to where they
     /// are wanted without a stop in memory. That is the point: who stores words, and loads them in pieces of another size
     /// soon after, waits for all stores to be done.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &7u64.to_le_bytes(), Deadline::never())?;
+    /// let mut room = ShortRoom::new();
+    /// let found = namespace.peek_exactly(&door, FixedSize { len: 8, head: 8 }, &mut room);
+    /// assert!(matches!(found, Ok(Some((1, bytes))) if bytes == 7u64.to_le_bytes()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_exactly<'r>(
         &self,
@@ -739,6 +849,21 @@ impl Namespace {
     /// says nothing: then [`Namespace::pin`] it and look.
     ///
     /// What `holds` is asked about may have been read while it was overwritten; then its answer does not count.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.pin_if(&door, |value| value.is(1, b"shut")).is_none());
+    /// let pinned = match namespace.pin_if(&door, |value| value.is(1, b"open")) {
+    ///     Some(pinned) => pinned,
+    ///     None => namespace.pin()?,
+    /// };
+    /// assert_eq!(pinned.get(&door)?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn pin_if(&self, key: &KeyRef<'_>, holds: impl FnOnce(Small) -> bool) -> Option<Pinned<'_>> {
         let view = View::newest(&self.space);
@@ -889,7 +1014,7 @@ impl Namespace {
     /// # let namespace = arena.namespace("default")?;
     /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
     /// namespace.publish_cursor(0);
-    /// let watcher = arena.stats()?.namespaces[0].watchers[0];
+    /// let watcher = &arena.stats()?.namespaces[0].watchers[0];
     /// assert_eq!((watcher.pid, watcher.cursor, watcher.lag), (std::process::id(), 0, 1));
     /// # Ok::<(), shm_state::Error>(())
     /// ```
@@ -943,6 +1068,17 @@ impl Namespace {
 
     /// The name of the process that made a commit, [`set_process_name`](crate::set_process_name); `None` if it is dead or
     /// gone and some thousand others have come since.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, set_process_name};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// set_process_name("porter");
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let record = namespace.record(1)?.expect("it is recent");
+    /// assert_eq!(namespace.writer_name(&record).as_deref(), Some("porter"));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn writer_name(&self, record: &Record) -> Option<Arc<str>> {
         self.space.attachment.writer_name(record)
     }

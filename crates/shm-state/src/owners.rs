@@ -10,6 +10,18 @@ use crate::space::{Membership, Space};
 use crate::sync::{Ordering, Word};
 
 /// A watcher, as others see it.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// namespace.publish_cursor(0);
+/// let watcher = &arena.status()?.namespaces[0].watchers[0];
+/// assert_eq!((watcher.pid, watcher.dead), (std::process::id(), false));
+/// assert_eq!((watcher.cursor, watcher.lag), (0, 1));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WatcherInfo {

@@ -155,12 +155,37 @@ impl Small {
     }
 
     /// Its type tag.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 5, b"open", Deadline::never())?;
+    /// if let Ok(Some(small)) = namespace.peek(&door) {
+    ///     assert_eq!(small.tag(), 5);
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn tag(self) -> u16 {
         self.tag
     }
 
     /// Whether these are its tag and bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// if let Ok(Some(small)) = namespace.peek(&door) {
+    ///     assert!(small.is(1, b"open"));
+    ///     assert!(!small.is(2, b"open") && !small.is(1, b"opened"));
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn is(self, tag: u16, bytes: &[u8]) -> bool {
         if self.tag != tag || self.len != bytes.len() || bytes.len() > INLINE {

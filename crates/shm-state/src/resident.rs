@@ -21,6 +21,16 @@ use crate::layout::GRANULE;
 use crate::sys::memory;
 
 /// What this process does for an arena's memory beforehand; see [`Arena::make_resident`](crate::Arena::make_resident).
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Residency};
+///
+/// let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// assert!(arena.status()?.committed < 4 << 20);
+/// arena.make_resident(Residency { prefault: Some(4 << 20), ..Residency::default() })?;
+/// assert_eq!(arena.status()?.committed, 4 << 20);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Residency {
     /// Has the page tables of this process filled, for all memory that the arena has and for what it is given later. Not
@@ -33,7 +43,7 @@ pub struct Residency {
 
 impl Residency {
     /// Bytes that the arena is to have; `None` if nothing is asked for.
-    pub fn wanted(self) -> Option<u64> {
+    pub(crate) fn wanted(self) -> Option<u64> {
         self.prefault.or(self.lock.then_some(0))
     }
 }

@@ -7,8 +7,8 @@
 //! A [`Sleep`] is a list of addresses and values for the kernel, which keeps nothing mapped: whoever sleeps may outlive
 //! the namespaces, holds them by [`WeakNamespace`]s meanwhile, and is not woken by what is gone.
 //!
-//! The kernel takes [`MOST_WORDS`] words. Many keys of a namespace are watched through the word for any change instead
-//! ([`Events::widen`]), which wakes the sleeper at every commit.
+//! The kernel takes [`MOST_WORDS`](futex::MOST_WORDS) words. Many keys of a namespace are watched through the word for
+//! any change instead ([`Events::widen`]), which wakes the sleeper at every commit.
 //!
 //! What `wait` does for dead writers the caller has to do, at least once a [`SLICE`]: arm again, look again, and
 //! [`Namespace::finish_for_the_dead`].
@@ -19,12 +19,11 @@ use std::time::Duration;
 use crate::cancel::Watched;
 use crate::commit::event_at;
 use crate::error::Result;
-use crate::event;
+use crate::event::{self, SLICE};
 use crate::layout::{EVENTS, EventWord};
 use crate::log::{self, Found, Record};
 use crate::namespace::Namespace;
 use crate::read::View;
-use crate::record;
 use crate::space::Space;
 use crate::sync::{ANY, Ordering, Word};
 use crate::sys::futex::{self, Waiter};
@@ -32,6 +31,20 @@ use crate::sys::time::Deadline;
 use crate::wait::{self, On};
 
 /// A set of events of one namespace: those of some keys, or the one of any key.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Events, KeyRef, On};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// let mut events = Events::new();
+/// events.add(On::Keys(&[door.hash()]));
+/// namespace.arm(&mut events);
+/// assert!(!namespace.has_moved(&events));
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// assert!(namespace.has_moved(&events));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Default)]
 pub struct Events {
     /// Place in `control.events`, bits, and what the futex held when they were armed.
@@ -46,11 +59,24 @@ const OF_ANY: usize = EVENTS;
 
 impl Events {
     /// None.
+    ///
+    /// ```
+    /// assert!(shm_state::Events::new().is_empty());
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Leaves none.
+    ///
+    /// ```
+    /// use shm_state::{Events, On};
+    ///
+    /// let mut events = Events::new();
+    /// events.add(On::Any);
+    /// events.clear();
+    /// assert!(events.is_empty());
+    /// ```
     pub fn clear(&mut self) {
         self.list.clear();
         self.places.clear();
@@ -58,6 +84,16 @@ impl Events {
     }
 
     /// Adds those of some keys, or of any.
+    ///
+    /// ```
+    /// use shm_state::{Events, KeyRef, On};
+    ///
+    /// let door = KeyRef::new(1, b"door").hash();
+    /// let mut events = Events::new();
+    /// events.add(On::Keys(&[door]));
+    /// events.add(On::Keys(&[door])); // is there already
+    /// assert_eq!(events.len(), 1);
+    /// ```
     pub fn add(&mut self, on: On<'_>) {
         match on {
             On::Keys(hashes) if !hashes.is_empty() && !self.any => hashes.iter().for_each(|hash| self.add_key(*hash)),
@@ -78,6 +114,17 @@ impl Events {
     }
 
     /// Puts the event of any key in the place of all.
+    ///
+    /// ```
+    /// use shm_state::{Events, KeyRef, On};
+    ///
+    /// let hashes: Vec<u64> = (0..100u32).map(|n| KeyRef::new(1, &n.to_le_bytes()).hash()).collect();
+    /// let mut events = Events::new();
+    /// events.add(On::Keys(&hashes));
+    /// assert!(events.len() > 1);
+    /// events.widen();
+    /// assert_eq!(events.len(), 1);
+    /// ```
     pub fn widen(&mut self) {
         self.clear();
         self.list.push((OF_ANY, ANY, 0));
@@ -85,11 +132,28 @@ impl Events {
     }
 
     /// How many words they are.
+    ///
+    /// ```
+    /// use shm_state::{Events, On};
+    ///
+    /// let mut events = Events::new();
+    /// events.add(On::Any);
+    /// assert_eq!(events.len(), 1);
+    /// ```
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
     /// Whether there are none.
+    ///
+    /// ```
+    /// use shm_state::{Events, On};
+    ///
+    /// let mut events = Events::new();
+    /// assert!(events.is_empty());
+    /// events.add(On::Any);
+    /// assert!(!events.is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -101,50 +165,140 @@ fn event(space: &Space, at: usize) -> &EventWord {
 }
 
 /// What to sleep on.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Events, KeyRef, On, Sleep};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let (mut events, mut sleep) = (Events::new(), Sleep::new());
+/// events.add(On::Any);
+/// let seen = namespace.arm(&mut events);
+/// assert_eq!(seen, 0); // nothing to look at yet
+/// sleep.add(&namespace, &events);
+/// // Whoever commits from now on ends the sleep, also before it has begun.
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// sleep.until(Deadline::never());
+/// assert_eq!(namespace.arm(&mut events), 1);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Default)]
 pub struct Sleep {
     waiters: Vec<Waiter>,
 }
 
-/// The most words that the kernel watches at once. With more, a sleep lasts 10 ms at most.
-pub const MOST_WORDS: usize = futex::MOST_WORDS;
-
-/// The longest sleep after which one has to look for what dead writers left.
-pub const SLICE: Duration = event::SLICE;
-
 impl Sleep {
     /// Nothing.
+    ///
+    /// ```
+    /// assert!(shm_state::Sleep::new().is_empty());
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Leaves nothing.
+    ///
+    /// ```
+    /// use shm_state::{CancelWord, Sleep};
+    ///
+    /// let word = CancelWord::new();
+    /// let mut sleep = Sleep::new();
+    /// sleep.add_word(&word.watch());
+    /// sleep.clear();
+    /// assert!(sleep.is_empty());
+    /// ```
     pub fn clear(&mut self) {
         self.waiters.clear();
     }
 
     /// How many words are in it.
+    ///
+    /// ```
+    /// use shm_state::{CancelWord, Sleep};
+    ///
+    /// let words = [CancelWord::new(), CancelWord::new()];
+    /// let mut sleep = Sleep::new();
+    /// words.iter().for_each(|word| sleep.add_word(&word.watch()));
+    /// assert_eq!(sleep.len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.waiters.len()
     }
 
     /// Whether there are none.
+    ///
+    /// ```
+    /// use shm_state::{CancelWord, Sleep};
+    ///
+    /// let word = CancelWord::new();
+    /// let mut sleep = Sleep::new();
+    /// assert!(sleep.is_empty());
+    /// sleep.add_word(&word.watch());
+    /// assert!(!sleep.is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.waiters.is_empty()
     }
 
     /// Adds the events of a namespace, which were armed.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Events, On, Sleep};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let other = arena.namespace("other")?;
+    /// let (mut here, mut there, mut sleep) = (Events::new(), Events::new(), Sleep::new());
+    /// here.add(On::Any);
+    /// there.add(On::Any);
+    /// namespace.arm(&mut here);
+    /// other.arm(&mut there);
+    /// sleep.add(&namespace, &here);
+    /// sleep.add(&other, &there);
+    /// assert_eq!(sleep.len(), 2);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn add(&mut self, namespace: &Namespace, armed: &Events) {
         let word = |(at, _, seen): &(usize, u32, u32)| Waiter::new(event(namespace.space(), *at).futex.futex(), *seen);
         self.waiters.extend(armed.list.iter().map(word));
     }
 
     /// Adds a word by which the sleep can be cancelled.
+    ///
+    /// ```
+    /// use shm_state::{CancelWord, Deadline, Sleep};
+    ///
+    /// let word = CancelWord::new();
+    /// let seen = word.watch();
+    /// let mut sleep = Sleep::new();
+    /// sleep.add_word(&seen);
+    /// word.cancel();
+    /// sleep.until(Deadline::never()); // ends at once
+    /// assert!(seen.is_cancelled());
+    /// ```
     pub fn add_word(&mut self, word: &Watched<'_>) {
         self.waiters.push(word.waiter());
     }
 
     /// Sleeps until one of the words moves, or the deadline. May end earlier.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Events, KeyRef, On, Sleep, SLICE};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (mut events, mut sleep) = (Events::new(), Sleep::new());
+    /// events.add(On::Any);
+    /// let writer = namespace.fork()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(move || writer.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never()));
+    ///     while namespace.arm(&mut events) == 0 {
+    ///         sleep.clear();
+    ///         sleep.add(&namespace, &events);
+    ///         sleep.until(Deadline::after(SLICE));
+    ///     }
+    /// });
+    /// assert_eq!(namespace.seq(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn until(&self, deadline: Deadline) {
         if self.waiters.is_empty() {
             std::thread::sleep(deadline.remaining().unwrap_or(SLICE));
@@ -156,6 +310,17 @@ impl Sleep {
 
 impl Namespace {
     /// Arms events. The caller has to look at everything up to the commit that is returned before it sleeps on them.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Events, KeyRef, On};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let mut events = Events::new();
+    /// events.add(On::Any);
+    /// assert_eq!(namespace.arm(&mut events), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn arm(&self, events: &mut Events) -> u64 {
         for (at, bits, seen) in &mut events.list {
             let event = event(self.space(), *at);
@@ -166,6 +331,21 @@ impl Namespace {
     }
 
     /// Whether one of the events has moved since they were armed: then they have to be armed again.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Events, KeyRef, On};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (door, lamp) = (KeyRef::new(1, b"door"), KeyRef::new(1, b"lamp"));
+    /// let mut events = Events::new();
+    /// events.add(On::Keys(&[door.hash()]));
+    /// namespace.arm(&mut events);
+    /// namespace.put(&lamp, None, 1, b"on", Deadline::never())?;
+    /// assert!(!namespace.has_moved(&events));
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.has_moved(&events));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn has_moved(&self, armed: &Events) -> bool {
         let moved = |(at, _, seen): &(usize, u32, u32)| {
             // Relaxed: what moves after this look is seen by the kernel, which looks again.
@@ -174,18 +354,38 @@ impl Namespace {
         armed.list.iter().any(moved)
     }
 
-    /// Whether a commit is decided and not yet visible, or its writer is dead.
-    pub fn is_unfinished(&self) -> bool {
-        record::is_unfinished(self.space())
-    }
-
     /// Publishes what a dead writer decided, unless the writer lock cannot be had for so long.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::time::Duration;
+    ///
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// namespace.finish_for_the_dead(Duration::from_millis(100)); // a look, since nobody died
+    /// assert_eq!(namespace.seq(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn finish_for_the_dead(&self, patience: Duration) {
         wait::finish_for_the_dead(self.space(), patience);
     }
 
     /// Calls `f` with the hash of each key that a commit after `since`, up to `until`, has set or removed. `false` when
     /// commits among these fell out of the history meanwhile; then what `f` was told means nothing.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (door, lamp) = (KeyRef::new(1, b"door"), KeyRef::new(1, b"lamp"));
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// namespace.put(&lamp, None, 1, b"on", Deadline::never())?;
+    /// let mut changed = Vec::new();
+    /// assert!(namespace.changed_hashes(0, 2, |hash| changed.push(hash))?);
+    /// assert_eq!(changed, [door.hash(), lamp.hash()]);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn changed_hashes(&self, since: u64, until: u64, mut f: impl FnMut(u64)) -> Result<bool> {
         let mut record = Record::default();
         for seq in since.saturating_add(1)..=until {
@@ -211,6 +411,17 @@ impl Namespace {
     }
 
     /// The namespace under the same identity, without keeping it open.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let weak = namespace.fork()?.downgrade();
+    /// assert!(weak.upgrade().is_some()); // `namespace` keeps the dict open
+    /// drop(namespace);
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn downgrade(&self) -> WeakNamespace {
         WeakNamespace {
             space: Arc::downgrade(self.space()),
@@ -240,11 +451,31 @@ pub struct WeakNamespace {
 
 impl WeakNamespace {
     /// The namespace, while anybody in this process has it open.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let weak = namespace.downgrade();
+    /// let again = weak.upgrade().expect("it is open");
+    /// assert_eq!((again.name(), again.identity()), ("default", namespace.identity()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn upgrade(&self) -> Option<Namespace> {
         Some(Namespace::new(self.space.upgrade()?, self.identity))
     }
 
     /// A number for the dict that this is of: different ones for different dicts that are open at the same time.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (fork, other) = (namespace.fork()?, arena.namespace("other")?);
+    /// assert_eq!(namespace.downgrade().dict(), fork.downgrade().dict());
+    /// assert_ne!(namespace.downgrade().dict(), other.downgrade().dict());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn dict(&self) -> usize {
         self.space.as_ptr().addr()
     }

@@ -20,6 +20,17 @@ use crate::sys::process::Life;
 use crate::{chunks, directory, log, record};
 
 /// A process that has the arena open, or died while it had.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Life};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let pinned = namespace.pin()?;
+/// let this = &arena.status()?.participants[0];
+/// assert_eq!((this.pid, this.life), (std::process::id(), Life::Running));
+/// assert_eq!((this.pins, this.watchers), (1, 0));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Participant {
@@ -36,6 +47,18 @@ pub struct Participant {
 }
 
 /// Who has a writer lock.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Life};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let transaction = namespace.begin(Deadline::never())?;
+/// let status = arena.status()?;
+/// let holder = status.namespaces[0].lock.holder.as_ref().expect("this thread");
+/// assert_eq!((holder.pid, holder.life), (std::process::id(), Life::Running));
+/// assert_eq!(namespace.lock_holder(), Some((holder.pid, holder.tid)));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockHolder {
@@ -50,6 +73,18 @@ pub struct LockHolder {
 }
 
 /// A writer lock.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Error};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let is_held = || Ok::<_, shm_state::Error>(arena.status()?.namespaces[0].lock.holder.is_some());
+/// let transaction = namespace.begin(Deadline::never())?;
+/// assert!(is_held()?);
+/// drop(transaction);
+/// assert!(!is_held()?);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockStatus {
@@ -64,6 +99,21 @@ pub struct LockStatus {
 }
 
 /// A namespace.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let pinned = namespace.pin()?;
+/// namespace.put(&door, None, 1, b"shut", Deadline::never())?;
+/// let status = &arena.status()?.namespaces[0];
+/// assert_eq!((status.name.as_str(), status.commits, status.keys), ("default", 2, Some(1)));
+/// assert_eq!(status.history, namespace.seq() - namespace.floor());
+/// assert_eq!(status.pins.len(), 1);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NamespaceStatus {
@@ -90,6 +140,15 @@ pub struct NamespaceStatus {
 }
 
 /// The file under an arena.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let backing = arena.status()?.backing;
+/// assert!(backing.file.expect("it has one").starts_with("/memfd:"));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backing {
@@ -103,6 +162,15 @@ pub struct Backing {
 
 /// What dead processes left that is not given back yet. Memory, snapshots and slots of the dead are given back when they
 /// are needed, or by [`Arena::reap`](crate::Arena::reap).
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let left = arena.status()?.leftovers;
+/// assert_eq!((left.processes, left.locks, left.commits), (0, 0, 0)); // nobody has died
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leftovers {
@@ -119,6 +187,15 @@ pub struct Leftovers {
 }
 
 /// What [`Arena::reap`](crate::Arena::reap) gave back.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let reaped = arena.reap()?;
+/// assert_eq!((reaped.processes, reaped.seats, reaped.locks), (0, 0, 0)); // nobody has died
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reaped {
@@ -131,6 +208,16 @@ pub struct Reaped {
 }
 
 /// An arena.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let status = arena.status()?;
+/// assert!(status.table_bytes + status.free_bytes <= status.committed && status.committed <= status.capacity);
+/// assert_eq!((status.participants.len(), status.namespaces.len()), (1, 1));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {

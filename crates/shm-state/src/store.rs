@@ -170,6 +170,18 @@ impl Arena {
     ///
     /// # Errors
     /// Those of both.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Residency};
+    ///
+    /// # let name = format!("shm-state-doc-resident-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let residency = Residency { prefault: Some(4 << 20), lock: false };
+    /// let arena = Arena::create_resident(name, &ArenaOptions::default(), residency)?;
+    /// # Arena::remove(name)?;
+    /// assert_eq!(arena.status()?.committed, 4 << 20);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn create_resident(name: &str, options: &ArenaOptions, residency: Residency) -> Result<Self> {
         let path = path_of(name)?;
         let capacity = check_options(options)?;
@@ -530,6 +542,14 @@ impl Arena {
     }
 
     /// The encoding of the values that the arena was made for.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions { value_format: 7, ..ArenaOptions::default() })?;
+    /// assert_eq!(arena.value_format(), 7);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn value_format(&self) -> u64 {
         self.inner.value_format
     }

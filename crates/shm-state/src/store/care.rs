@@ -22,6 +22,17 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::LockTimeout`] when a lock is not free within ten seconds. Damage is no error but part of the report.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let report = arena.verify()?;
+    /// assert!(report.is_clean(), "{:?}", report.problems);
+    /// assert_eq!((report.namespaces, report.keys), (1, 1));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn verify(&self) -> Result<Report> {
         let mut report = Report::default();
         let (counted, names) = (directory::count(&self.inner.mapping), self.namespaces()?);
@@ -44,11 +55,35 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::LockTimeout`] when a lock is not free within ten seconds.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let stats = &arena.stats()?.namespaces[0];
+    /// assert_eq!((stats.name.as_str(), stats.commits, stats.keys), ("default", 1, 1));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn stats(&self) -> Result<Stats> {
         self.stats_by(Deadline::after(PATIENCE))
     }
 
     /// As [`Arena::stats`], with another deadline for the locks.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Error};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let transaction = namespace.begin(Deadline::never())?;
+    /// std::thread::scope(|scope| {
+    ///     let other = scope.spawn(|| arena.stats_by(Deadline::at_once()));
+    ///     assert!(matches!(other.join().unwrap(), Err(Error::LockTimeout { .. })));
+    /// });
+    /// drop(transaction);
+    /// assert_eq!(arena.stats_by(Deadline::at_once())?.namespaces.len(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn stats_by(&self, deadline: Deadline) -> Result<Stats> {
         let before = self.status()?;
         let namespaces: Result<Vec<NamespaceStats>> = before

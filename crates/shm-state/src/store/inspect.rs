@@ -14,6 +14,15 @@ use crate::layout::{FORMAT_VERSION, GRANULE, MAGIC, SUPERBLOCK_HEAD_WORDS, Super
 use crate::sys::{file, limit::Limit, process};
 
 /// A file system.
+///
+/// ```
+/// use shm_state::Arena;
+///
+/// let here = Arena::inspect("doors")?.here;
+/// let file_system = here.file_system.expect("it has a directory for named arenas");
+/// assert!(file_system.free <= file_system.size, "{file_system:?}");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileSystem {
@@ -26,6 +35,19 @@ pub struct FileSystem {
 }
 
 /// The head of an arena.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions};
+///
+/// # let name = format!("shm-state-doc-head-{}", std::process::id());
+/// # let name = name.as_str();
+/// let arena = Arena::create(name, &ArenaOptions { capacity: 8 << 20, ..ArenaOptions::default() })?;
+/// let head = Arena::inspect(name)?.file.unwrap().head.unwrap().unwrap();
+/// # Arena::remove(name)?;
+/// assert!(head.is_arena && head.is_intact);
+/// assert_eq!((head.capacity, head.committed), (8 << 20, arena.status()?.committed));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Head {
@@ -48,6 +70,20 @@ pub struct Head {
 }
 
 /// The file of an arena.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions};
+///
+/// # let name = format!("shm-state-doc-file-{}", std::process::id());
+/// # let name = name.as_str();
+/// let arena = Arena::create(name, &ArenaOptions::default())?;
+/// let found = Arena::inspect(name)?;
+/// # Arena::remove(name)?;
+/// let file = found.file.expect("it was just made");
+/// assert!(file.is_regular && file.backed <= file.size);
+/// assert_eq!((file.mode, file.owner), (0o600, found.here.user)); // nobody else may open it
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ArenaFile {
@@ -66,6 +102,20 @@ pub struct ArenaFile {
 }
 
 /// What opening an arena depends on, beside the arena.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions};
+///
+/// # let name = format!("shm-state-doc-surroundings-{}", std::process::id());
+/// # let name = name.as_str();
+/// let arena = Arena::create(name, &ArenaOptions::default())?;
+/// let found = Arena::inspect(name)?;
+/// # Arena::remove(name)?;
+/// let head = found.file.unwrap().head.unwrap().unwrap();
+/// assert_eq!((head.version, head.layout), (found.here.version, found.here.layout));
+/// assert_eq!(Some(head.boot_id), found.here.boot_id); // a restart makes an arena useless
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Surroundings {
@@ -86,6 +136,17 @@ pub struct Surroundings {
 }
 
 /// What [`Arena::inspect`] found.
+///
+/// ```
+/// use shm_state::Arena;
+///
+/// # let name = format!("shm-state-doc-inspection-{}", std::process::id());
+/// # let name = name.as_str();
+/// let found = Arena::inspect(name)?;
+/// assert!(found.path.ends_with(name));
+/// assert!(found.file.is_none()); // nobody has made it
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Inspection {

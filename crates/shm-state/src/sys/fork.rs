@@ -86,6 +86,15 @@ struct Made<T> {
 
 impl<T> PerProcess<T> {
     /// With no value yet.
+    ///
+    /// ```
+    /// use shm_state::PerProcess;
+    /// use std::sync::atomic::AtomicU32;
+    ///
+    /// static COUNT: PerProcess<AtomicU32> = PerProcess::new();
+    /// assert_eq!(COUNT.get()?.load(std::sync::atomic::Ordering::Relaxed), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub const fn new() -> Self {
         Self(AtomicPtr::new(std::ptr::null_mut()))
     }
@@ -102,6 +111,15 @@ impl<T: Default + Send + Sync> PerProcess<T> {
     ///
     /// # Errors
     /// Those of mapping a page, the first time.
+    ///
+    /// ```
+    /// use shm_state::PerProcess;
+    /// use std::sync::atomic::AtomicU32;
+    ///
+    /// static COUNT: PerProcess<AtomicU32> = PerProcess::new();
+    /// assert!(std::ptr::eq(COUNT.get()?, COUNT.get()?));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn get(&self) -> io::Result<&'static T> {
         let epoch = renew()?;
         loop {
@@ -127,6 +145,16 @@ impl<T: Default + Send + Sync> PerProcess<T> {
     }
 
     /// Whether this is the value of this process, and not the one that it inherited when it was forked.
+    ///
+    /// ```
+    /// use shm_state::PerProcess;
+    /// use std::sync::atomic::AtomicU32;
+    ///
+    /// static COUNT: PerProcess<AtomicU32> = PerProcess::new();
+    /// assert!(COUNT.is_current(COUNT.get()?)); // this process was not forked since
+    /// assert!(!COUNT.is_current(&AtomicU32::new(0)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn is_current(&self, value: &T) -> bool {
         // SAFETY: as in `get`.
         let made = unsafe { self.0.load(Ordering::Acquire).as_ref() };

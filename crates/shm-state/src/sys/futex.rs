@@ -8,7 +8,18 @@ use std::time::Duration;
 use super::time::Deadline;
 use crate::sync::Wait;
 
-/// The most words that [`wait_any`] hands to the kernel at once.
+/// The most words that the kernel watches at once. With more, a sleep lasts 10 ms at most.
+///
+/// ```
+/// use shm_state::{Events, KeyRef, MOST_WORDS, On};
+///
+/// let hashes: Vec<u64> = (0..1000u32).map(|n| KeyRef::new(1, &n.to_le_bytes()).hash()).collect();
+/// let mut events = Events::new();
+/// events.add(On::Keys(&hashes));
+/// assert!(events.len() > MOST_WORDS);
+/// events.widen();
+/// assert!(events.len() <= MOST_WORDS);
+/// ```
 pub const MOST_WORDS: usize = libc::FUTEX_WAITV_MAX as usize;
 
 /// How often words are looked at that the kernel cannot watch for us.

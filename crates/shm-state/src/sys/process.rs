@@ -32,6 +32,16 @@ pub enum Process {
 }
 
 /// Whether a process, or a thread, goes on, as far as another process can tell.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Life};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let life = arena.status()?.participants[0].life;
+/// assert_eq!(life, Life::Running);
+/// assert_eq!(life.to_string(), "running");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Life {

@@ -50,6 +50,17 @@ impl<'n> Transaction<'n> {
 
     /// As [`Transaction::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
     /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// transaction.put(&door, 1, b"open")?;
+    /// assert_eq!(transaction.get_with(&door, |tag, bytes| (tag, bytes.len()))?, Some((1, 4)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         let Some(version) = self.current(key)? else {
             return Ok(None);
