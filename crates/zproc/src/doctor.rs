@@ -17,6 +17,22 @@ use finding::{count, process};
 /// What the [`doctor`] found.
 ///
 /// Displayed, it is a report for people. For programs, [`Finding`] has the same as data.
+///
+/// ```
+/// use zproc::State;
+///
+/// # let address = format!("shm://zproc-doc-diagnosis-{}", std::process::id());
+/// # let address = address.as_str();
+/// State::create(address)?;
+/// let diagnosis = zproc::doctor(address)?;
+/// for finding in &diagnosis.findings {
+///     println!("{}: {finding}", finding.severity());
+/// }
+/// let status = diagnosis.status.expect("it can be opened");
+/// assert_eq!(status.namespaces[0].name, "default");
+/// zproc::remove(address)?;
+/// # Ok::<(), zproc::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Diagnosis {
@@ -50,6 +66,15 @@ impl Diagnosis {
     }
 
     /// The findings that somebody should do something about: warnings, and what keeps the state from being used.
+    ///
+    /// ```
+    /// # let address = format!("shm://zproc-doc-problems-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let diagnosis = zproc::doctor(address)?;
+    /// let problems: Vec<String> = diagnosis.problems().map(|problem| problem.to_string()).collect();
+    /// assert_eq!(problems, ["there is no state"]);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn problems(&self) -> impl Iterator<Item = &Finding> {
         let is_one = |finding: &&Finding| finding.severity() >= Severity::Warning;
         self.findings.iter().filter(is_one)

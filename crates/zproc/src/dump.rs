@@ -129,26 +129,65 @@ impl Dump {
     }
 
     /// The namespace that it is a copy of.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// let kitchen = state.fork().namespace("kitchen").open()?;
+    /// assert_eq!(kitchen.snapshot()?.dump()?.namespace(), "kitchen");
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
     /// The number of the update after which the state was like this.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// state.insert("cookies", 4)?;
+    /// assert_eq!(state.snapshot()?.dump()?.seq(), 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn seq(&self) -> u64 {
         self.seq
     }
 
     /// When the copy was made, by the clock of the machine it was made on.
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// let start = SystemTime::now();
+    /// let dump = zproc::State::anonymous()?.snapshot()?.dump()?;
+    /// assert!((start..=SystemTime::now()).contains(&dump.time()));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn time(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(self.time_ns)
     }
 
     /// How many keys there are.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// state.extend([("flour", 3), ("sugar", 2)])?;
+    /// assert_eq!(state.snapshot()?.dump()?.len(), 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether there are no keys.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert!(state.snapshot()?.dump()?.is_empty());
+    /// state.insert("cookies", 5)?;
+    /// assert!(!state.snapshot()?.dump()?.is_empty());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

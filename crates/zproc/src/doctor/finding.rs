@@ -5,6 +5,13 @@ use std::fmt;
 use shm_state::{Life, LockStatus, PinInfo, WatcherInfo};
 
 /// How bad something is.
+///
+/// ```
+/// use zproc::Severity;
+///
+/// assert!(Severity::Fine < Severity::Note && Severity::Warning < Severity::Fatal);
+/// assert_eq!(Severity::Warning.to_string(), "warning");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// As it should be.
@@ -215,6 +222,13 @@ pub enum Finding {
 
 impl Finding {
     /// How bad it is.
+    ///
+    /// ```
+    /// use zproc::{Finding, Severity};
+    ///
+    /// assert_eq!(Finding::Layout { same: true }.severity(), Severity::Fine);
+    /// assert_eq!(Finding::Layout { same: false }.severity(), Severity::Fatal);
+    /// ```
     pub fn severity(&self) -> Severity {
         use Severity::{Fatal, Fine, Note, Warning};
         let fatal_unless = |fine: bool| if fine { Fine } else { Fatal };
@@ -271,6 +285,15 @@ impl Finding {
     }
 
     /// What to do about it, for the state at that address; `None` if there is nothing to do.
+    ///
+    /// ```
+    /// use zproc::Finding;
+    ///
+    /// let stopped = Finding::StoppedProcess { pid: 4711, name: Some("baker".into()) };
+    /// assert_eq!(stopped.to_string(), "process 4711 (baker) is stopped, and its watchers with it");
+    /// assert_eq!(stopped.remedy("shm://kitchen").as_deref(), Some("kill -CONT 4711, if it should go on"));
+    /// assert_eq!(Finding::Checksum { intact: true }.remedy("shm://kitchen"), None);
+    /// ```
     pub fn remedy(&self, address: &str) -> Option<String> {
         if self.severity() == Severity::Fine {
             return None;

@@ -44,6 +44,13 @@ pub enum DumpFormat {
 
 impl DumpFormat {
     /// The format that goes with the name of a file: JSON if it ends in `.json`, else the binary one.
+    ///
+    /// ```
+    /// use zproc::DumpFormat;
+    ///
+    /// assert_eq!(DumpFormat::of("/var/lib/kitchen.JSON"), DumpFormat::Json);
+    /// assert_eq!(DumpFormat::of("kitchen"), DumpFormat::Binary);
+    /// ```
     pub fn of(path: impl AsRef<Path>) -> Self {
         match path.as_ref().extension().and_then(OsStr::to_str) {
             Some(extension) if extension.eq_ignore_ascii_case("json") => Self::Json,
@@ -78,6 +85,20 @@ impl Dump {
     }
 
     /// As [`Dump::save`], in a format that does not depend on the name.
+    ///
+    /// ```
+    /// use zproc::{Dump, DumpFormat, State};
+    ///
+    /// # let path = std::env::temp_dir().join(format!("zproc-doc-save-as-{}.backup", std::process::id()));
+    /// let state = State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// let dump = state.snapshot()?.dump()?;
+    /// dump.save_as(&path, DumpFormat::Json)?; // whatever the file is called
+    /// assert!(std::fs::read_to_string(&path).unwrap().starts_with('{'));
+    /// assert_eq!(Dump::load(&path)?, dump);
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn save_as(&self, path: impl AsRef<Path>, format: DumpFormat) -> Result<()> {
         replace(path.as_ref(), |file| self.write(file, format))
     }
@@ -225,6 +246,19 @@ impl Snapshot<'_> {
 
 impl State {
     /// Writes a copy of the state as it is now to a file; see [`Snapshot::save`].
+    ///
+    /// ```
+    /// use zproc::{Dump, State};
+    ///
+    /// # let path = std::env::temp_dir().join(format!("zproc-doc-state-save-{}.dump", std::process::id()));
+    /// let state = State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// state.save(&path)?;
+    /// state.insert("cookies", 4)?;
+    /// assert_eq!(Dump::load(&path)?.to_map()?.to_string(), r#"{"cookies": 5}"#);
+    /// # std::fs::remove_file(path).unwrap();
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         // Held no longer than the copy takes.
         let dump = self.snapshot()?.dump()?;

@@ -488,6 +488,23 @@ impl fmt::Debug for Select<'_> {
 }
 
 /// The numbers of what is ready; see [`Select::wait`].
+///
+/// ```
+/// use zproc::{Select, State};
+///
+/// let state = State::anonymous()?;
+/// state.clone().insert("cookies", 5)?;
+/// let mut select = Select::new();
+/// let any = select.watch(&state.watch())?;
+/// select.watch(&state.watch().keys(["milk"])?)?;
+/// let of_cookies = select.watch(&state.watch().keys(["cookies"])?)?;
+/// let ready = select.wait(None)?;
+/// assert_eq!(ready.len(), 2);
+/// for number in ready {
+///     assert!(number == any || number == of_cookies);
+/// }
+/// # Ok::<(), zproc::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Ready<'s> {
     numbers: std::slice::Iter<'s, usize>,
