@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use zproc::{Builder, State, WaitStrategy};
+use zproc::{Builder, Error, State, WaitStrategy};
 use zproc_bench::board::{Board, descriptor_of};
 use zproc_bench::clock::now_ns;
-use zproc_bench::futex;
 use zproc_bench::keys::{Draws, distinct};
 use zproc_bench::peer::Service;
+use zproc_bench::{cpu, futex};
 
 use crate::subject::Subject;
 
@@ -16,6 +16,10 @@ use crate::subject::Subject;
 pub const MESSAGE: &str = "message with 20 byte";
 /// The key that is counted under.
 pub const COUNT: &str = "counter with 20 byte";
+/// The key of the newest tick of a control loop.
+pub const TICK: &str = "tick";
+/// The key of the newest that was answered.
+pub const ANSWER: &str = "answer";
 /// How many sleep on keys of their own.
 pub const WATCHERS: usize = 1000;
 
@@ -33,6 +37,11 @@ pub const RECEIVE_ASLEEP: u32 = 5;
 pub const RECEIVE_BY_FUTEX: u32 = 6;
 /// Has [`WATCHERS`] threads fall asleep, from then on.
 pub const SLEEP: u32 = 7;
+
+/// Answers so many ticks, at a real-time priority if that is allowed.
+pub const CONTROL: u32 = 8;
+/// The same by a bare futex.
+pub const CONTROL_BY_FUTEX: u32 = 9;
 
 /// Serves with the state that the arguments name.
 pub fn serve(service: &Service) -> ! {
@@ -59,6 +68,8 @@ pub fn serve(service: &Service) -> ! {
         RECEIVE_ASLEEP => receive(board, argument, || message_in(&sleepy)),
         RECEIVE_BY_FUTEX => receive_by_futex(board, argument),
         SLEEP => fall_asleep(&sleepy),
+        CONTROL => in_real_time(|| control(&sleepy, argument)),
+        CONTROL_BY_FUTEX => in_real_time(|| control_by_futex(board, argument)),
         _ => unreachable!("job {job}"),
     })
 }
@@ -135,4 +146,41 @@ fn fall_asleep(state: &State) -> u64 {
 /// The keys that [`SLEEP`] is about: those behind the first 1,000.
 pub fn watched_keys() -> impl Iterator<Item = &'static String> {
     distinct(1000 + WATCHERS)[1000..].iter()
+}
+
+fn in_real_time(f: impl FnOnce()) -> u64 {
+    cpu::real_time(true);
+    f();
+    cpu::real_time(false);
+    0
+}
+
+fn control(state: &State, ticks: u64) {
+    let mut tick = 1;
+    while tick <= ticks {
+        match state.get_when_equal(TICK, tick) {
+            Ok(_) => {}
+            // Commits from before the loop, or a very long stop.
+            Err(Error::Lagged { .. }) => {
+                tick = state.get(TICK).expect("is readable").unwrap_or(0).max(1);
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        state.insert(ANSWER, tick).expect("there is room");
+        tick += 1;
+    }
+}
+
+fn control_by_futex(board: &Board, ticks: u64) {
+    let mut seen = 0;
+    while u64::from(seen) < ticks {
+        let tick = board.futex.load(Ordering::Acquire);
+        if tick == seen {
+            futex::wait(&board.futex, seen, Duration::from_secs(1));
+            continue;
+        }
+        board.received.store(tick.into(), Ordering::Release);
+        seen = tick;
+    }
 }

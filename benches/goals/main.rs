@@ -10,6 +10,7 @@
 //! second process, where there is one, to another; such rows say how long a cache line took between the two, and take
 //! rounds anew in which that changed.
 
+mod control;
 mod jobs;
 mod memory;
 mod notifying;
@@ -17,6 +18,7 @@ mod reading;
 mod subject;
 mod together;
 mod values;
+mod watching;
 mod writing;
 
 use std::process::ExitCode;
@@ -124,6 +126,8 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
         writing::ROWS,
         together::ROWS,
         notifying::ROWS,
+        watching::ROWS,
+        control::ROWS,
         memory::ROWS,
     ]
     .concat();

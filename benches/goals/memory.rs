@@ -44,7 +44,7 @@ fn bytes(_: &Bench) -> Measured {
     );
     Measured {
         figure: ours,
-        against: Some((reference, ratio)),
+        against: Some((reference, Some(ratio))),
         note,
     }
 }

@@ -82,7 +82,7 @@ fn watch_log(role: &Role) {
                 let cancel = AtomicBool::new(false);
                 let newer = |seq| Ok((seq > cursor).then_some(()));
                 let ended = namespace.wait(On::Any, Strategy::Block, Deadline::after(NAP), &cancel, newer);
-                assert_ne!(ended.unwrap(), Err(Ended::Cancelled));
+                assert_ne!(ended.unwrap(), Err(Ended::Closed));
             }
         }
         assert_eq!(account.at(), cursor);
@@ -133,7 +133,7 @@ fn watch_updates(role: &mut Role) {
 fn check_update(update: &Update<'_>) {
     let Update { before, after, .. } = update;
     assert_eq!((before.seq() + 1, after.seq()), (update.seq, update.seq));
-    assert!(update.writer != 0 && !update.identical, "{}", update.seq);
+    assert!(update.writer.pid != 0 && !update.identical, "{}", update.seq);
     let is_counter = |key: &&zproc::Key| matches!(key, zproc::Key::Str(text) if text.starts_with("writer "));
     let counters: Vec<_> = update.changed.iter().filter(is_counter).collect();
     assert_eq!(counters.len(), 1, "{:?}", update.changed);

@@ -3,15 +3,16 @@
 //! **Guarantee.** Every reference handed out lies in memory that is mapped and backed: [`Mapping::at`] checks the
 //! granule against `committed`, which grows only *after* `fallocate` had the memory. So a full file system is an
 //! error in [`Mapping::grow`] and never a SIGBUS, whatever offset a reader picked up from a recycled block. What
-//! [`Mapping::at`] and [`Mapping::slice`] hand out lies behind the tables, so that a writer who meets a damaged granule
-//! cannot make the arena unusable for others: superblock, participants and directory are only had by their own names.
+//! [`Mapping::at`] and [`Mapping::slice`] hand out lies behind superblock, participants and directory, so that a writer who
+//! meets a damaged granule cannot ruin those: they are only had by their own names.
 //!
 //! **Who writes what.** The head of the superblock is written once, before the arena has a name. `committed` is
 //! raised by compare-and-swap by whoever needs room; a process that dies after `fallocate` leaves backed but unused
 //! memory, which the next one finds.
 //!
 //! **The address range** of the whole capacity is reserved once, so references stay valid while the arena grows.
-//! Each process caches `committed`: a stale cache is too small, never too large.
+//! Each process caches `committed`: a stale cache is too small, never too large. If the mapping is to be resident
+//! (`resident`), the cache is raised only after what is new was populated.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,8 @@ use crossbeam_utils::Backoff;
 
 use crate::error::{Error, Result};
 use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
+use crate::news::{Event, News};
+use crate::resident::{Residency, Resident};
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::file;
 
@@ -33,7 +36,10 @@ pub struct Mapping {
     committed: AtomicU32,
     /// How many granules from [`FIRST`] on are known to be backed.
     behind_tables: AtomicU32,
+    /// See [`News`].
+    news: News,
     sections: Sections,
+    resident: Resident,
     backing: Backing,
 }
 
@@ -141,9 +147,9 @@ impl Mapping {
             .len(len)
             .no_reserve_swap()
             .map_raw(&file)
-            .map_err(Error::os(format!(
-                "mapping {capacity} bytes of address space for the arena"
-            )))?;
+            .map_err(Error::mapping(capacity))?;
+        // A core dump reads every page, which would back the whole capacity. Where that cannot be had it costs memory only.
+        let _ = map.advise(memmap2::Advice::DontDump);
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
         Ok(Self::new(base, capacity, Backing::File { _map: map, file }))
     }
@@ -164,7 +170,9 @@ impl Mapping {
             capacity,
             committed: AtomicU32::new(0),
             behind_tables: AtomicU32::new(0),
+            news: News::default(),
             sections,
+            resident: Resident::default(),
             backing,
         }
     }
@@ -197,6 +205,12 @@ impl Mapping {
     /// Bytes that the arena may grow to.
     pub fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// What happened here and was not told yet.
+    #[inline(always)]
+    pub fn news(&self) -> &News {
+        &self.news
     }
 
     /// Where the tables lie.
@@ -338,8 +352,48 @@ impl Mapping {
 
     /// Takes note that so many granules are backed.
     fn know(&self, granules: u32) {
+        if self.resident.is_wanted() {
+            // An error costs page faults later, as if nobody had asked; here, on somebody's way to a value, there is nothing
+            // better to do about it. What can be wrong for good was found by `make_resident`.
+            let _ = self.populate(granules);
+        }
         self.committed.fetch_max(granules, Relaxed);
         self.behind_tables.fetch_max(granules.saturating_sub(FIRST), Relaxed);
+    }
+
+    fn populate(&self, granules: u32) -> Result<()> {
+        // SAFETY: the whole capacity is mapped, and so much of it is backed, which is what the callers have just read or
+        // done themselves.
+        unsafe { self.resident.extend(self.base, granules) }
+    }
+
+    /// Does for this process's part in the memory what is asked for, see [`Residency`]. What an earlier call did stays.
+    pub fn make_resident(&self, residency: Residency) -> Result<()> {
+        let Some(bytes) = residency.wanted() else {
+            return Ok(());
+        };
+        if residency.lock {
+            self.resident.lock(self.base, self.capacity)?;
+        }
+        let chunks = bytes.div_ceil(CHUNK as u64).min(u64::from(self.sections.chunks));
+        self.grow_to(chunks as u32)?;
+        self.resident.want();
+        self.populate(self.committed())
+    }
+
+    fn grow_to(&self, chunks: u32) -> Result<()> {
+        loop {
+            let now = self.committed() / CHUNK_GRANULES;
+            let missing = chunks.saturating_sub(now);
+            if missing == 0 {
+                return Ok(());
+            }
+            match self.grow(missing, missing) {
+                // Others were faster, and less is missing.
+                Err(Error::Full { .. }) if self.committed() / CHUNK_GRANULES > now => {}
+                done => return done.map(drop),
+            }
+        }
     }
 
     /// Granules that are backed, as this process last saw it.
@@ -363,16 +417,19 @@ impl Mapping {
     pub fn memory(&self) -> Memory<'_> {
         // SAFETY: the superblock is at the base and backed; its words are valid for any bits.
         let superblock = unsafe { self.base.cast::<Superblock>().as_ref() };
+        let recent = self.recent();
         // Acquire pairs with the Release in `grow`.
-        let granules = superblock
-            .committed
-            .load(Ordering::Acquire)
-            .min(self.capacity / GRANULE as u64);
-        Memory {
-            base: self.base,
-            granules: granules as u32,
-            mapping: PhantomData,
+        if superblock.committed.load(Ordering::Acquire) == u64::from(recent.granules) {
+            return recent;
         }
+        self.memory_in_grown()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn memory_in_grown(&self) -> Memory<'_> {
+        self.refresh();
+        self.recent()
     }
 
     /// Raises `committed` by at least `need` chunks, `want` if there is room; says how many chunks are backed now.
@@ -415,6 +472,8 @@ impl Mapping {
                 .is_ok()
             {
                 self.refresh();
+                let (from, to) = (now * GRANULE as u64, next * GRANULE as u64);
+                self.news.note(Event::Grew { from, to });
                 return Ok(chunk + had);
             }
             backoff.snooze();

@@ -12,6 +12,8 @@
 //! `HEAD` word (through the record, like every other word). When it aborts, it frees them. When it dies, they are
 //! claimed but in no run: [`sweep`], under the namespace's lock, frees what is.
 
+use std::collections::HashMap;
+
 use crossbeam_utils::Backoff;
 
 use crate::arena::Mapping;
@@ -175,13 +177,19 @@ pub fn orphans(mapping: &Mapping, owner: u32) -> Result<usize> {
     Ok(unlinked(mapping, owner)?.len())
 }
 
-/// Frees the chunks that `owner` claimed and never put into a run. Only under its lock, with no claim under way.
-pub fn sweep(mapping: &Mapping, owner: u32) -> Result<()> {
+/// Frees the chunks that `owner` claimed and never put into a run, and says how many. Only under its lock, with no claim
+/// under way.
+pub fn sweep(mapping: &Mapping, owner: u32) -> Result<usize> {
     let map = mapping.chunk_map()?;
-    for first in unlinked(mapping, owner)? {
-        release(map, owner, Run { first, chunks: 1 });
+    let unlinked = unlinked(mapping, owner)?;
+    for first in &unlinked {
+        let run = Run {
+            first: *first,
+            chunks: 1,
+        };
+        release(map, owner, run);
     }
-    Ok(())
+    Ok(unlinked.len())
 }
 
 /// Frees every chunk of `owner`, runs included: what is left of a namespace whose creator died. Only under the
@@ -192,7 +200,28 @@ pub fn reset(mapping: &Mapping, owner: u32) -> Result<()> {
         // From a run to claimed chunks, in one store; then as any other leftovers.
         map[run.first as usize].store(claim_word(owner), Ordering::Release);
     }
-    sweep(mapping, owner)
+    sweep(mapping, owner).map(drop)
+}
+
+/// How many chunks each owner has in runs or has claimed: for those who look without a lock. What is damaged is left out.
+pub fn owned(mapping: &Mapping) -> Result<HashMap<u32, u32>> {
+    let map = mapping.chunk_map()?;
+    let mut owned = HashMap::new();
+    let mut at = mapping.sections().first_chunk as usize;
+    // A claimed chunk behind its head is counted with it, so only claims of a transaction under way remain.
+    while at < map.len() {
+        let word = map[at].load(Ordering::Acquire);
+        let chunks = if word & HEAD != 0 {
+            ((word >> 32) as u32).max(1)
+        } else {
+            1
+        };
+        if let Some(owner) = ((word & OWNER) as u32).checked_sub(1) {
+            *owned.entry(owner).or_default() += chunks;
+        }
+        at += chunks as usize;
+    }
+    Ok(owned)
 }
 
 /// Counts free chunks, and chunks that are claimed but in no run, among the backed ones: for the statistics.

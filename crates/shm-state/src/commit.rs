@@ -54,9 +54,9 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     scratch.heap.finish(tx.space, &mut scratch.record)?;
     let (_, retired_before) = log::totals(tx.space, scratch.seq.wrapping_sub(1));
     let header = Header {
-        identity: scratch.identity,
+        identity: scratch.signature.identity(),
         pid: sys::process::pid(),
-        time_ns: sys::time::realtime_coarse_ns(),
+        time_ns: scratch.signature.time_ns(),
         live: scratch.live,
         identical,
         retired_total: retired_before.wrapping_add(scratch.heap.retired),
@@ -257,13 +257,17 @@ fn take_large_record_block(tx: &mut Transaction<'_>, assignments: usize) -> Resu
     Ok(block)
 }
 
+/// Which event is that of a key, and its bit there.
+#[inline(always)]
+pub fn event_at(hash: u64) -> (usize, u32) {
+    ((hash >> 20) as usize % EVENTS, 1 << ((hash >> 32) & 31))
+}
+
 /// The event of a key, and its bit there.
 #[inline(always)]
 pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
-    (
-        &space.control().events[(hash >> 20) as usize % EVENTS],
-        1 << ((hash >> 32) & 31),
-    )
+    let (at, bit) = event_at(hash);
+    (&space.control().events[at], bit)
 }
 
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.

@@ -25,6 +25,18 @@ const SHORT_WORDS: usize = 9 * LINE - LEAD;
 const KEPT_LINES: usize = (1 << 20) / GRANULE;
 
 /// Room on the stack, in which nothing is yet.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let mut room = ShortRoom::new();
+/// let found = namespace.peek_exactly(&door, FixedSize { len: 4, head: 4 }, &mut room);
+/// assert!(matches!(found, Ok(Some((1, b"open")))));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[repr(C, align(64))]
 pub struct ShortRoom {
     lead: [MaybeUninit<u64>; LEAD],
@@ -33,6 +45,13 @@ pub struct ShortRoom {
 
 impl ShortRoom {
     /// Leaves the memory as it is: clearing it would take longer than most copies.
+    ///
+    /// ```
+    /// use shm_state::ShortRoom;
+    ///
+    /// let room = ShortRoom::new();
+    /// assert_eq!((align_of_val(&room), size_of_val(&room)), (64, 576));
+    /// ```
     #[inline(always)]
     pub const fn new() -> Self {
         Self {

@@ -16,6 +16,7 @@ use crate::fault::{Fault, planted};
 use crate::layout::{
     BlockHead, CHUNK_GRANULES, CONTROL_MAGIC, Control, GRANULE, LogSlot, NAME_MAX, NAMESPACES, RESERVE, pack,
 };
+use crate::news::Event;
 use crate::space::{History, Membership};
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::time::Deadline;
@@ -92,7 +93,11 @@ pub fn find_or_create(mapping: &Mapping, member: &Membership, name: &str, histor
         return Ok(granule);
     }
     let superblock = mapping.superblock()?;
-    let _guard = member.lock(&superblock.directory_lock, Deadline::after(PATIENCE))?;
+    let guard = member.lock(&superblock.directory_lock, Deadline::after(PATIENCE))?;
+    if let Some((pid, tid)) = guard.dead_owner() {
+        let namespace = String::new();
+        mapping.news().note(Event::TookOver { namespace, pid, tid });
+    }
     if let Some(granule) = find(mapping, name) {
         return Ok(granule);
     }

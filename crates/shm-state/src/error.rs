@@ -1,13 +1,33 @@
 //! What can go wrong, one variant a cause, each message with its numbers and the way out.
 
 use std::io;
+use std::sync::Arc;
 
-use crate::sys::limit;
+use crate::sys::limit::{self, Limit};
 
 /// The result of the engine's calls.
+///
+/// ```
+/// fn count(arena: &shm_state::Arena) -> shm_state::Result<usize> {
+///     Ok(arena.namespaces()?.len())
+/// }
+/// assert_eq!(count(&shm_state::Arena::anonymous(&Default::default())?)?, 0);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call of the engine failed.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Deadline, Error, KeyRef};
+///
+/// let arena = Arena::anonymous(&ArenaOptions { capacity: 1 << 20, ..Default::default() })?;
+/// let namespace = arena.namespace("default")?;
+/// let error = namespace.put(&KeyRef::new(1, b"large"), None, 1, &[0; 2 << 20], Deadline::never()).unwrap_err();
+/// assert!(matches!(error, Error::Full { capacity, .. } if capacity == 1 << 20));
+/// assert!(error.to_string().ends_with("remove keys, drop snapshots, or create it with a larger capacity"));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -71,8 +91,9 @@ pub enum Error {
     },
     /// The writer lock was not had in time.
     #[error(
-        "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
-             it, or end it: its lock is then taken over"
+        "the writer lock was not free in time: {} holds it; wait longer, or, if it is stopped, continue it or end it: its \
+             lock is then taken over",
+        holder(*.pid, *.tid)
     )]
     LockTimeout {
         /// The process that holds the lock, 0 when unknown.
@@ -118,7 +139,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A key is too long.
-    #[error("a key of {len} bytes is longer than the limit of {max}")]
+    #[error("a key of {len} bytes is longer than the limit of {max}: use a shorter one, such as a hash of it")]
     KeyTooLong {
         /// Bytes of the key.
         len: usize,
@@ -147,7 +168,7 @@ pub enum Error {
         oldest: u64,
     },
     /// A transaction was used after one of its calls had failed in a way that it cannot go on from.
-    #[error("the transaction failed before and can only be dropped")]
+    #[error("the transaction failed before: drop it, which leaves the state as it was, and begin another one")]
     Poisoned,
     /// The kernel or the C library lacks something that the lock needs.
     #[error("this system cannot run the writer lock: {0}")]
@@ -165,10 +186,28 @@ pub enum Error {
 }
 
 /// A snapshot that keeps old versions alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let pinned = namespace.pin()?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let stats = arena.stats()?;
+/// let holds = &stats.namespaces[0].pins[0];
+/// assert_eq!((holds.pid, holds.seq, holds.lag), (std::process::id(), 0, 1));
+/// # drop(pinned);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PinInfo {
     /// The process that holds it.
     pub pid: u32,
+    /// What that is called, see [`set_process_name`](crate::set_process_name).
+    pub name: Option<Arc<str>>,
+    /// It is certainly dead: the snapshot goes when memory is short, or by [`Arena::reap`](crate::Arena::reap).
+    pub dead: bool,
     /// The commit that it pins.
     pub seq: u64,
     /// How many commits have been made since.
@@ -186,6 +225,36 @@ impl Error {
         }
     }
 
+    /// For `map_err` on locking an arena's memory, whose whole capacity counts.
+    pub(crate) fn memory_lock(capacity: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let limit = Limit::LockedMemory.describe();
+            let other = ", give the process CAP_IPC_LOCK, or create the arena with a smaller capacity";
+            Self::Os {
+                way_out: if limit.is_empty() { limit } else { limit + other },
+                call: format!("locking the {capacity} bytes of the arena's capacity in memory"),
+                source,
+            }
+        }
+    }
+
+    /// For `map_err` on mapping an arena.
+    pub(crate) fn mapping(capacity: u64) -> impl FnOnce(io::Error) -> Self {
+        let call = format!("mapping {capacity} bytes of address space for the arena");
+        move |source| {
+            // EAGAIN: only where the process locks all that it maps, so that the mapping counts against that limit.
+            if source.kind() != io::ErrorKind::WouldBlock {
+                return Self::os(call)(source);
+            }
+            let limit = Limit::LockedMemory.describe();
+            Self::Os {
+                way_out: format!("; this process locks all that it maps (mlockall){limit}"),
+                call,
+                source,
+            }
+        }
+    }
+
     /// A copy of a value that did not fit into the memory of this process.
     #[cold]
     pub(crate) fn out_of_memory(bytes: usize) -> Self {
@@ -197,6 +266,14 @@ impl Error {
     #[cold]
     pub(crate) fn corrupt(what: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into() }
+    }
+}
+
+/// Who holds a lock; a pid of 0 is unknown.
+fn holder(pid: u32, tid: u32) -> String {
+    match pid {
+        0 => format!("thread {tid} of a process that is not known"),
+        pid => format!("process {pid} (thread {tid})"),
     }
 }
 
@@ -214,7 +291,10 @@ fn pinned_by(pins: &[PinInfo]) -> String {
     let list: Vec<String> = pins
         .iter()
         .take(4)
-        .map(|p| format!("process {} pins commit {}, {} commits old", p.pid, p.seq, p.lag))
+        .map(|p| {
+            let name = p.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
+            format!("process {}{name} pins commit {}, {} commits old", p.pid, p.seq, p.lag)
+        })
         .collect();
     let more = pins.len().saturating_sub(4);
     let more = if more > 0 {
@@ -223,4 +303,20 @@ fn pinned_by(pins: &[PinInfo]) -> String {
         String::new()
     };
     format!(" ({}{more})", list.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_lock_is_named_as_far_as_it_is_known() {
+        let text = |pid| Error::LockTimeout { pid, tid: 7 }.to_string();
+        assert!(text(5).contains("process 5 (thread 7) holds it"), "{}", text(5));
+        assert!(
+            text(0).contains("thread 7 of a process that is not known holds it"),
+            "{}",
+            text(0)
+        );
+    }
 }

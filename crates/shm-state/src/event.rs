@@ -21,7 +21,14 @@ use std::time::Duration;
 
 use crate::sync::{Ordering, Word};
 
-/// The longest uninterrupted sleep.
+/// The longest uninterrupted sleep: after it one has to look for what dead writers left.
+///
+/// ```
+/// use shm_state::{Deadline, SLICE};
+///
+/// let slice = Deadline::never().sooner_of(SLICE);
+/// assert!(slice.remaining().is_some_and(|left| left <= SLICE));
+/// ```
 pub const SLICE: Duration = Duration::from_secs(1);
 
 /// Announces a sleeper on `bits`; returns what the futex must still hold when it falls asleep.

@@ -203,20 +203,33 @@ impl Heap {
             return Ok(Some(self.split(space, found, size)?));
         }
         if self.end.saturating_sub(self.bump) >= size {
-            let granule = self.bump;
-            self.bump += size;
-            self.moved = true;
-            if planted(Fault::BumpDirectly) {
-                let bump = &space.control().writer.bump;
-                bump.store(pack(self.bump, self.end), Ordering::Release);
-            }
-            let block = block(&space.mapping, granule)?;
-            // Beyond the shared `bump`: means nothing until the commit.
-            block.link.store(pack(0, size), Ordering::Relaxed);
-            block.retired.store(0, Ordering::Relaxed);
-            return Ok(Some(granule));
+            return Ok(Some(self.take_unused(space, size)?));
         }
         self.take_larger(space, class, size)
+    }
+
+    /// Takes the first `size` granules of the unused space, which has as many.
+    #[inline]
+    fn take_unused(&mut self, space: &Space, size: u32) -> Result<u32> {
+        let granule = self.bump;
+        if granule / CHUNK_GRANULES < self.run {
+            // Only damage; what lies there is another namespace's, or the chunk map.
+            return Err(Error::corrupt(format!(
+                "its unused space begins at granule {granule} and its run at chunk {}",
+                self.run
+            )));
+        }
+        self.bump += size;
+        self.moved = true;
+        if planted(Fault::BumpDirectly) {
+            let bump = &space.control().writer.bump;
+            bump.store(pack(self.bump, self.end), Ordering::Release);
+        }
+        let block = block(&space.mapping, granule)?;
+        // Beyond the shared `bump`: means nothing until the commit.
+        block.link.store(pack(0, size), Ordering::Relaxed);
+        block.retired.store(0, Ordering::Relaxed);
+        Ok(granule)
     }
 
     /// Splits a larger free block, or extends the heap.
@@ -330,13 +343,7 @@ impl Heap {
         }
         let found = match self.pop(space, 0, 1)? {
             Some(found) => found.granule,
-            None if self.bump < self.end => {
-                // Beyond the shared `bump`: means nothing until the commit.
-                block(&space.mapping, self.bump)?.retired.store(0, Ordering::Relaxed);
-                self.bump += 1;
-                self.moved = true;
-                self.bump - 1
-            }
+            None if self.bump < self.end => self.take_unused(space, 1)?,
             None => return Ok(()),
         };
         let link = space.mapping.offset_of(&block(&space.mapping, found)?.link);

@@ -1,5 +1,6 @@
 //! Keys and values as the engine sees them: bytes with a type tag.
 
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A key with its hash, borrowed.
@@ -20,6 +21,11 @@ pub struct KeyRef<'a> {
 
 impl<'a> KeyRef<'a> {
     /// Hashes a key.
+    ///
+    /// ```
+    /// let key = shm_state::KeyRef::new(1, b"door");
+    /// assert_eq!((key.tag(), key.bytes()), (1, &b"door"[..]));
+    /// ```
     #[inline]
     pub fn new(tag: u8, bytes: &'a [u8]) -> Self {
         Self {
@@ -30,43 +36,79 @@ impl<'a> KeyRef<'a> {
     }
 
     /// The type tag.
+    ///
+    /// ```
+    /// assert_eq!(shm_state::KeyRef::new(1, b"door").tag(), 1);
+    /// ```
     #[inline(always)]
     pub fn tag(&self) -> u8 {
         self.tag
     }
 
     /// The bytes.
+    ///
+    /// ```
+    /// assert_eq!(shm_state::KeyRef::new(1, b"door").bytes(), b"door");
+    /// ```
     #[inline(always)]
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     /// The hash.
+    ///
+    /// ```
+    /// use shm_state::KeyRef;
+    ///
+    /// assert_eq!(KeyRef::new(1, b"door").hash(), KeyRef::new(1, b"door").hash());
+    /// ```
     #[inline(always)]
     pub fn hash(&self) -> u64 {
         self.hash
     }
 
     /// A copy that owns its bytes.
+    ///
+    /// ```
+    /// use shm_state::KeyRef;
+    ///
+    /// let key = KeyRef::new(1, String::from("door").as_bytes()).to_owned();
+    /// assert_eq!(key.as_ref(), KeyRef::new(1, b"door"));
+    /// ```
     pub fn to_owned(&self) -> Key {
         Key {
             hash: self.hash,
             tag: self.tag,
-            bytes: self.bytes.into(),
+            bytes: SmallVec::from_slice(self.bytes),
         }
     }
 }
 
 /// A key with its hash, owned.
+///
+/// ```
+/// use shm_state::{Key, KeyRef};
+///
+/// let keys: Vec<Key> = [b"door", b"lamp"].map(|name| KeyRef::new(1, name).to_owned()).into();
+/// assert!(keys.contains(&KeyRef::new(1, b"lamp").to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     hash: u64,
     tag: u8,
-    bytes: Box<[u8]>,
+    /// Short keys lie here, so that a watcher of one allocates nothing.
+    bytes: SmallVec<[u8; 24]>,
 }
 
 impl Key {
     /// The key, borrowed.
+    ///
+    /// ```
+    /// use shm_state::KeyRef;
+    ///
+    /// let key = KeyRef::new(1, b"door").to_owned();
+    /// assert_eq!(key.as_ref().hash(), KeyRef::new(1, b"door").hash());
+    /// ```
     #[inline(always)]
     pub fn as_ref(&self) -> KeyRef<'_> {
         KeyRef {
@@ -77,11 +119,19 @@ impl Key {
     }
 
     /// The type tag.
+    ///
+    /// ```
+    /// assert_eq!(shm_state::KeyRef::new(1, b"door").to_owned().tag(), 1);
+    /// ```
     pub fn tag(&self) -> u8 {
         self.tag
     }
 
     /// The bytes.
+    ///
+    /// ```
+    /// assert_eq!(shm_state::KeyRef::new(1, b"door").to_owned().bytes(), b"door");
+    /// ```
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -91,6 +141,16 @@ impl Key {
 pub const INLINE: usize = 16;
 
 /// A value, copied out of the arena.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 7, b"open", Deadline::never())?;
+/// let value = namespace.get(&KeyRef::new(1, b"door"))?.expect("it was put there");
+/// assert_eq!((value.tag(), value.bytes()), (7, &b"open"[..]));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Payload {
     tag: u16,
@@ -144,12 +204,32 @@ impl Payload {
     }
 
     /// The type tag.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 7, b"open", Deadline::never())?;
+    /// let value = namespace.get(&KeyRef::new(1, b"door"))?.expect("it was put there");
+    /// assert_eq!(value.tag(), 7);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn tag(&self) -> u16 {
         self.tag
     }
 
     /// The bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 7, b"open", Deadline::never())?;
+    /// let value = namespace.get(&KeyRef::new(1, b"door"))?.expect("it was put there");
+    /// assert_eq!(value.bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn bytes(&self) -> &[u8] {
         match &self.repr {
@@ -159,6 +239,16 @@ impl Payload {
     }
 
     /// The bytes, owned.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 7, b"open", Deadline::never())?;
+    /// let value = namespace.get(&KeyRef::new(1, b"door"))?.expect("it was put there");
+    /// assert_eq!(value.into_bytes(), b"open".to_vec());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn into_bytes(self) -> Vec<u8> {
         match self.repr {
             Repr::Inline { len, bytes } => bytes[..usize::from(len)].to_vec(),

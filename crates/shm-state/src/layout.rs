@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! 0            superblock (immutable head, growth and directory words, directory lock)
-//! 4 KiB        participants: 4,096 × 32 bytes
-//! 132 KiB      directory of namespaces: 4,096 × 8 bytes
-//! 164 KiB      chunk map: one 64-bit word for each 64 KiB of capacity
+//! 4 KiB        participants: 4,096 × 64 bytes
+//! 260 KiB      directory of namespaces: 4,096 × 8 bytes
+//! 292 KiB      chunk map: one 64-bit word for each 64 KiB of capacity
 //! next 64 KiB  chunks; a namespace owns runs of them: control block, log ring, then its heap
 //! ```
 //!
@@ -31,7 +31,7 @@ pub const CHUNK_GRANULES: u32 = (CHUNK / GRANULE) as u32;
 /// Largest capacity: granule numbers use 31 bits, so that one bit remains for a flag beside them.
 pub const MAX_CAPACITY: u64 = 1 << 37;
 /// Smallest capacity: the tables and one namespace with a small log.
-pub const MIN_CAPACITY: u64 = 512 * 1024;
+pub const MIN_CAPACITY: u64 = 640 * 1024;
 /// Processes that may be attached at one time.
 pub const PARTICIPANTS: usize = 4096;
 /// Namespaces that an arena can hold.
@@ -93,7 +93,9 @@ pub struct Superblock {
     pub next_identity: Word64,
     /// Namespaces in the directory.
     pub namespaces: Word64,
-    pad2: [Word64; 5],
+    /// The slot at which the next participant looks first.
+    pub next_slot: Word64,
+    pad2: [Word64; 4],
     /// Held while a namespace is added.
     pub directory_lock: WriterLock,
 }
@@ -188,7 +190,7 @@ pub struct LogSlot {
     pub writer: Word64,
     /// Number of changes, bit 31: identical; high half: live keys after the commit.
     pub counts: Word64,
-    /// Nanoseconds since the Unix epoch, of a coarse clock.
+    /// Nanoseconds since the Unix epoch, by the clock of the writer's choice.
     pub time: Word64,
     /// Granules retired by all commits up to this one.
     pub retired_total: Word64,
@@ -346,7 +348,8 @@ shared!(
 
 const _: () = {
     assert!(size_of::<Superblock>() <= 4096);
-    assert!(size_of::<ParticipantSlot>() == 32);
+    assert!(size_of::<ParticipantSlot>() == GRANULE);
+    assert!(offset_of!(Superblock, next_slot) == 152 && offset_of!(Superblock, directory_lock) == 192);
     assert!(size_of::<Seat>() == GRANULE);
     assert!(size_of::<LogSlot>() == GRANULE);
     assert!(size_of::<Entry>() == GRANULE);
@@ -402,7 +405,7 @@ impl Sections {
 
 /// Fingerprint of sizes, offsets and encodings: builds with another one cannot share an arena.
 pub fn layout_hash() -> u64 {
-    let facts: [usize; 24] = [
+    let facts: [usize; 25] = [
         GRANULE,
         CHUNK,
         PARTICIPANTS,
@@ -413,6 +416,7 @@ pub fn layout_hash() -> u64 {
         SEATS,
         size_of::<Superblock>(),
         offset_of!(Superblock, committed),
+        offset_of!(Superblock, next_slot),
         offset_of!(Superblock, directory_lock),
         size_of::<WriterLock>(),
         size_of::<ParticipantSlot>(),

@@ -169,13 +169,13 @@ impl Attachment {
                 thread.arm(lock);
                 if word::try_acquire(&lock.word, LockState::FREE, me, false).is_ok() {
                     thread.push(lock, me, self.gate());
-                    return Ok((me, false));
+                    return Ok((me, 0));
                 }
             }
             self.lock_contended(thread, lock, deadline)
         })?;
         Ok(LockGuard {
-            took_over: u64::from(took_over),
+            took_over,
             lock,
             owner,
             attachment: self,
@@ -190,7 +190,7 @@ impl Attachment {
         thread: &Thread,
         lock: &'a WriterLock,
         deadline: Deadline,
-    ) -> Result<(Owner, bool), Box<LockError>> {
+    ) -> Result<(Owner, u64), Box<LockError>> {
         let me = self.name_of(thread)?;
         thread.drop_unmapped();
         let result = if thread.holds(lock) {
@@ -201,9 +201,9 @@ impl Attachment {
             Contender::new(self, thread, lock, me, deadline).run()
         };
         match result {
-            Ok(took_over) => {
+            Ok(dead) => {
                 thread.push(lock, me, self.gate());
-                Ok((me, took_over))
+                Ok((me, dead.map_or(0, LockState::as_dead)))
             }
             Err(error) => {
                 thread.arm_held();
@@ -229,6 +229,22 @@ impl Attachment {
         Ok(name.unwrap_or_else(|| thread.take_name(self.key(), self.slot(), || self.next_nonce())))
     }
 
+    /// Pid and TID of an owner that died inside. The kernel erases the TID; and if the slot has another user by now, who
+    /// swept it, the pid is that one's, and so is not told.
+    fn dead_owner(&self, seen: LockState) -> (u32, u32) {
+        let (slot, tid) = (seen.owner().slot(), seen.tid());
+        let is_its = tid != 0 || self.slot_user_is_dead(slot);
+        (if is_its { self.last_pid_of(slot) } else { 0 }, tid)
+    }
+
+    /// The lock as it is: slot and TID of its owner, if it has one, or had one that died; whether it did; whether somebody
+    /// may sleep.
+    pub(crate) fn look_at(&self, lock: &WriterLock) -> (Option<(u32, u32)>, bool, bool) {
+        let seen = LockState::read(&lock.word);
+        let owner = (seen != LockState::FREE).then(|| (seen.owner().slot(), seen.tid()));
+        (owner, seen.owner_died(), seen.has_waiters())
+    }
+
     /// Pid and TID of the lock's owner, if it has one.
     pub(crate) fn holder(&self, lock: &WriterLock) -> Option<(u32, u32)> {
         let seen = LockState::read(&lock.word);
@@ -239,8 +255,8 @@ impl Attachment {
 /// Owns a lock until it is dropped, on the thread that took it.
 #[must_use = "the lock is released when the guard is dropped"]
 pub(crate) struct LockGuard<'a> {
-    /// Not 0: the last owner died inside, and what it left behind may need repair. A whole word: a byte with padding is
-    /// moved by a load that stalls on the stores before.
+    /// Not 0: the last owner died inside, and what it left behind may need repair. Then it is the word as that owner left
+    /// it, see [`LockState::as_dead`]. A whole word: a byte with padding is moved by a load that stalls on the stores before.
     took_over: u64,
     lock: &'a WriterLock,
     owner: Owner,
@@ -254,6 +270,12 @@ impl LockGuard<'_> {
     #[inline(always)]
     pub(crate) fn took_over(&self) -> bool {
         self.took_over != 0
+    }
+
+    /// Pid and TID of the last owner, if it died inside; 0 for what is not known of it.
+    #[cold]
+    pub(crate) fn dead_owner(&self) -> Option<(u32, u32)> {
+        LockState::of_dead(self.took_over).map(|seen| self.attachment.dead_owner(seen))
     }
 
     /// Names the lock to the kernel again. To be called after foreign code ran inside: a robust or

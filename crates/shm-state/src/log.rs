@@ -9,6 +9,9 @@
 //! **Reader**: slot.seq, the fields, fence, slot.seq again, and the floor last of all. More than two changes lie in a block that is
 //! retired by the very commit, so the same check covers it.
 
+use std::fmt;
+use std::ops::Deref;
+
 use crate::arena::Mapping;
 use crate::layout::{GRANULE, ListBlock, LogSlot, high, low, pack};
 use crate::pin::still_valid;
@@ -20,7 +23,19 @@ pub const INLINE_CHANGES: usize = 2;
 const IDENTICAL: u32 = 1 << 31;
 
 /// What a commit did to one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let [first, second] = [1, 2].map(|seq| namespace.record(seq).unwrap().expect("it is recent").changes[0]);
+/// assert_eq!((first.old, first.identical), (0, false)); // the key is new
+/// assert_eq!((second.old, second.identical), (first.new, true));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// Granule of the key's entry.
     pub entry: u32,
@@ -32,7 +47,85 @@ pub struct Change {
     pub identical: bool,
 }
 
+/// What a commit did, key by key: a slice. One or two changes take no memory of their own, so that a watcher of such
+/// commits allocates nothing.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let mut transaction = namespace.begin(Deadline::never())?;
+/// for name in ["door", "lamp", "stove"] {
+///     transaction.put(&KeyRef::new(1, name.as_bytes()), 1, b"on")?;
+/// }
+/// let seq = transaction.commit()?;
+/// let changes = namespace.record(seq)?.expect("it is recent").changes;
+/// assert_eq!(changes.len(), 3);
+/// assert!(changes.iter().all(|change| change.old == 0)); // all of the keys are new
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Changes {
+    few: [Change; INLINE_CHANGES],
+    /// How many of `few` count.
+    len: usize,
+    /// All of them, if they are more than fit.
+    many: Vec<Change>,
+}
+
+impl Changes {
+    fn set(&mut self, changes: impl Iterator<Item = Change>, count: usize) {
+        self.many.clear();
+        self.len = 0;
+        if count > INLINE_CHANGES {
+            self.many.extend(changes);
+            return;
+        }
+        for (to, change) in self.few.iter_mut().zip(changes) {
+            *to = change;
+            self.len += 1;
+        }
+    }
+}
+
+impl Deref for Changes {
+    type Target = [Change];
+
+    fn deref(&self) -> &[Change] {
+        if self.many.is_empty() {
+            &self.few[..self.len]
+        } else {
+            &self.many
+        }
+    }
+}
+
+impl PartialEq for Changes {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Changes {}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 /// One commit.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let seq = namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let record = namespace.record(seq)?.expect("it is recent");
+/// assert_eq!((record.seq, record.pid, record.live), (1, std::process::id(), 1));
+/// assert_eq!(record.identity, namespace.identity());
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Its number.
@@ -41,14 +134,16 @@ pub struct Record {
     pub identity: u32,
     /// The process that made it.
     pub pid: u32,
-    /// When: nanoseconds since the Unix epoch, of a coarse clock.
+    /// When: nanoseconds since the Unix epoch. The clock moves on with the scheduler's tick, every 1 to 10 ms, unless the
+    /// writer asked for a precise one ([`Namespace::with_precise_time`](crate::Namespace::with_precise_time)), which costs
+    /// it 20 to 25 ns a commit.
     pub time_ns: u64,
     /// Keys alive after it.
     pub live: u32,
     /// No key changed its value.
     pub identical: bool,
     /// What it did.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
 }
 
 /// What reading the log at a commit found.
@@ -185,26 +280,25 @@ fn read_fields(space: &Space, slot: &LogSlot, record: &mut Record) -> bool {
     (record.identity, record.pid) = (low(writer), high(writer));
     record.time_ns = slot.time.load(Ordering::Relaxed);
     (record.live, record.identical) = (high(counts), low(counts) & IDENTICAL != 0);
-    record.changes.clear();
     let count = (low(counts) & !IDENTICAL) as usize;
     if count > INLINE_CHANGES {
         let block = slot.inline[0].load(Ordering::Relaxed) as u32;
         let Some(words) = list_words(&space.mapping, block, 2 * count) else {
             return false;
         };
-        record.changes.extend(words.chunks_exact(2).map(|pair| {
+        let changes = words.chunks_exact(2).map(|pair| {
             let (first, second) = (pair[0].load(Ordering::Relaxed), pair[1].load(Ordering::Relaxed));
             change(low(first), low(second), high(first))
-        }));
+        });
+        record.changes.set(changes, count);
     } else {
         let mut halves = [0u32; 6];
         for (i, word) in slot.inline.iter().enumerate() {
             let word = word.load(Ordering::Relaxed);
             (halves[2 * i], halves[2 * i + 1]) = (low(word), high(word));
         }
-        record
-            .changes
-            .extend(halves.chunks_exact(3).take(count).map(|h| change(h[0], h[1], h[2])));
+        let changes = halves.chunks_exact(3).take(count);
+        record.changes.set(changes.map(|h| change(h[0], h[1], h[2])), count);
     }
     true
 }

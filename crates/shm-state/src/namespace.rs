@@ -1,8 +1,9 @@
 //! A namespace as its users see it: one dict, one writer lock, one history.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use crate::cancel::Cancel;
 use crate::copy::{ShortRoom, with_long_room};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
@@ -13,6 +14,7 @@ use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
 use crate::read::{ATTEMPTS, Budget, OPTIMISTIC_MAX, Small, Stop, Torn, View};
 use crate::seats;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
 use crate::sys::fork;
@@ -24,9 +26,22 @@ use crate::write::Transaction;
 ///
 /// An identity is what commits are signed with; a watcher can leave out its own. [`Namespace::fork`] makes another
 /// identity for the same dict.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let before = namespace.pin()?;
+/// namespace.put(&door, None, 1, b"shut", Deadline::never())?;
+/// assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"shut");
+/// assert_eq!(before.get(&door)?.expect("it was there").bytes(), b"open");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub struct Namespace {
     space: Arc<Space>,
-    identity: u32,
+    signature: Signature,
     /// Where this identity pins and watches; taken when first needed.
     seat: OnceLock<SeatRef>,
 }
@@ -39,6 +54,18 @@ unsafe impl Send for SeatRef {}
 unsafe impl Sync for SeatRef {}
 
 /// Where a key's value lives: saves the lookup. Made by [`Namespace::locate`].
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let entry = namespace.locate(&door)?;
+/// namespace.put(&door, entry, 1, b"shut", Deadline::never())?; // without a lookup
+/// assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"shut");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryRef {
     pub(crate) entry: u32,
@@ -48,6 +75,18 @@ pub struct EntryRef {
 }
 
 /// Where a key's value lives, resolved: reads it in a few loads. Made by [`Namespace::place`].
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let place = namespace.place(&door)?.expect("it was put there");
+/// namespace.put(&door, Some(place.entry_ref()), 1, b"shut", Deadline::never())?;
+/// assert_eq!(place.peek(|_, bytes| bytes.to_vec()), Some(Some(b"shut".to_vec())));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Place<'n> {
     view: View<'n>,
@@ -59,6 +98,17 @@ impl Place<'_> {
     /// The newest value, handed to `f` as by [`Namespace::get_with`]. `None` when it cannot be had this way: because it is
     /// larger than 16 bytes, the place is no longer that of the key, or writers were faster. Then try [`Place::peek_short`]
     /// and [`Namespace::get_at`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert_eq!(place.peek(|tag, bytes| (tag, bytes.len())), Some(Some((1, 4))));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         let view = self.view.renewed();
@@ -72,6 +122,17 @@ impl Place<'_> {
     }
 
     /// As [`Place::peek`], for values of up to 528 bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &[7; 100], Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert_eq!(place.peek_short(|_, bytes| bytes.len()), Some(Some(100)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_short<R>(&self, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         let view = self.view.renewed();
@@ -82,6 +143,19 @@ impl Place<'_> {
     }
 
     /// As [`Namespace::peek_exactly`], without a lookup.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &7u64.to_le_bytes(), Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// let mut room = ShortRoom::new();
+    /// let found = place.peek_exactly(FixedSize { len: 8, head: 8 }, &mut room);
+    /// assert!(matches!(found, Ok(Some((1, bytes))) if bytes == 7u64.to_le_bytes()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_exactly<'r>(
         &self,
@@ -96,12 +170,34 @@ impl Place<'_> {
     }
 
     /// Whether it still is the place of its key.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert!(place.is_current());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn is_current(&self) -> bool {
         self.view.generation() == self.at.generation
     }
 
     /// What [`Namespace::put`] takes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert_eq!(Some(place.entry_ref()), namespace.locate(&door)?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn entry_ref(&self) -> EntryRef {
         self.at
@@ -109,6 +205,18 @@ impl Place<'_> {
 }
 
 /// The size of a value that [`Namespace::peek_exactly`] reads.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open since noon", Deadline::never())?;
+/// let (size, mut room) = (FixedSize { len: 15, head: 4 }, ShortRoom::new());
+/// let found = namespace.peek_exactly(&door, size, &mut room);
+/// assert!(matches!(found, Ok(Some((1, b"open")))));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedSize {
     /// Bytes that it has.
@@ -118,6 +226,19 @@ pub struct FixedSize {
 }
 
 /// A value takes more than a look: [`Namespace::get_with`] and [`Namespace::get_at`] read it.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, NotAtHand, ShortRoom};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// // It does not have the size that was asked for.
+/// let (size, mut room) = (FixedSize { len: 8, head: 8 }, ShortRoom::new());
+/// assert!(matches!(namespace.peek_exactly(&door, size, &mut room), Err(NotAtHand)));
+/// assert_eq!(namespace.get_with(&door, |_, bytes| bytes.len())?, Some(4));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct NotAtHand;
 
@@ -183,10 +304,27 @@ impl Start<'_> {
 }
 
 /// Which commits a watcher is interested in.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Filter, KeyRef, Next};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// for name in ["door", "lamp"] {
+///     namespace.put(&KeyRef::new(1, name.as_bytes()), None, 1, b"on", Deadline::never())?;
+/// }
+/// let doors = [KeyRef::new(1, b"door").to_owned()];
+/// let first = |filter| namespace.next_match(&mut 0, namespace.seq(), filter, false, None);
+/// assert_eq!(first(Filter::Any)?, Next::Match(1));
+/// assert_eq!(first(Filter::Keys(&doors))?, Next::Match(1));
+/// assert_eq!(first(Filter::Except(&doors))?, Next::Match(2));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Filter<'a> {
     /// Those that change any key.
     Any,
+    /// Those that change this key.
+    Key(KeyRef<'a>),
     /// Those that change one of these keys.
     Keys(&'a [Key]),
     /// Those that change a key that is not one of these.
@@ -194,13 +332,31 @@ pub enum Filter<'a> {
 }
 
 /// What [`Namespace::next_match`] found between a cursor and a commit.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Deadline, Filter, History, KeyRef, Next};
+///
+/// let history = History { count: 4, bytes: 1 << 20 };
+/// let arena = Arena::anonymous(&ArenaOptions { history, ..Default::default() })?;
+/// let namespace = arena.namespace("default")?;
+/// for _ in 0..100 {
+///     namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// }
+/// let mut cursor = 0;
+/// let found = namespace.next_match(&mut cursor, 100, Filter::Any, true, None)?;
+/// let Next::Lagged(missed) = found else { panic!("{found:?}") };
+/// assert_eq!(cursor, missed);
+/// assert_eq!(namespace.next_match(&mut cursor, 100, Filter::Any, true, None)?, Next::Match(missed + 1));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// This commit matches; the cursor stands at it.
     Match(u64),
     /// None; the cursor stands at the last commit looked at.
     Nothing,
-    /// So many commits fell out of the history unseen; the cursor stands at the last of them.
+    /// So many commits fell out of the history unseen; the cursor stands at the last of them. A watcher of keys is not
+    /// told of commits of which it is known that they touched none of these.
     Lagged(u64),
 }
 
@@ -208,51 +364,145 @@ impl Namespace {
     pub(crate) fn new(space: Arc<Space>, identity: u32) -> Self {
         Self {
             space,
-            identity,
+            signature: Signature::of(identity),
             seat: OnceLock::new(),
         }
     }
 
-    /// What the models make their own of.
-    #[cfg(all(loom, test))]
+    /// The namespace as this process sees it.
+    #[inline(always)]
     pub(crate) fn space(&self) -> &Arc<Space> {
         &self.space
     }
 
     /// Another identity for the same dict.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let other = namespace.fork()?;
+    /// assert_ne!(other.identity(), namespace.identity());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn fork(&self) -> Result<Self> {
         self.space.check_fork()?;
-        Ok(Self::new(Arc::clone(&self.space), seats::next_identity(&self.space)?))
+        let fork = Self::new(Arc::clone(&self.space), seats::next_identity(&self.space)?);
+        Ok(fork.with_precise_time(self.signature.is_precise()))
+    }
+
+    /// The same, whose commits are dated by a precise clock, or by a coarse one: see [`Record::time_ns`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let precise = namespace.fork()?.with_precise_time(true);
+    /// assert!(precise.has_precise_time() && !namespace.has_precise_time());
+    /// assert!(precise.fork()?.has_precise_time());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_precise_time(mut self, precise: bool) -> Self {
+        self.signature = self.signature.with_precise_time(precise);
+        self
+    }
+
+    /// Whether its commits are dated by a precise clock.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(!namespace.has_precise_time());
+    /// assert!(namespace.with_precise_time(true).has_precise_time());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn has_precise_time(&self) -> bool {
+        self.signature.is_precise()
     }
 
     /// The name.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.name(), "default");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.space.name
     }
 
     /// What commits through this value are signed with.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let seq = namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.record(seq)?.expect("it is recent").identity, namespace.identity());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn identity(&self) -> u32 {
-        self.identity
+        self.signature.identity()
     }
 
     /// The number of the newest commit; 0 before the first.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.seq(), 0);
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.seq(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn seq(&self) -> u64 {
         self.space.seq()
     }
 
     /// The oldest commit whose snapshot can be taken.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.floor(), 0); // also the state before the first commit
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn floor(&self) -> u64 {
         self.space.control().reader.floor.load(Ordering::Relaxed)
     }
 
     /// A word of this process, and what it holds unless the process was forked since the arena was opened: the same as
     /// [`Namespace::check_fork`] in one comparison. It never holds `u64::MAX`.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (word, value) = namespace.fork_mark();
+    /// assert_eq!(word.load(std::sync::atomic::Ordering::Relaxed), value); // this process was not forked
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn fork_mark(&self) -> (&'static AtomicU64, u64) {
         (fork::word(), self.space.attachment.epoch())
     }
 
     /// Errors if this process was forked from the one that opened the arena.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(namespace.check_fork().is_ok());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn check_fork(&self) -> Result<()> {
         self.space.check_fork()
@@ -262,6 +512,17 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the arena is damaged.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert_eq!(namespace.get(&door)?, None);
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.get(&door)?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         match self.peek(key) {
@@ -273,6 +534,16 @@ impl Namespace {
 
     /// As [`Namespace::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
     /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.get_with(&door, |tag, bytes| (tag, bytes.len()))?, Some((1, 4)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         match self.peek(key) {
@@ -283,6 +554,18 @@ impl Namespace {
 
     /// As [`Namespace::get_with`], without a lookup. `None` when the place is no longer that of its key, or of another
     /// namespace.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &[7; 1000], Deadline::never())?;
+    /// let place = namespace.place(&door)?.expect("it was put there");
+    /// assert!(place.peek(|_, _| ()).is_none()); // too large for that
+    /// assert_eq!(namespace.get_at(&place, |_, bytes| bytes.len())?, Some(Some(1000)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(never)]
     pub fn get_at<R>(&self, place: &Place<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<Option<R>>> {
         if place.at.namespace != std::ptr::from_ref(self.space.control()).addr() {
@@ -293,6 +576,20 @@ impl Namespace {
 
     /// The newest value of a key, if all that is asked for is at hand: `None` sends to [`Namespace::peek_short`] and
     /// [`Namespace::get_with`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let len = match namespace.peek(&door) {
+    ///     Some(small) => small.map(|small| small.with(|_, bytes| bytes.len())),
+    ///     None => namespace.get(&door)?.map(|value| value.bytes().len()),
+    /// };
+    /// assert_eq!(len, Some(4));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek(&self, key: &KeyRef<'_>) -> Option<Option<Small>> {
         let view = View::newest(&self.space);
@@ -309,6 +606,16 @@ impl Namespace {
     }
 
     /// As [`Namespace::peek`], for values of up to 528 bytes, which are handed to `f` as by [`Namespace::get_with`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &[7; 100], Deadline::never())?;
+    /// assert_eq!(namespace.peek_short(&door, |_, bytes| bytes.len()), Some(Some(100)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_short<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Option<Option<R>> {
         let view = View::newest(&self.space);
@@ -324,6 +631,18 @@ impl Namespace {
     /// Where the size is a constant, as for a type of fixed size, the words of the value can go from the arena to where they
     /// are wanted without a stop in memory. That is the point: who stores words, and loads them in pieces of another size
     /// soon after, waits for all stores to be done.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, FixedSize, KeyRef, ShortRoom};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &7u64.to_le_bytes(), Deadline::never())?;
+    /// let mut room = ShortRoom::new();
+    /// let found = namespace.peek_exactly(&door, FixedSize { len: 8, head: 8 }, &mut room);
+    /// assert!(matches!(found, Ok(Some((1, bytes))) if bytes == 7u64.to_le_bytes()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn peek_exactly<'r>(
         &self,
@@ -375,6 +694,15 @@ impl Namespace {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.contains(&KeyRef::new(1, b"door"))?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
         self.read(|view, _| match view.find(key)? {
             Some(entry) => Ok(view.live_version(entry)?.is_some()),
@@ -383,6 +711,15 @@ impl Namespace {
     }
 
     /// How many keys are present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.len()?, 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn len(&self) -> Result<usize> {
         for _ in 0..ATTEMPTS {
             if let Some(live) = log::live(&self.space, self.seq()) {
@@ -393,11 +730,27 @@ impl Namespace {
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(namespace.is_empty()?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
     /// Where the value of a key lives, to read it without a lookup. `None` when the key was never set.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.locate(&KeyRef::new(1, b"door"))?, None);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn locate(&self, key: &KeyRef<'_>) -> Result<Option<EntryRef>> {
         self.read(|view, _| {
             // Acquire, and before the lookup: an entry that a later rebuild drops then has an older generation.
@@ -411,6 +764,17 @@ impl Namespace {
     }
 
     /// A place to read a key from again and again. `None` when the key was never set.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert!(namespace.place(&door)?.is_none());
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.place(&door)?.is_some_and(|place| place.is_current()));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn place(&self, key: &KeyRef<'_>) -> Result<Option<Place<'_>>> {
         let Some(at) = self.locate(key)? else { return Ok(None) };
         let view = View::new(&self.space, self.space.seq());
@@ -447,6 +811,16 @@ impl Namespace {
     }
 
     /// Pins the newest snapshot.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let pinned = namespace.pin()?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!((pinned.seq(), pinned.len()?), (0, 0));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn pin(&self) -> Result<Pinned<'_>> {
         self.space.check_fork()?;
@@ -457,6 +831,41 @@ impl Namespace {
             return Ok(Pinned::new(&self.space, seat, seq, false));
         }
         self.pin_elsewhere()
+    }
+
+    /// Pins the newest snapshot if the value of a key is in it, at hand, and `holds`: a get and a pin in one. `None`
+    /// says nothing: then [`Namespace::pin`] it and look.
+    ///
+    /// What `holds` is asked about may have been read while it was overwritten; then its answer does not count.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert!(namespace.pin_if(&door, |value| value.is(1, b"shut")).is_none());
+    /// let pinned = match namespace.pin_if(&door, |value| value.is(1, b"open")) {
+    ///     Some(pinned) => pinned,
+    ///     None => namespace.pin()?,
+    /// };
+    /// assert_eq!(pinned.get(&door)?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    #[inline(always)]
+    pub fn pin_if(&self, key: &KeyRef<'_>, holds: impl FnOnce(Small) -> bool) -> Option<Pinned<'_>> {
+        let view = View::newest(&self.space);
+        let small = view.small_at_hand(view.find_at_hand(key).ok()??).ok()??;
+        if !holds(small) || self.space.check_fork().is_err() {
+            return None;
+        }
+        let seat = self.own_seat()?;
+        if pin::pin_at(&seat.pin, &self.space.control().reader.floor, view.seq) != Ok(true) {
+            return None;
+        }
+        // From here on it is a value: should the view turn out not to be intact, it is dropped, and with it the pin.
+        let pinned = Pinned::new(&self.space, seat, view.seq, false);
+        view.is_valid().then_some(pinned)
     }
 
     #[cold]
@@ -479,6 +888,19 @@ impl Namespace {
     }
 
     /// Pins the snapshot after commit `seq`. `None` when it fell out of the history, or has not been made.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// namespace.put(&door, None, 1, b"shut", Deadline::never())?;
+    /// let first = namespace.pin_at(1)?.expect("it is recent");
+    /// assert_eq!(first.get(&door)?.expect("it was there").bytes(), b"open");
+    /// assert!(namespace.pin_at(3)?.is_none());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn pin_at(&self, seq: u64) -> Result<Option<Pinned<'_>>> {
         self.space.check_fork()?;
         if seq > self.seq() {
@@ -527,15 +949,39 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::LockTimeout`] names the process that holds the lock; [`Error::Deadlock`] if this thread does.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Error, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::time::Duration;
+    ///
+    /// let mut transaction = namespace.begin(Deadline::after(Duration::from_secs(5)))?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert!(matches!(namespace.begin(Deadline::never()), Err(Error::Deadlock)));
+    /// drop(transaction);
+    /// assert!(namespace.is_empty()?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn begin(&self, deadline: Deadline) -> Result<Transaction<'_>> {
-        Transaction::begin(&self.space, self.identity, deadline)
+        Transaction::begin(&self.space, self.signature, deadline)
     }
 
     /// Sets one key, as one commit. Returns the number of the commit. `place` saves the lookup if it is still valid.
     ///
     /// # Errors
     /// As for [`Namespace::begin`] and [`Transaction::put`]; the state is then as before.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert_eq!(namespace.put(&door, None, 1, b"open", Deadline::never())?, 1);
+    /// assert_eq!(namespace.put(&door, None, 1, b"shut", Deadline::never())?, 2);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn put(
         &self,
@@ -545,10 +991,21 @@ impl Namespace {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<u64> {
-        overwrite::put(&self.space, self.identity, &Put { key, place, tag, bytes }, deadline)
+        overwrite::put(&self.space, self.signature, &Put { key, place, tag, bytes }, deadline)
     }
 
     /// Shows others how far this identity has read, for their statistics.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// namespace.publish_cursor(0);
+    /// let watcher = &arena.stats()?.namespaces[0].watchers[0];
+    /// assert_eq!((watcher.pid, watcher.cursor, watcher.lag), (std::process::id(), 0, 1));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn publish_cursor(&self, cursor: u64) {
         if self.space.check_fork().is_ok()
             && let Some(seat) = self.own_seat()
@@ -558,6 +1015,16 @@ impl Namespace {
     }
 
     /// Reads the record of a commit. `None` when it fell out of the history, or has not been made.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.record(1)?.expect("it is recent").pid, std::process::id());
+    /// assert!(namespace.record(2)?.is_none());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn record(&self, seq: u64) -> Result<Option<Record>> {
         if seq > self.seq() {
             return Ok(None);
@@ -571,7 +1038,7 @@ impl Namespace {
     }
 
     #[cold]
-    fn damaged_log(&self, seq: u64) -> Error {
+    pub(crate) fn damaged_log(&self, seq: u64) -> Error {
         Error::corrupt(format!(
             "namespace {:?}: the log does not hold commit {seq}",
             self.space.name
@@ -587,8 +1054,36 @@ impl Namespace {
         ))
     }
 
+    /// The name of the process that made a commit, [`set_process_name`](crate::set_process_name); `None` if it is dead or
+    /// gone and some thousand others have come since.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, set_process_name};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// set_process_name("porter");
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let record = namespace.record(1)?.expect("it is recent");
+    /// assert_eq!(namespace.writer_name(&record).as_deref(), Some("porter"));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn writer_name(&self, record: &Record) -> Option<Arc<str>> {
+        self.space.attachment.writer_name(record)
+    }
+
     /// The keys that a commit changed, each with whether its value stayed the same. `None` when it fell out of the
     /// history.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let record = namespace.record(1)?.expect("it is recent");
+    /// assert_eq!(namespace.changed_keys(&record)?, Some(vec![(door.to_owned(), false)]));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn changed_keys(&self, record: &Record) -> Result<Option<Vec<(Key, bool)>>> {
         let view = View::new(&self.space, record.seq.saturating_sub(1));
         let mut budget = Budget::of(&self.space);
@@ -613,6 +1108,22 @@ impl Namespace {
     ///
     /// `duplicates` includes commits that set a key to the value it had; `skip` is an identity whose commits are
     /// left out.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Filter, KeyRef, Next};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let other = namespace.fork()?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// other.put(&KeyRef::new(1, b"lamp"), None, 1, b"on", Deadline::never())?;
+    /// // A watcher that leaves out what was done through itself.
+    /// let own = Some(namespace.identity());
+    /// let mut cursor = 0;
+    /// assert_eq!(namespace.next_match(&mut cursor, 2, Filter::Any, false, own)?, Next::Match(2));
+    /// assert_eq!(namespace.next_match(&mut cursor, 2, Filter::Any, false, own)?, Next::Nothing);
+    /// assert_eq!(cursor, 2);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn next_match(
         &self,
         cursor: &mut u64,
@@ -626,7 +1137,10 @@ impl Namespace {
             let seq = *cursor + 1;
             match log::read(&self.space, seq, &mut record) {
                 log::Found::Record => {}
-                log::Found::Gone => return Ok(self.lagged(cursor)),
+                log::Found::Gone => match self.lagged(cursor, filter) {
+                    Some(lagged) => return Ok(lagged),
+                    None => continue,
+                },
                 log::Found::Damaged => return Err(self.damaged_log(seq)),
             }
             if skip != Some(record.identity) {
@@ -634,7 +1148,10 @@ impl Namespace {
                 let matches = self.matches(&view, &record, filter, duplicates);
                 // The entries may have been recycled while their keys were compared.
                 if !view.is_valid() {
-                    return Ok(self.lagged(cursor));
+                    match self.lagged(cursor, filter) {
+                        Some(lagged) => return Ok(lagged),
+                        None => continue,
+                    }
                 }
                 if matches.map_err(|torn| torn.damage(&self.space))? {
                     // Whoever gets a match looks at its state, and would look again if that cannot be had yet.
@@ -650,12 +1167,20 @@ impl Namespace {
         Ok(Next::Nothing)
     }
 
-    /// The cursor fell behind the floor: commits up to it cannot be read.
-    fn lagged(&self, cursor: &mut u64) -> Next {
+    /// The cursor fell behind the floor: commits up to it cannot be read. `None` if they do not concern the watcher.
+    #[cold]
+    fn lagged(&self, cursor: &mut u64, filter: Filter<'_>) -> Option<Next> {
+        if let Filter::Keys(keys) = filter
+            && let Some(floor) = self.untouched_until(keys, *cursor)
+            && floor > *cursor
+        {
+            *cursor = floor;
+            return None;
+        }
         let floor = self.floor();
         let missed = floor.saturating_sub(*cursor);
         *cursor = floor;
-        Next::Lagged(missed)
+        Some(Next::Lagged(missed))
     }
 
     fn matches(&self, view: &View<'_>, record: &Record, filter: Filter<'_>, duplicates: bool) -> Result<bool, Torn> {
@@ -670,6 +1195,7 @@ impl Namespace {
         for change in record.changes.iter().filter(|change| duplicates || !change.identical) {
             let matches = match filter {
                 Filter::Any => true,
+                Filter::Key(key) => view.entry_has_key(change.entry, &key)?,
                 Filter::Keys(keys) => is_listed(change.entry, keys)?,
                 Filter::Except(keys) => !is_listed(change.entry, keys)?,
             };
@@ -681,25 +1207,76 @@ impl Namespace {
     }
 
     /// Waits until `check`, called with the number of the newest commit whenever there may be a new one, returns
-    /// something.
-    pub fn wait<T>(
+    /// something. `cancel` is a flag, or a [`Cancel`] with words besides.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Ended, KeyRef, On, Strategy};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::sync::atomic::AtomicBool;
+    /// use std::time::Duration;
+    ///
+    /// let cancel = AtomicBool::new(false);
+    /// let writer = namespace.fork()?;
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(move || writer.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never()));
+    ///     let deadline = Deadline::after(Duration::from_secs(30));
+    ///     let first = |seq| Ok((seq > 0).then_some(seq));
+    ///     assert_eq!(namespace.wait(On::Any, Strategy::default(), deadline, &cancel, first)?, Ok(1));
+    ///     Ok::<(), shm_state::Error>(())
+    /// })?;
+    /// let never = |_| Ok(None::<()>);
+    /// let ended = namespace.wait(On::Any, Strategy::Block, Deadline::at_once(), &cancel, never)?;
+    /// assert_eq!(ended, Err(Ended::TimedOut));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn wait<'c, T>(
         &self,
         on: On<'_>,
         strategy: Strategy,
         deadline: Deadline,
-        cancel: &AtomicBool,
+        cancel: impl Into<Cancel<'c>>,
         check: impl FnMut(u64) -> Result<Option<T>>,
     ) -> Result<Result<T, Ended>> {
         self.space.check_fork()?;
-        wait::wait(&self.space, on, strategy, deadline, cancel, check)
+        wait::wait(&self.space, on, strategy, deadline, cancel.into(), check)
     }
 
     /// Wakes every sleeper of the namespace, in all processes, so that it looks at its cancel flag.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, Ended, On, Strategy};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// let cancel = AtomicBool::new(false);
+    /// let never = |_| Ok(None::<()>);
+    /// std::thread::scope(|scope| {
+    ///     let sleeper = scope.spawn(|| namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never));
+    ///     cancel.store(true, Ordering::SeqCst);
+    ///     namespace.wake_all();
+    ///     assert_eq!(sleeper.join().unwrap()?, Err(Ended::Closed));
+    ///     Ok::<(), shm_state::Error>(())
+    /// })?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn wake_all(&self) {
         self.space.wake_all();
     }
 
     /// Process and thread that hold the writer lock.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert_eq!(namespace.lock_holder(), None);
+    /// let transaction = namespace.begin(Deadline::never())?;
+    /// assert_eq!(namespace.lock_holder().map(|(pid, _)| pid), Some(std::process::id()));
+    /// # drop(transaction);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn lock_holder(&self) -> Option<(u32, u32)> {
         self.space.attachment.holder(&self.space.control().lock)
     }

@@ -17,6 +17,7 @@ use crate::namespace::EntryRef;
 use crate::read::{View, store_version};
 use crate::reclaim;
 use crate::record;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys;
@@ -37,25 +38,26 @@ pub struct Put<'a> {
 
 /// Sets one key, as one commit. Returns the number of the commit.
 #[inline]
-pub fn put(space: &Space, identity: u32, put: &Put<'_>, deadline: Deadline) -> Result<u64> {
+pub fn put(space: &Space, signature: Signature, put: &Put<'_>, deadline: Deadline) -> Result<u64> {
     let (guard, seq) = enter(space, deadline)?;
     // SAFETY: we hold the writer lock, and `Transaction::entered` below is only called after the last use.
     let floor_total = unsafe { &mut space.scratch().floor_total };
     reclaim::trim_history(space, seq, floor_total);
     let Some(plan) = plan(space, seq, put)? else {
-        return put_generally(space, guard, seq, identity, put);
+        return put_generally(space, guard, seq, signature, put);
     };
     let next = seq.wrapping_add(1);
-    overwrite(space, next, identity, put, &plan)?;
+    overwrite(space, next, signature, put, &plan)?;
     record::publish(space, next, pack(plan.entry, plan.new))?;
     guard.unlock();
     wake(space, &[put.key.hash()]);
+    space.mapping.news().tell();
     Ok(next)
 }
 
 #[cold]
-fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, identity: u32, put: &Put<'_>) -> Result<u64> {
-    let mut transaction = Transaction::entered(space, guard, seq, identity);
+fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, signature: Signature, put: &Put<'_>) -> Result<u64> {
+    let mut transaction = Transaction::entered(space, guard, seq, signature);
     transaction.put(put.key, put.tag, put.bytes)?;
     transaction.commit()
 }
@@ -148,7 +150,7 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
 
 /// Everything up to the marker; see `commit` for the order.
 #[inline(always)]
-fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
+fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
     let Plan { entry, old, new, .. } = *plan;
     // First of all one store to each line that a watcher may have: they come back from its core all at once, instead of
     // one after the other at the end. The old version and the entry are alive until the commit, so their `retired` means
@@ -175,9 +177,9 @@ fn overwrite(space: &Space, seq: u64, identity: u32, put: &Put<'_>, plan: &Plan<
     )?;
     let identical = same_value(space, plan.old_version, plan.new_version)?;
     let header = Header {
-        identity,
+        identity: signature.identity(),
         pid: sys::process::pid(),
-        time_ns: sys::time::realtime_coarse_ns(),
+        time_ns: signature.time_ns(),
         live: plan.live,
         identical,
         retired_total: plan.retired_total,

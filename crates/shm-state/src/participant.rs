@@ -6,7 +6,12 @@
 //!
 //! **Who writes.** A process takes a slot by an exclusive lock on one byte of a file, which ends exactly when its
 //! memory does (see `sys/lifeline.rs`) or when it detaches. Only the owner of the byte writes the slot: pid, identity of
-//! the process, generation. `next_nonce` only grows, over all users of the slot; it numbers the threads that take locks.
+//! the process, generation, and by what name it goes. `next_nonce` only grows, over all users of the slot; it numbers the
+//! threads that take locks.
+//!
+//! **Names** outlive their processes: a slot says whose it was until another process gets it, and those who attach take
+//! turns through the table, so that this takes as long as it can. `since` is what the counter of writers' identities said
+//! when the user came: a commit signed with a later one, by the same pid, is that user's.
 //!
 //! **When a process dies.** Its slot stays as it is until another process gets the byte. Whoever must know whether it
 //! is dead asks for a *proof*, a fact that can never become untrue:
@@ -27,6 +32,9 @@
 //! **Ordering.** A slot is filled before its user publishes anything that names it (lock words, pins) with
 //! Release; whoever loads such a name with Acquire finds the slot filled.
 
+mod name;
+mod others;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
@@ -38,12 +46,14 @@ use crate::sync::{Ordering, Word, Word64};
 use crate::sys::lifeline::{Claims, Lifeline};
 use crate::sys::process::Process;
 use crate::sys::{file, fork, process, robust};
+pub(crate) use name::{Name, choose_name};
+pub(crate) use others::{Known, User};
 
 /// How many slots the table in the arena has: as many as a lock word can name.
 pub(crate) const PARTICIPANTS: usize = MOST_SLOTS;
 
 /// One participant, in the arena. All zeroes is a slot that was never used.
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct ParticipantSlot {
     /// 0 while nobody uses the slot.
     pid: Word64,
@@ -52,9 +62,23 @@ pub(crate) struct ParticipantSlot {
     next_nonce: Word64,
     /// Which user of the slot this is, counted from 1; 32 bits.
     generation: Word64,
+    /// No identity of a writer below this one is the user's.
+    since: Word64,
+    /// See [`Name`].
+    name: [Word64; 2],
+    /// The pid of the user, or of the last one; 0 while the words before are written.
+    named: Word64,
 }
 
-const _: () = assert!(size_of::<ParticipantSlot>() == 32 && align_of::<ParticipantSlot>() == 8);
+const _: () = assert!(size_of::<ParticipantSlot>() == 64 && align_of::<ParticipantSlot>() == 64);
+
+/// How a process comes in.
+pub(crate) struct Entrance<'a> {
+    /// At which slot to look first: a word of the arena that those who come move on.
+    pub(crate) turn: &'a Word64,
+    /// The identity that the next writer gets.
+    pub(crate) since: u64,
+}
 
 impl ParticipantSlot {
     fn was_used(&self) -> bool {
@@ -71,14 +95,39 @@ impl ParticipantSlot {
     }
 
     /// Writes a new user into a slot whose byte the caller has. A death between the stores leaves no pid: unused.
-    fn fill(&self, pid: u32, identity: u64) -> u32 {
+    fn fill(&self, pid: u32, identity: u64, since: u64, name: Name) -> u32 {
         self.pid.store(0, Ordering::Release);
+        self.named.store(0, Ordering::Relaxed);
+        // Who sees a word of the new user's name sees that the last one's is gone. Pairs with the fence in `known`.
+        Word64::fence(Ordering::Release);
+        self.since.store(since, Ordering::Relaxed);
+        self.rename(name);
+        // Release pairs with the Acquire in `known`: who sees the pid sees what it is called.
+        self.named.store(u64::from(pid), Ordering::Release);
         self.identity.store(identity, Ordering::Release);
         let generation = (self.generation.load(Ordering::Relaxed) as u32).wrapping_add(1).max(1);
         self.generation.store(u64::from(generation), Ordering::Release);
         // Release pairs with the Acquire in `user`: who sees the pid sees the rest.
         self.pid.store(u64::from(pid), Ordering::Release);
         generation
+    }
+
+    /// Changes the name. Who reads it meanwhile may get half of each, which does no harm.
+    fn rename(&self, name: Name) {
+        let words = self.name.iter().zip(name.words());
+        words.for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+    }
+
+    /// The user, or the last one there was. `None` if there was none, or another one is just coming.
+    fn known(&self) -> Option<Known> {
+        // Acquire, and the fence: pair with the Release of `named` in `fill`, and with the fence behind its zero.
+        let named = self.named.load(Ordering::Acquire);
+        let since = self.since.load(Ordering::Relaxed);
+        let [first, second] = &self.name;
+        let name = Name::from_words([first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)]);
+        Word64::fence(Ordering::Acquire);
+        let pid = u32::try_from(named).ok().filter(|pid| *pid != 0)?;
+        (self.named.load(Ordering::Relaxed) == named).then_some(Known { pid, since, name })
     }
 }
 
@@ -151,7 +200,7 @@ unsafe impl Sync for Attachment {}
 impl Attachment {
     /// Makes this process a participant of the arena whose table is `slots` and whose PID namespace has the
     /// inode `pid_namespace`. `lock_file` is the file whose bytes stand for the slots. `for_each_lock` is called if the
-    /// slot was used before.
+    /// slot was used before. The process goes by the name that was chosen for it, or its program's.
     ///
     /// # Safety
     ///
@@ -161,6 +210,7 @@ impl Attachment {
         slots: NonNull<[ParticipantSlot]>,
         lock_file: OwnedFd,
         pid_namespace: u64,
+        entrance: &Entrance<'_>,
         for_each_lock: ForEachLock<'_>,
     ) -> Result<Self, AttachError> {
         let own = process::pid_namespace().map_err(failed("reading /proc/self/ns/pid"))?;
@@ -181,9 +231,11 @@ impl Attachment {
         // SAFETY: mapped, says the caller; a slice of atomics that others may write at any time.
         let table = unsafe { slots.as_ref() };
         let table = &table[..table.len().min(PARTICIPANTS)];
+        check_lock_file(&lock_file)?;
         let claims = Claims::on(&lock_file).map_err(failed("opening and mapping its lock file"))?;
-        let (slot, generation) = take_slot(table, &claims, pid, identity, for_each_lock)?;
-        let attachment = Self {
+        let slot = take_slot(table, &claims, entrance.turn, for_each_lock)?;
+        let generation = table[slot as usize].fill(pid, identity, entrance.since, Name::of_this_process());
+        Ok(Self {
             slots,
             slot,
             generation,
@@ -195,19 +247,7 @@ impl Attachment {
             lock_file_is: file::identity(&lock_file).map_err(failed("fstat of its lock file"))?,
             lock_file,
             _claim: claims.tie(),
-        };
-        attachment.check_claim().map(|()| attachment)
-    }
-
-    /// Others must see our byte locked, or they could take us for dead.
-    fn check_claim(&self) -> Result<(), AttachError> {
-        let byte = u64::from(self.slot);
-        if file::byte_is_locked(&self.lock_file, byte).map_err(failed("looking at a byte of the lock file"))? {
-            return Ok(());
-        }
-        let why = "the file system of the lock file does not keep it open while it is mapped, as overlayfs: use a lock \
-                   file in /dev/shm";
-        Err(AttachError::Unsupported(why.into()))
+        })
     }
 
     fn table(&self) -> &[ParticipantSlot] {
@@ -254,6 +294,15 @@ impl Attachment {
     pub(crate) fn next_nonce(&self) -> u64 {
         self.slot_at(self.slot)
             .map_or(0, |slot| slot.next_nonce.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// From here on the process goes by another name.
+    pub(crate) fn rename(&self, name: Name) {
+        if let Some(slot) = self.slot_at(self.slot)
+            && !self.is_forked()
+        {
+            slot.rename(name);
+        }
     }
 
     /// The pid recorded in a slot; 0 if there is none.
@@ -313,11 +362,17 @@ impl Attachment {
         process::state(pid, identity) == Process::Ended || self.byte_is_free(slot)
     }
 
+    /// Whether the descriptor of the lock file still is that: this process may have closed it, and opened something else.
+    fn is_lock_file(&self) -> bool {
+        file::identity(&self.lock_file).is_ok_and(|is| is == self.lock_file_is)
+    }
+
     /// Whether nobody has the byte of a slot; `false` if that cannot be told.
     fn byte_is_free(&self, slot: u32) -> bool {
         // Twice: a program that closes all its descriptors may do so in another thread, at any moment.
-        let is_ours = || file::identity(&self.lock_file).is_ok_and(|is| is == self.lock_file_is);
-        is_ours() && matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false)) && is_ours()
+        self.is_lock_file()
+            && matches!(file::byte_is_locked(&self.lock_file, u64::from(slot)), Ok(false))
+            && self.is_lock_file()
     }
 
     /// Whether a slot belongs to this process, perhaps by another attachment.
@@ -346,28 +401,52 @@ impl Drop for Attachment {
     }
 }
 
+/// Others must see our byte locked, or they could take us for dead. That is tried on a byte that stands for no slot:
+/// where it fails, two processes could otherwise be in one slot until they noticed.
+fn check_lock_file(lock_file: &OwnedFd) -> Result<(), AttachError> {
+    // No other thread tries the same byte.
+    let byte = PARTICIPANTS as u64 + u64::from(process::thread_id());
+    let claims = Claims::on(lock_file).map_err(failed("opening and mapping its lock file"))?;
+    let locked = claims
+        .try_lock(byte)
+        .map_err(failed("locking a byte of the lock file"))?;
+    let _claim = claims.tie();
+    if locked && file::byte_is_locked(lock_file, byte).map_err(failed("looking at a byte of the lock file"))? {
+        return Ok(());
+    }
+    let why = "the file system of the lock file does not keep it open while it is mapped, as overlayfs: use a lock \
+               file in /dev/shm";
+    Err(AttachError::Unsupported(why.into()))
+}
+
 fn next_key() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, StdOrdering::Relaxed)
 }
 
-/// Takes the first slot whose byte is free, which proves that its recorded user is gone.
+/// Takes a slot whose byte is free, which proves that its recorded user is gone: the next one in turn.
 fn take_slot(
     table: &[ParticipantSlot],
     claims: &Claims,
-    pid: u32,
-    identity: u64,
+    turn: &Word64,
     for_each_lock: ForEachLock<'_>,
-) -> Result<(u32, u32), AttachError> {
-    for (number, slot) in (0u32..).zip(table) {
-        let got = claims.try_lock(u64::from(number));
-        if !got.map_err(failed("locking a byte of the lock file"))? {
+) -> Result<u32, AttachError> {
+    let count = table.len() as u64;
+    // Relaxed: two who come at once try for the same slot, and one of them goes on to the next.
+    let first = turn.load(Ordering::Relaxed) % count.max(1);
+    for number in (first..count).chain(0..first) {
+        if !claims
+            .try_lock(number)
+            .map_err(failed("locking a byte of the lock file"))?
+        {
             continue;
         }
-        if slot.was_used() {
-            for_each_lock(&mut |lock| lock.abandon(number));
+        let slot = number as u32;
+        if table[number as usize].was_used() {
+            for_each_lock(&mut |lock| lock.abandon(slot));
         }
-        return Ok((number, slot.fill(pid, identity)));
+        turn.store(number + 1, Ordering::Relaxed);
+        return Ok(slot);
     }
     Err(AttachError::Full { slots: table.len() })
 }

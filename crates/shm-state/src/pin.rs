@@ -53,6 +53,7 @@ pub fn pin<W: Word<Int = u64>>(slot: &W, floor: &W, seq: &W) -> Result<u64, Refu
 }
 
 /// Pins the commit `at` in a free slot: `Ok(false)` when it is too old to be pinned, `Err` when the slot is in use.
+#[inline(always)]
 pub fn pin_at<W: Word<Int = u64>>(slot: &W, floor: &W, at: u64) -> Result<bool, ()> {
     slot.compare_exchange(NONE, at.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed)
         .map_err(|_| ())?;

@@ -13,9 +13,34 @@ use crate::sync::{Ordering, Word, Word64};
 
 /// Where the bytes of a value begin, behind a multiple of 64: in the arena, where [`Pinned::in_place`] shows them, and in
 /// the copies that `get_with` hands out. So what a layer above puts behind 16 bytes of its own is aligned to 64.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, PAYLOAD_OFFSET};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let pinned = namespace.pin()?;
+/// let value = pinned.in_place(&door)?.expect("it is there");
+/// assert_eq!(value.bytes().as_ptr().addr() % 64, PAYLOAD_OFFSET);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub const PAYLOAD_OFFSET: usize = PAYLOAD_AT % GRANULE;
 
 /// A value where it lies in the arena; made by [`Pinned::in_place`] only.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let pinned = namespace.pin()?;
+/// let value = pinned.in_place(&door)?.expect("it is there");
+/// namespace.put(&door, None, 1, b"shut", Deadline::never())?;
+/// assert_eq!(value.bytes(), b"open"); // as long as it is pinned
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct InPlace<'p> {
     tag: u16,
@@ -25,18 +50,52 @@ pub struct InPlace<'p> {
 
 impl<'p> InPlace<'p> {
     /// The type tag.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 5, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.pin()?.in_place(&door)?.map(|value| value.tag()), Some(5));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn tag(&self) -> u16 {
         self.tag
     }
 
     /// The bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.in_place(&door)?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn bytes(&self) -> &'p [u8] {
         self.bytes
     }
 
     /// Which version of which key this is.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let first = namespace.pin()?.in_place(&door)?.expect("it is there").version();
+    /// assert_eq!(namespace.pin()?.in_place(&door)?.expect("it is there").version(), first);
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert_ne!(namespace.pin()?.in_place(&door)?.expect("it is there").version(), first);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn version(&self) -> VersionId {
         self.version
@@ -48,6 +107,21 @@ impl<'p> InPlace<'p> {
 ///
 /// Of all versions that were ever visible, and no others are handed out, no two have place and birth in common: a commit is
 /// published once, with one version in a block.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let (door, lamp) = (KeyRef::new(1, b"door"), KeyRef::new(1, b"lamp"));
+/// for key in [&door, &lamp] {
+///     namespace.put(key, None, 1, b"on", Deadline::never())?;
+/// }
+/// let pinned = namespace.pin()?;
+/// let [a, b] = [&door, &lamp].map(|key| pinned.in_place(key).unwrap().expect("it is there").version());
+/// assert_ne!(a, b);
+/// assert_eq!((a.space(), a.birth(), b.birth()), (b.space(), 1, 2));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionId {
     space: u64,
@@ -57,18 +131,55 @@ pub struct VersionId {
 
 impl VersionId {
     /// The namespace, as this process has it open: a number that is given once.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// let other = arena.namespace("other")?;
+    /// let [here, there] = [&namespace, &other].map(|namespace| {
+    ///     namespace.put(&door, None, 1, b"open", Deadline::never()).unwrap();
+    ///     let pinned = namespace.pin().unwrap();
+    ///     pinned.in_place(&door).unwrap().expect("it is there").version()
+    /// });
+    /// assert_ne!(here.space(), there.space());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn space(&self) -> u64 {
         self.space
     }
 
     /// The commit that made the version.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// let seq = namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// assert_eq!(namespace.pin()?.in_place(&door)?.expect("it is there").version().birth(), seq);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn birth(&self) -> u64 {
         self.birth
     }
 
     /// Where in the arena it lies.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// let seq = namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let granule = namespace.pin()?.in_place(&door)?.expect("it is there").version().granule();
+    /// // The log names the version by its place, too.
+    /// assert_eq!(granule, namespace.record(seq)?.expect("it is recent").changes[0].new);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn granule(&self) -> u32 {
         self.granule
@@ -79,6 +190,17 @@ impl VersionId {
 ///
 /// Reading from it never fails because of writers. It keeps the versions that it may show from being recycled, so
 /// drop it when it is no longer needed.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let pinned = namespace.pin()?;
+/// namespace.put(&KeyRef::new(1, b"lamp"), None, 1, b"on", Deadline::never())?;
+/// assert_eq!((pinned.len()?, namespace.len()?), (1, 2));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 pub struct Pinned<'n> {
     space: &'n Space,
     seat: &'n Seat,
@@ -100,6 +222,16 @@ impl<'n> Pinned<'n> {
     }
 
     /// The commit after which the state was like this.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.seq(), 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn seq(&self) -> u64 {
         self.seq
     }
@@ -130,6 +262,16 @@ impl<'n> Pinned<'n> {
     }
 
     /// The value of a key.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.get(&KeyRef::new(1, b"door"))?.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         let found = self.find(key).map_err(self.damage())?;
         found.map(|version| self.payload(version)).transpose()
@@ -137,6 +279,17 @@ impl<'n> Pinned<'n> {
 
     /// As [`Pinned::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
     /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.get_with(&door, |tag, bytes| (tag, bytes.len()))?, Some((1, 4)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         let Some(version) = self.find(key).map_err(self.damage())? else {
@@ -154,6 +307,19 @@ impl<'n> Pinned<'n> {
     /// # Errors
     /// [`Error::Corrupt`] if the arena is damaged; [`Error::Forked`] in a child that was forked since, whose parent may
     /// have let go of the snapshot.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let (door, lamp) = (KeyRef::new(1, b"door"), KeyRef::new(1, b"lamp"));
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// let value = pinned.in_place(&door)?.expect("it is there");
+    /// assert_eq!((value.tag(), value.bytes()), (1, &b"open"[..]));
+    /// assert!(pinned.in_place(&lamp)?.is_none());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn in_place(&self, key: &KeyRef<'_>) -> Result<Option<InPlace<'_>>> {
         self.space.check_fork()?;
         let Some(version) = self.find(key).map_err(self.damage())? else {
@@ -165,6 +331,21 @@ impl<'n> Pinned<'n> {
     }
 
     /// As [`Pinned::in_place`], for the ordinary case on a straight path: `Err` when it takes more than a look.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, NotAtHand};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// let found = match pinned.in_place_at_hand(&door) {
+    ///     Ok(found) => found,
+    ///     Err(NotAtHand) => pinned.in_place(&door)?,
+    /// };
+    /// assert_eq!(found.expect("it is there").bytes(), b"open");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn in_place_at_hand(&self, key: &KeyRef<'_>) -> Result<Option<InPlace<'_>>, NotAtHand> {
         if !self.space.attachment.is_current() {
@@ -208,6 +389,16 @@ impl<'n> Pinned<'n> {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert!(!pinned.contains(&KeyRef::new(1, b"lamp"))?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
         let view = self.view();
         let Some(entry) = view.find(key).map_err(self.damage())? else {
@@ -219,6 +410,16 @@ impl<'n> Pinned<'n> {
     /// How many keys are present.
     ///
     /// Costs one look at the log while the commit is in it, and a walk over all keys for an older snapshot.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert_eq!(pinned.len()?, 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn len(&self) -> Result<usize> {
         if let Some(live) = log::live(self.space, self.seq) {
             return Ok(live as usize);
@@ -232,11 +433,36 @@ impl<'n> Pinned<'n> {
     }
 
     /// Whether no key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+    /// let pinned = namespace.pin()?;
+    /// assert!(!pinned.is_empty()?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
 
     /// Keys and values in the order of insertion.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// for name in ["door", "lamp"] {
+    ///     namespace.put(&KeyRef::new(1, name.as_bytes()), None, 1, b"on", Deadline::never())?;
+    /// }
+    /// let pinned = namespace.pin()?;
+    /// for (entry, name) in pinned.iter()?.zip(["door", "lamp"]) {
+    ///     let (key, value) = entry?;
+    ///     assert_eq!((key.bytes(), value.bytes()), (name.as_bytes(), &b"on"[..]));
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn iter(&self) -> Result<impl DoubleEndedIterator<Item = Result<(Key, Payload)>> + '_> {
         let view = self.view();
         let (slots, _) = view.dense().map_err(self.damage())?;

@@ -113,6 +113,18 @@ pub struct View<'a> {
 }
 
 /// A value of at most 16 bytes, read by [`Namespace::peek`](crate::Namespace::peek).
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// if let Some(Some(small)) = namespace.peek(&door) {
+///     assert_eq!(small.with(|_, bytes| bytes.to_vec()), b"open");
+/// }
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct Small {
     tag: u16,
@@ -122,12 +134,66 @@ pub struct Small {
 
 impl Small {
     /// Calls `f` with tag and bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// if let Some(Some(small)) = namespace.peek(&door) {
+    ///     assert_eq!(small.with(|tag, bytes| (tag, bytes.len())), (1, 4));
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline(always)]
     pub fn with<R>(self, f: impl FnOnce(u16, &[u8]) -> R) -> R {
         let mut bytes = [0; INLINE];
         bytes[..8].copy_from_slice(&self.words[0].to_le_bytes());
         bytes[8..].copy_from_slice(&self.words[1].to_le_bytes());
         f(self.tag, &bytes[..self.len.min(INLINE)])
+    }
+
+    /// Its type tag.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 5, b"open", Deadline::never())?;
+    /// if let Some(Some(small)) = namespace.peek(&door) {
+    ///     assert_eq!(small.tag(), 5);
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    #[inline(always)]
+    pub fn tag(self) -> u16 {
+        self.tag
+    }
+
+    /// Whether these are its tag and bytes.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+    /// if let Some(Some(small)) = namespace.peek(&door) {
+    ///     assert!(small.is(1, b"open"));
+    ///     assert!(!small.is(2, b"open") && !small.is(1, b"opened"));
+    /// }
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    #[inline(always)]
+    pub fn is(self, tag: u16, bytes: &[u8]) -> bool {
+        if self.tag != tag || self.len != bytes.len() || bytes.len() > INLINE {
+            return false;
+        }
+        let [first, second, _] = short_words(bytes);
+        // What is behind a value of one word is none of its.
+        self.words[0] == first && (bytes.len() <= 8 || self.words[1] == second)
     }
 }
 
@@ -143,14 +209,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The newest snapshot for an optimistic reader.
-    #[inline(always)]
-    pub fn newest(space: &'a Space) -> Self {
-        let reader = &space.control().reader;
-        // Acquire pairs with the store of `seq` that made the commit visible.
-        Self::recent(space, reader.seq.load(Ordering::Acquire))
-    }
-
     /// The snapshot of commit `seq`, in what this process has seen of the arena: for readers who look again where that is
     /// not all.
     #[inline(always)]
@@ -161,6 +219,14 @@ impl<'a> View<'a> {
             memory: space.mapping.recent(),
             reader: &space.control().reader,
         }
+    }
+
+    /// The newest snapshot for an optimistic reader.
+    #[inline(always)]
+    pub fn newest(space: &'a Space) -> Self {
+        let reader = &space.control().reader;
+        // Acquire pairs with the store of `seq` that made the commit visible.
+        Self::recent(space, reader.seq.load(Ordering::Acquire))
     }
 
     /// The same namespace as it is now.

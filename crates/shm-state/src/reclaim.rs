@@ -16,11 +16,13 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use crate::error::{Error, PinInfo, Result};
+use crate::error::{Error, Result};
 use crate::fault::{Fault, planted};
 use crate::heap::{Heap, NoRoom, block, class_of};
 use crate::layout::{CLASSES, GRANULE, high, low, pack};
 use crate::log;
+use crate::news::Event;
+use crate::owners::Owners;
 use crate::pin;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
@@ -82,15 +84,30 @@ fn raise(space: &Space, to: u64) -> u64 {
     recyclable
 }
 
+/// Lets be used again what is pinned no more, without giving up history. Only under the writer lock.
+pub fn raise_again(space: &Space) {
+    raise(space, space.control().reader.floor.load(Ordering::Relaxed));
+}
+
 /// Gives up all history that nobody living pins. Returns the new recyclable commit.
 pub fn drop_history(space: &Space, seq: u64) -> Result<u64> {
     reap(space);
-    Ok(raise(space, seq))
+    let from = space.control().reader.floor.load(Ordering::Relaxed);
+    let recyclable = raise(space, seq);
+    if from < seq {
+        let namespace = space.name.clone();
+        space.mapping.news().note(Event::Trimmed {
+            namespace,
+            from,
+            to: seq,
+        });
+    }
+    Ok(recyclable)
 }
 
 /// Clears the seats of dead processes. Only under the writer lock.
 pub fn reap(space: &Space) -> usize {
-    let mut reaped = 0;
+    let (mut reaped, mut pins) = (0, 0);
     let mine = space.attachment.owner_word();
     // Each owner is asked for once, with several system calls, and may have a thousand seats. The dead stay dead.
     let mut asked = HashMap::from([(0, false), (mine, false)]);
@@ -107,6 +124,7 @@ pub fn reap(space: &Space) -> usize {
                 .compare_exchange(owner, mine, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
         {
+            pins += usize::from(seat.pin.load(Ordering::Relaxed) != pin::NONE);
             seat.pin.store(pin::NONE, Ordering::Relaxed);
             seat.cursor.store(0, Ordering::Relaxed);
             // Release: the cleared words come before the seat is free.
@@ -114,27 +132,14 @@ pub fn reap(space: &Space) -> usize {
             reaped += 1;
         }
     }
+    if reaped > 0 {
+        space.mapping.news().note(Event::Reaped {
+            namespace: space.name.clone(),
+            seats: reaped,
+            pins,
+        });
+    }
     reaped
-}
-
-/// The pins that stand, oldest first.
-pub fn pins(space: &Space) -> Vec<PinInfo> {
-    let seq = space.seq();
-    let mut pins: Vec<PinInfo> = space
-        .seats()
-        .filter_map(|seat| {
-            let (owner, pinned) = (seat.owner.load(Ordering::Acquire), seat.pin.load(Ordering::Relaxed));
-            let pinned = pinned.checked_sub(1)?;
-            let pid = space.attachment.pid_of_owner(owner);
-            Some(PinInfo {
-                pid,
-                seq: pinned,
-                lag: seq.saturating_sub(pinned),
-            })
-        })
-        .collect();
-    pins.sort_by_key(|pin| pin.seq);
-    pins
 }
 
 /// The error of a namespace that has no room.
@@ -156,7 +161,7 @@ pub fn full(space: &Space, wanted: NoRoom, slack: u64) -> Error {
         free: free.unwrap_or(0) + slack,
         committed: u64::from(space.mapping.committed()) * GRANULE as u64,
         capacity: space.mapping.capacity(),
-        pins: pins(space),
+        pins: Owners::of(&space.attachment).pins(space),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::fault::{self, Fault, planted};
 use crate::layout::{RECORD_INLINE, high, low, pack};
 use crate::log::list_words;
+use crate::news::{Done, Event};
 use crate::reclaim;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
@@ -123,12 +124,15 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
     let control = space.control();
     let marker = control.writer.marker.load(Ordering::Acquire);
     let seq = control.reader.seq.load(Ordering::Acquire);
+    let mut done = Done::default();
     if marker == seq.wrapping_add(1) && planted(Fault::NoRedo) {
         control.reader.seq.store(marker, Ordering::Release);
     } else if marker == seq.wrapping_add(1) {
         publish(space, marker, 0)?;
+        done.commit = true;
     } else if marker == seq | MAINTENANCE {
         maintain(space, seq)?;
+        done.maintenance = true;
     } else if marker != seq {
         return Err(Error::corrupt(format!(
             "namespace {:?}: its marker says {marker}, its newest commit is {seq}",
@@ -137,12 +141,18 @@ pub fn recover(space: &Space, died: bool) -> Result<()> {
     }
     if control.writer.rebuilding.load(Ordering::Relaxed) != 0 {
         reclaim::rebuild_free_lists(space, None)?;
+        done.free_lists = true;
     }
     if died && !planted(Fault::NoSweep) {
-        chunks::sweep(&space.mapping, space.index)?;
+        done.chunks = chunks::sweep(&space.mapping, space.index)?;
     }
     control.writer.recoveries.fetch_add(1, Ordering::Relaxed);
     // The dead writer may have published without waking anybody.
     space.wake_all();
+    space.mapping.news().note(Event::Recovered {
+        namespace: space.name.clone(),
+        seq: space.seq(),
+        done,
+    });
     Ok(())
 }

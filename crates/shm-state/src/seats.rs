@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::layout::{GRANULE, SEATS, Seat, SeatBlock, Superblock};
 use crate::reclaim;
 use crate::record;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{Ordering, Word};
 use crate::sys::time::Deadline;
@@ -42,7 +43,7 @@ pub fn take(space: &Space) -> Result<&Seat> {
     let deadline = Deadline::after(PATIENCE);
     let mut slice = FIRST_SLICE;
     loop {
-        match Transaction::begin(space, 0, deadline.sooner_of(slice)) {
+        match Transaction::begin(space, Signature::NOBODY, deadline.sooner_of(slice)) {
             Ok(transaction) if free(space) == 0 && reclaim::reap(space) == 0 => add_block(transaction, true)?,
             Ok(_) => {}
             Err(Error::LockTimeout { .. }) if !deadline.passed() => slice = (2 * slice).min(LONGEST_SLICE),
@@ -67,7 +68,7 @@ pub fn keep_some_free(space: &Space) {
         return;
     }
     // Best effort: who finds no seat later waits in `take`.
-    if let Ok(transaction) = Transaction::begin(space, 0, Deadline::at_once())
+    if let Ok(transaction) = Transaction::begin(space, Signature::NOBODY, Deadline::at_once())
         && reclaim::reap(space) == 0
     {
         let _ = add_block(transaction, false);

@@ -43,6 +43,23 @@ impl Arena {
     ///
     /// # Safety
     /// As there, but for the zeros.
+    ///
+    /// ```
+    /// use shared_memory::ShmemConf;
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let segment = ShmemConf::new().size(1 << 20).create()?;
+    /// // SAFETY: the segment is new, and dropped after the arenas.
+    /// let arena = unsafe { Arena::create_in_segment(&segment, &ArenaOptions::default())? };
+    /// arena.namespace("default")?;
+    /// // Another process knows it by its id.
+    /// let same = ShmemConf::new().os_id(segment.get_os_id()).open()?;
+    /// // SAFETY: the arena is in there, and the segment is dropped after it.
+    /// let opened = unsafe { Arena::open_in_segment(&same)? };
+    /// assert_eq!(opened.namespaces()?, ["default"]);
+    /// # drop((arena, opened));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn open_in_segment(segment: &Shmem) -> Result<Self> {
         // SAFETY: the caller's promise; whoever created the arena backed the segment.
         unsafe { Self::open_in(memory(segment)?, open(segment)?) }

@@ -11,16 +11,27 @@ use crate::arena::Mapping;
 use crate::error::{Error, Result};
 use crate::layout::{Control, Entry, LogSlot, Seat, SeatBlock, Version, high, low, pack};
 use crate::lock::{LockError, LockGuard, MOST_HELD, WriterLock};
-use crate::participant::Attachment;
+use crate::log::Record;
+use crate::participant::{Attachment, Name};
 use crate::sync::{ANY, Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::write::Scratch;
+use crate::writers::Writers;
 
 /// No namespace has so many commits: at four million a second it takes 36,000 years, and as long again until a number
 /// reaches the highest bit, which has another meaning in the marker (see `record`).
 const MOST_COMMITS: u64 = 1 << 62;
 
 /// How much history a namespace keeps.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, History};
+///
+/// let history = History { count: 10_000, bytes: 256 << 20 };
+/// let arena = Arena::anonymous(&ArenaOptions { history, ..Default::default() })?;
+/// # arena.namespace("default")?;
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// Commits that are kept at least; up to twice as many are.
@@ -33,6 +44,7 @@ pub struct History {
 pub struct Membership {
     // Dropped first: leaving writes to the arena.
     attachment: Attachment,
+    writers: Writers,
     _mapping: Arc<Mapping>,
 }
 
@@ -41,6 +53,7 @@ impl Membership {
     pub fn new(attachment: Attachment, mapping: Arc<Mapping>) -> Self {
         Self {
             attachment,
+            writers: Writers::default(),
             _mapping: mapping,
         }
     }
@@ -68,11 +81,19 @@ impl Membership {
             .is_some_and(|slot| self.attachment.is_dead(slot, high(owner)))
     }
 
-    /// The process that owns a seat; 0 when unknown, for it died and its slot is another's.
-    pub fn pid_of_owner(&self, owner: u64) -> u32 {
-        low(owner)
-            .checked_sub(1)
-            .map_or(0, |slot| self.attachment.pid_of_user(slot, high(owner)))
+    /// What this process knows of the others.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// From here on this process goes by another name here.
+    pub fn rename(&self, name: Name) {
+        self.attachment.rename(name);
+    }
+
+    /// The name of the process that made a commit; `None` if nothing is known of it any more.
+    pub fn writer_name(&self, record: &Record) -> Option<Arc<str>> {
+        self.writers.name(&self.attachment, record)
     }
 
     /// Takes a lock of the arena.

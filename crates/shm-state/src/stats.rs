@@ -2,23 +2,24 @@
 
 use crate::error::{PinInfo, Result};
 use crate::layout::{Control, LogSlot};
-use crate::reclaim;
+use crate::owners::{Owners, WatcherInfo};
 use crate::space::Space;
+use crate::status::{Backing, Leftovers, LockStatus, Participant};
 use crate::sync::{Ordering, Word};
 use crate::verify::{self, Report};
 
-/// A watcher, as others see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WatcherInfo {
-    /// The process that watches.
-    pub pid: u32,
-    /// The last commit that it consumed.
-    pub cursor: u64,
-    /// How many commits have been made since.
-    pub lag: u64,
-}
-
 /// Figures about one namespace. Bytes are those of whole blocks.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let stats = &arena.stats()?.namespaces[0];
+/// assert_eq!((stats.name.as_str(), stats.keys, stats.commits), ("default", 1, 1));
+/// assert_eq!((stats.recoveries, stats.takeovers), (0, 0)); // nobody died
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceStats {
     /// Its name.
@@ -49,9 +50,21 @@ pub struct NamespaceStats {
     pub pins: Vec<PinInfo>,
     /// Watchers, the slowest first.
     pub watchers: Vec<WatcherInfo>,
+    /// Its writer lock, as it was before it was taken to count all this.
+    pub lock: LockStatus,
 }
 
 /// Figures about an arena.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let stats = arena.stats()?;
+/// assert_eq!((stats.capacity, stats.namespaces.len()), (1 << 30, 1));
+/// assert!(stats.committed < 1 << 20); // what it takes is little at first
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stats {
     /// Bytes that it may grow to.
@@ -62,29 +75,23 @@ pub struct Stats {
     pub table_bytes: u64,
     /// Bytes that are backed and belong to no namespace.
     pub free_bytes: u64,
+    /// The file under it.
+    pub backing: Backing,
+    /// Who has it open, and who died while it had.
+    pub participants: Vec<Participant>,
+    /// What the dead left, before the locks were taken to count all this.
+    pub leftovers: Leftovers,
     /// Its namespaces.
     pub namespaces: Vec<NamespaceStats>,
 }
 
 /// Gathers the figures of one namespace. Only under its writer lock.
-pub(crate) fn namespace(space: &Space) -> Result<NamespaceStats> {
+pub(crate) fn namespace(space: &Space, lock: LockStatus) -> Result<NamespaceStats> {
     let mut report = Report::default();
     verify::check(space, &mut report);
     let control = space.control();
     let seq = space.seq();
-    let mut watchers: Vec<WatcherInfo> = space
-        .seats()
-        .filter_map(|seat| {
-            let cursor = seat.cursor.load(Ordering::Relaxed).checked_sub(1)?;
-            let pid = space.attachment.pid_of_owner(seat.owner.load(Ordering::Acquire));
-            Some(WatcherInfo {
-                pid,
-                cursor,
-                lag: seq.saturating_sub(cursor),
-            })
-        })
-        .collect();
-    watchers.sort_by_key(|watcher| watcher.cursor);
+    let mut owners = Owners::of(&space.attachment);
     Ok(NamespaceStats {
         name: space.name.clone(),
         commits: seq,
@@ -98,7 +105,8 @@ pub(crate) fn namespace(space: &Space) -> Result<NamespaceStats> {
         retired_bytes: report.retired_bytes,
         free_bytes: report.free_bytes,
         control_bytes: size_of::<Control>() as u64 + space.log_len() * size_of::<LogSlot>() as u64,
-        pins: reclaim::pins(space),
-        watchers,
+        pins: owners.pins(space),
+        watchers: owners.watchers(space),
+        lock,
     })
 }

@@ -8,15 +8,17 @@
 //! hash, checksum of the head, size of the file, boot, PID namespace. A process maps an arena once, however often it
 //! opens it.
 
+mod care;
+mod inspect;
+
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, Ordering as Local};
+use std::sync::atomic::{AtomicU64, Ordering as Local};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -24,26 +26,30 @@ use crate::arena::Mapping;
 use crate::directory;
 use crate::error::{Error, Result};
 use crate::layout::{
-    FORMAT_VERSION, GRANULE, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock,
-    layout_hash,
+    FORMAT_VERSION, MAGIC, MAX_CAPACITY, MIN_CAPACITY, PARTICIPANTS, SUPERBLOCK_HEAD_WORDS, Superblock, layout_hash,
 };
+use crate::lock::WriterLock;
 use crate::namespace::Namespace;
-use crate::participant::{AttachError, Attachment, ParticipantSlot};
+use crate::participant::{AttachError, Attachment, Entrance, Name, ParticipantSlot, choose_name};
+use crate::resident::Residency;
 use crate::seats;
 use crate::space::{History, Membership, Space};
-use crate::stats::{NamespaceStats, Stats};
 use crate::sync::{Ordering, Word};
-use crate::sys::time::Deadline;
-use crate::sys::{file, fork, process};
-use crate::verify::{self, Report};
-use crate::write::Transaction;
+use crate::sys::fork::PerProcess;
+use crate::sys::{file, process};
+pub use inspect::{ArenaFile, FileSystem, Head, Inspection, Surroundings};
 
 /// Where named arenas live.
 const DIRECTORY: &str = "/dev/shm";
-/// How long [`Arena::verify`] and [`Arena::stats`] wait for a writer lock.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// What a new arena is like.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions};
+///
+/// let arena = Arena::anonymous(&ArenaOptions { capacity: 1 << 20, ..Default::default() })?;
+/// assert_eq!(arena.stats()?.capacity, 1 << 20);
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArenaOptions {
     /// Bytes that it may grow to; a limit, not memory that is taken. Rounded down to 64 KiB.
@@ -95,37 +101,47 @@ struct Inner {
 /// Device and inode: what tells one arena from another.
 type Identity = (u64, u64);
 
-/// Arenas that this process has mapped. A forked child gets a new registry: the one it inherits may be locked by a thread
-/// that it does not have.
-struct Registry {
-    epoch: u64,
-    open: Mutex<HashMap<Identity, Weak<Inner>>>,
+/// Arenas that this process has mapped.
+type Registry = Mutex<HashMap<Identity, Weak<Inner>>>;
+
+/// A key for an arena in memory that the caller brings, each time another: no device has that number.
+fn of_caller() -> Identity {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    (u64::MAX, NEXT.fetch_add(1, Local::Relaxed))
 }
 
-static REGISTRY: AtomicPtr<Registry> = AtomicPtr::new(std::ptr::null_mut());
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 fn registry() -> Result<&'static Registry> {
-    let epoch = fork::renew().map_err(Error::os("mapping the page that notices a fork"))?;
-    loop {
-        // Acquire pairs with the Release of whoever made it.
-        let now = REGISTRY.load(Local::Acquire);
-        // SAFETY: null, or a leaked box that nobody ever frees.
-        if let Some(registry) = unsafe { now.as_ref() }
-            && registry.epoch == epoch
-        {
-            return Ok(registry);
-        }
-        let new = Box::into_raw(Box::new(Registry {
-            epoch,
-            open: Mutex::default(),
-        }));
-        if REGISTRY
-            .compare_exchange(now, new, Local::AcqRel, Local::Relaxed)
-            .is_err()
-        {
-            // SAFETY: another thread was faster; ours was never shared.
-            drop(unsafe { Box::from_raw(new) });
-        }
+    REGISTRY
+        .get()
+        .map_err(Error::os("mapping the page that notices a fork"))
+}
+
+/// Chooses what this process is called in all arenas: those that it has open, and those that it will open. Others see it
+/// beside the process id. As much of it as fits into 15 bytes is used, without control characters. An empty name stands
+/// for that of the program, which is what it is without this call.
+///
+/// ```
+/// use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+///
+/// let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// shm_state::set_process_name("sampler");
+/// let namespace = arena.namespace("default")?;
+/// let seq = namespace.put(&KeyRef::new(0, b"door"), None, 1, b"open", Deadline::never())?;
+/// let record = namespace.record(seq)?.unwrap();
+/// assert_eq!(namespace.writer_name(&record).as_deref(), Some("sampler"));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+pub fn set_process_name(name: &str) {
+    choose_name(Name::new(name));
+    // Without a registry no arena is open.
+    if let Ok(registry) = registry() {
+        // Gathered first: an arena whose last other user leaves meanwhile ends here, outside of the lock.
+        let arenas: Vec<_> = registry.lock().values().filter_map(Weak::upgrade).collect();
+        arenas
+            .iter()
+            .for_each(|inner| inner.membership.rename(Name::of_this_process()));
     }
 }
 
@@ -134,7 +150,39 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::InvalidName`], [`Error::InvalidOption`], [`Error::FileSystemFull`].
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Error};
+    ///
+    /// # let name = format!("shm-state-doc-create-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// assert_eq!(arena.name(), name);
+    /// assert!(matches!(Arena::create(name, &ArenaOptions::default()), Err(Error::AlreadyExists { .. })));
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn create(name: &str, options: &ArenaOptions) -> Result<Self> {
+        Self::create_resident(name, options, Residency::default())
+    }
+
+    /// As [`Arena::create`] and [`Arena::make_resident`] in one: if either fails there is no arena.
+    ///
+    /// # Errors
+    /// Those of both.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Residency};
+    ///
+    /// # let name = format!("shm-state-doc-resident-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let residency = Residency { prefault: Some(4 << 20), lock: false };
+    /// let arena = Arena::create_resident(name, &ArenaOptions::default(), residency)?;
+    /// # Arena::remove(name)?;
+    /// assert_eq!(arena.status()?.committed, 4 << 20);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn create_resident(name: &str, options: &ArenaOptions, residency: Residency) -> Result<Self> {
         let path = path_of(name)?;
         let capacity = check_options(options)?;
         let fd = file::unnamed_in(Path::new(DIRECTORY)).map_err(|error| {
@@ -150,6 +198,7 @@ impl Arena {
         let copy = file::reopen(&fd).map_err(Error::os("reopening the new arena"))?;
         let mapping = Mapping::of_file(fd, capacity)?;
         initialise(&mapping, options)?;
+        mapping.make_resident(residency)?;
         match file::link(&copy, &path) {
             Ok(()) => Self::attach(name, mapping, copy),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::AlreadyExists { name: name.into() }),
@@ -162,6 +211,19 @@ impl Arena {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Incompatible`] with the reason when the file is no arena that this process may
     /// use.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Error};
+    ///
+    /// # let name = format!("shm-state-doc-open-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// assert!(matches!(Arena::open(name), Err(Error::NotFound { .. })));
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// arena.namespace("default")?;
+    /// assert_eq!(Arena::open(name)?.namespaces()?, ["default"]);
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn open(name: &str) -> Result<Self> {
         let path = path_of(name)?;
         match file::open(&path) {
@@ -175,6 +237,18 @@ impl Arena {
     }
 
     /// Opens a named arena, or creates it; when several processes do so at once, all get the same one.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// # let name = format!("shm-state-doc-either-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let first = Arena::open_or_create(name, &ArenaOptions { capacity: 1 << 20, ..Default::default() })?;
+    /// let second = Arena::open_or_create(name, &ArenaOptions::default())?;
+    /// assert_eq!(second.stats()?.capacity, 1 << 20); // the options are those of the one who creates it
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn open_or_create(name: &str, options: &ArenaOptions) -> Result<Self> {
         // Each round lost means that another process created or removed it in between.
         for _ in 0..100 {
@@ -191,6 +265,18 @@ impl Arena {
     }
 
     /// Removes the name of an arena. Processes that have it open go on using it; its memory is freed with the last.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Error};
+    ///
+    /// # let name = format!("shm-state-doc-remove-{}", std::process::id());
+    /// # let name = name.as_str();
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// Arena::remove(name)?;
+    /// assert!(matches!(Arena::open(name), Err(Error::NotFound { .. })));
+    /// arena.namespace("default")?; // it can still be used
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn remove(name: &str) -> Result<()> {
         let path = path_of(name)?;
         let fd = match file::open(&path) {
@@ -215,6 +301,14 @@ impl Arena {
     }
 
     /// Creates an arena without a name, which others get by its descriptor ([`Arena::fd`], [`Arena::from_fd`]).
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// assert_eq!(arena.name(), "");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn anonymous(options: &ArenaOptions) -> Result<Self> {
         let capacity = check_options(options)?;
         let fd =
@@ -226,11 +320,49 @@ impl Arena {
     }
 
     /// Opens the arena in a file that was handed over, for example by inheritance.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let fd = arena.fd().expect("it is a file").try_clone_to_owned()?; // as a child would inherit it
+    /// arena.namespace("default")?;
+    /// assert_eq!(Arena::from_fd(fd)?.namespaces()?, ["default"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         Self::open_file("", fd)
     }
 
+    /// Prepares this process's part in the memory, so that touching it later costs no page fault: see [`Residency`].
+    ///
+    /// A process maps an arena once, so it holds for everything in it that has the arena open, and nothing takes it back
+    /// until the last of them is dropped.
+    ///
+    /// # Errors
+    /// [`Error::FileSystemFull`] if the arena cannot be given that much memory. [`Error::Os`] names RLIMIT_MEMLOCK if the
+    /// memory, whose whole capacity counts, cannot be locked.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Residency};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// arena.make_resident(Residency { prefault: Some(4 << 20), lock: false })?;
+    /// assert_eq!(arena.stats()?.committed, 4 << 20);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn make_resident(&self, residency: Residency) -> Result<()> {
+        self.inner.mapping.make_resident(residency)
+    }
+
     /// The file of the arena, to hand it to another process. `None` in a mapping of the caller's.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// assert!(Arena::anonymous(&ArenaOptions::default())?.fd().is_some());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.mapping.file()
     }
@@ -241,6 +373,27 @@ impl Arena {
     /// # Safety
     /// `memory` must be aligned to 4,096 bytes, shared, zeroed, mapped and backed for reading and writing until the
     /// arena and everything made from it is dropped, and be used by nobody but arenas made from it.
+    ///
+    /// ```
+    /// use std::fs::{self, File};
+    /// use std::io::Write;
+    /// use std::ptr::NonNull;
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let path = format!("/dev/shm/shm-state-doc-create-in-{}", std::process::id());
+    /// let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    /// let lock_file = File::options().read(true).write(true).open(&path)?;
+    /// fs::remove_file(&path)?;
+    /// file.write_all(&vec![0; 1 << 20])?; // now memory is behind all of it
+    /// let map = memmap2::MmapRaw::map_raw(&file)?;
+    /// let start = NonNull::new(map.as_mut_ptr()).expect("it is mapped somewhere");
+    /// let memory = NonNull::slice_from_raw_parts(start, map.len());
+    /// // SAFETY: new, shared, mapped at a page, and unmapped after the arena was dropped.
+    /// let arena = unsafe { Arena::create_in(memory, lock_file.into(), &ArenaOptions::default())? };
+    /// assert_eq!(arena.stats()?.capacity, 1 << 20);
+    /// # drop(arena);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn create_in(memory: NonNull<[u8]>, lock_file: OwnedFd, options: &ArenaOptions) -> Result<Self> {
         let options = ArenaOptions {
             capacity: memory.len() as u64,
@@ -258,6 +411,31 @@ impl Arena {
     ///
     /// # Safety
     /// As for [`Arena::create_in`], whose `lock_file` this one must be too (opened anew).
+    ///
+    /// ```
+    /// use std::fs::{self, File};
+    /// use std::io::Write;
+    /// use std::ptr::NonNull;
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let path = format!("/dev/shm/shm-state-doc-open-in-{}", std::process::id());
+    /// let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    /// let lock_files = [(); 2].map(|()| File::options().read(true).write(true).open(&path));
+    /// fs::remove_file(&path)?;
+    /// file.write_all(&vec![0; 1 << 20])?;
+    /// let [one, other] = lock_files;
+    /// let map = memmap2::MmapRaw::map_raw(&file)?;
+    /// let start = NonNull::new(map.as_mut_ptr()).expect("it is mapped somewhere");
+    /// let memory = NonNull::slice_from_raw_parts(start, map.len());
+    /// // SAFETY: new, shared, mapped at a page, and unmapped after the arena was dropped.
+    /// let arena = unsafe { Arena::create_in(memory, one?.into(), &ArenaOptions::default())? };
+    /// arena.namespace("default")?;
+    /// // SAFETY: as above; another process would map the file itself.
+    /// let opened = unsafe { Arena::open_in(memory, other?.into())? };
+    /// assert_eq!(opened.namespaces()?, ["default"]);
+    /// # drop((arena, opened));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn open_in(memory: NonNull<[u8]>, lock_file: OwnedFd) -> Result<Self> {
         check_alignment(memory)?;
         if (memory.len() as u64) < MIN_CAPACITY {
@@ -282,7 +460,7 @@ impl Arena {
 
     fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
         let stat = nix_stat(&fd)?;
-        if let Some(open) = registry()?.open.lock().get(&stat).and_then(Weak::upgrade) {
+        if let Some(open) = registry()?.lock().get(&stat).and_then(Weak::upgrade) {
             return Ok(Self { inner: open });
         }
         let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
@@ -291,7 +469,7 @@ impl Arena {
         if fd.read_exact_at(&mut bytes, 0).is_err() {
             return Err(incompatible(
                 name,
-                format!("it has {size} bytes, which is too short for an arena"),
+                format!("it has {size} bytes, which is too short for an arena; choose another name"),
             ));
         }
         let mut words = [0; SUPERBLOCK_HEAD_WORDS + 1];
@@ -313,23 +491,24 @@ impl Arena {
             .table(mapping.sections().participants, PARTICIPANTS)
             .ok_or_else(|| Error::corrupt("its table of participants is not backed by memory"))?;
         let pid_namespace = superblock.pid_namespace.load(Ordering::Relaxed);
-        let mut for_each_lock = |visit: &mut dyn FnMut(&crate::lock::WriterLock)| {
-            visit(&superblock.directory_lock);
-            for control in directory::controls(&mapping) {
-                visit(&control.lock);
-            }
-        };
         // Two threads that open the same arena at once must not map it twice.
-        let mut open = registry()?.open.lock();
+        let mut open = registry()?.lock();
         let key = match mapping.file() {
-            Some(fd) => Some(nix_stat(&fd)?),
-            None => None,
+            Some(fd) => nix_stat(&fd)?,
+            None => of_caller(),
         };
-        if let Some(inner) = key.and_then(|key| open.get(&key)).and_then(Weak::upgrade) {
+        if let Some(inner) = open.get(&key).and_then(Weak::upgrade) {
             return Ok(Self { inner });
         }
-        // SAFETY: the slots and the locks lie in `mapping`, which `Membership` drops after the attachment.
-        let attachment = unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &mut for_each_lock) };
+        let entrance = Entrance {
+            turn: &superblock.next_slot,
+            since: superblock.next_identity.load(Ordering::Relaxed),
+        };
+        let attachment = {
+            let mut locks = for_each_lock(superblock, &mapping);
+            // SAFETY: the slots and the locks lie in `mapping`, which `Membership` drops after the attachment.
+            unsafe { Attachment::attach(slots.into(), lock_file, pid_namespace, &entrance, &mut locks) }
+        };
         let attachment = attachment.map_err(|error| attach_error(name, error))?;
         let history = History {
             count: superblock.history_count.load(Ordering::Relaxed) as u32,
@@ -345,19 +524,32 @@ impl Arena {
             membership,
             mapping,
         });
-        if let Some(key) = key {
-            open.retain(|_, inner| inner.strong_count() > 0);
-            open.insert(key, Arc::downgrade(&inner));
-        }
+        open.retain(|_, inner| inner.strong_count() > 0);
+        open.insert(key, Arc::downgrade(&inner));
         Ok(Self { inner })
     }
 
     /// The name; empty for an anonymous arena.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// assert_eq!(Arena::anonymous(&ArenaOptions::default())?.name(), "");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
     /// The encoding of the values that the arena was made for.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions { value_format: 7, ..ArenaOptions::default() })?;
+    /// assert_eq!(arena.value_format(), 7);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn value_format(&self) -> u64 {
         self.inner.value_format
     }
@@ -394,6 +586,15 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::InvalidName`], [`Error::TooManyNamespaces`], [`Error::Full`].
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let kitchen = arena.namespace("kitchen")?;
+    /// let hall = arena.namespace("hall")?;
+    /// assert_eq!((kitchen.seq(), hall.name()), (0, "hall"));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn namespace(&self, name: &str) -> Result<Namespace> {
         let space = self.space(name)?;
         let identity = seats::next_identity(&space)?;
@@ -405,11 +606,18 @@ impl Arena {
         if !inner.membership.is_current() {
             return Err(Error::Forked);
         }
-        let mut spaces = inner.spaces.lock();
+        let spaces = inner.spaces.lock();
         if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
             return Ok(space);
         }
         let granule = directory::find_or_create(&inner.mapping, &inner.membership, name, inner.history)?;
+        // Its memory may be new. The lock of the directory is free again; that of `spaces` must be.
+        drop(spaces);
+        inner.mapping.news().tell();
+        let mut spaces = inner.spaces.lock();
+        if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
+            return Ok(space); // another thread was faster
+        }
         let (mapping, membership) = (Arc::clone(&inner.mapping), Arc::clone(&inner.membership));
         let space = Arc::new(Space::new(mapping, membership, name.into(), granule, inner.history)?);
         spaces.retain(|_, space| space.strong_count() > 0);
@@ -418,54 +626,27 @@ impl Arena {
     }
 
     /// The names of all namespaces, in the order of their creation.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// arena.namespace("kitchen")?;
+    /// arena.namespace("hall")?;
+    /// assert_eq!(arena.namespaces()?, ["kitchen", "hall"]);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn namespaces(&self) -> Result<Vec<String>> {
         directory::controls(&self.inner.mapping)
             .map(directory::name_of)
             .collect()
     }
+}
 
-    /// Walks everything that is reachable and accounts for every block. Takes the writer lock of one namespace after
-    /// the other.
-    ///
-    /// # Errors
-    /// [`Error::LockTimeout`] when a lock is not free within ten seconds. Damage is no error but part of the report.
-    pub fn verify(&self) -> Result<Report> {
-        let mut report = Report::default();
-        let (counted, names) = (directory::count(&self.inner.mapping), self.namespaces()?);
-        if names.len() < counted as usize {
-            report.problems.push(format!(
-                "the directory counts {counted} namespaces, and {} are there",
-                names.len()
-            ));
-        }
-        for name in names {
-            let space = self.space(&name)?;
-            let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
-            verify::check(&space, &mut report);
-        }
-        Ok(report)
-    }
-
-    /// Figures about memory, commits, pins and watchers. Takes the writer lock of one namespace after the other.
-    pub fn stats(&self) -> Result<Stats> {
-        let mapping = &self.inner.mapping;
-        let (free, _) = crate::chunks::census(mapping)?;
-        let namespaces: Result<Vec<NamespaceStats>> = self
-            .namespaces()?
-            .iter()
-            .map(|name| {
-                let space = self.space(name)?;
-                let _transaction = Transaction::begin(&space, 0, Deadline::after(PATIENCE))?;
-                crate::stats::namespace(&space)
-            })
-            .collect();
-        Ok(Stats {
-            capacity: mapping.capacity(),
-            committed: u64::from(mapping.committed()) * GRANULE as u64,
-            table_bytes: u64::from(mapping.sections().first_chunk) * crate::layout::CHUNK as u64,
-            free_bytes: u64::from(free) * crate::layout::CHUNK as u64,
-            namespaces: namespaces?,
-        })
+/// Calls what it is given for every lock of an arena.
+fn for_each_lock(superblock: &Superblock, mapping: &Mapping) -> impl FnMut(&mut dyn FnMut(&WriterLock)) {
+    move |visit| {
+        visit(&superblock.directory_lock);
+        directory::controls(mapping).for_each(|control| visit(&control.lock));
     }
 }
 
@@ -489,7 +670,7 @@ fn check_options(options: &ArenaOptions) -> Result<u64> {
     let capacity = options.capacity / chunk * chunk;
     let bad = |option, value, reason| Err(Error::InvalidOption { option, value, reason });
     if capacity < MIN_CAPACITY {
-        return bad("capacity", options.capacity, "the least is 512 KiB");
+        return bad("capacity", options.capacity, "the least is 640 KiB");
     }
     if capacity > MAX_CAPACITY {
         return bad("capacity", options.capacity, "the most is 128 GiB");

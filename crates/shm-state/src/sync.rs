@@ -77,7 +77,7 @@ macro_rules! word {
     ($word:ident, $atomic:ident, $int:ty) => {
         impl $word {
             /// A word outside of any arena.
-            #[cfg(test)]
+            #[allow(dead_code, reason = "there are such words of 32 bits; of 64 only in tests")]
             pub const fn new(value: $int) -> Self {
                 Self($atomic::new(value))
             }

@@ -18,6 +18,16 @@ use crate::sync::{Ordering, Word};
 use crate::walk;
 
 /// What [`crate::Arena::verify`] found.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// namespace.put(&KeyRef::new(1, b"door"), None, 1, b"open", Deadline::never())?;
+/// let report = arena.verify()?;
+/// assert_eq!((report.namespaces, report.keys, report.problems.len()), (1, 1, 0));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// What is wrong; empty if all is well.
@@ -38,6 +48,10 @@ pub struct Report {
 
 impl Report {
     /// Whether nothing is wrong.
+    ///
+    /// ```
+    /// assert!(shm_state::Report::default().is_clean());
+    /// ```
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }

@@ -10,31 +10,52 @@
 //! `seq` may move between 2 and 3: a commit to one of the keys finds the armed event, other commits do not matter.
 //! So a watcher of one key sleeps through commits to others.
 //!
+//! A wait with cancellers (`cancel`) sleeps on their words too.
+//!
 //! A sleep lasts at most one slice. At its end the sleeper looks for itself, and if a dead writer left a decided
 //! commit unpublished, takes the lock and publishes it.
 
-use std::sync::atomic::{AtomicBool, Ordering as Local};
+use std::sync::atomic::Ordering as Local;
 use std::time::Duration;
 
+use crate::cancel::{Cancel, Watched};
 use crate::commit::event_of;
 use crate::error::Result;
 use crate::event::{self, SLICE};
 use crate::layout::EventWord;
 use crate::record;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{ANY, Ordering, Wait, Word};
-use crate::sys::futex;
+use crate::sys::futex::{self, Waiter};
 use crate::sys::time::Deadline;
 use crate::write::Transaction;
 
-/// How a wait passes its time.
+/// How a wait passes its time until something happens.
+///
+/// | | from the write to the watcher | costs |
+/// |---|---|---|
+/// | [`Strategy::Spin`] | some trips of a cache line between cores: below 1 µs | one core while it waits |
+/// | [`Strategy::Adaptive`] | the same while it spins, then as `Block` | one core while it spins, at each wait |
+/// | [`Strategy::Block`] | a `FUTEX_WAKE` and the scheduler: 10 to 50 µs | the writer a system call, about 1 µs |
+///
+/// A spinning watcher costs writers no system call, but a trip of each cache line that it looks at. Where there are more
+/// watchers than cores, spinning takes time from whoever is waited for: then block.
+///
+/// ```
+/// use std::time::Duration;
+/// use shm_state::Strategy;
+///
+/// assert_eq!(Strategy::default(), Strategy::Adaptive(Duration::from_micros(20)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// Never sleep: lowest latency, one core gone while waiting.
     Spin,
-    /// Spin this long, then sleep.
+    /// Spin this long, then sleep. Good where answers usually come soon: longer than it takes to wake a sleeper,
+    /// spinning gains nothing.
     Adaptive(Duration),
-    /// Sleep at once.
+    /// Sleep at once: for long waits, for many watchers, and where power counts.
     Block,
 }
 
@@ -46,6 +67,21 @@ impl Default for Strategy {
 }
 
 /// What a wait is for.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef, On, Strategy};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// use std::sync::atomic::AtomicBool;
+///
+/// let door = KeyRef::new(1, b"door");
+/// namespace.put(&door, None, 1, b"open", Deadline::never())?;
+/// let changed = |seq| Ok((seq > 0).then_some(seq));
+/// let cancel = AtomicBool::new(false);
+/// let seq = namespace.wait(On::Keys(&[door.hash()]), Strategy::Block, Deadline::never(), &cancel, changed)?;
+/// assert_eq!(seq, Ok(1));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum On<'a> {
     /// Any commit.
@@ -55,12 +91,27 @@ pub enum On<'a> {
 }
 
 /// How a wait ended without success.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Deadline, Ended, On, Strategy};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// use std::sync::atomic::AtomicBool;
+///
+/// let never = |_| Ok(None::<()>);
+/// let cancel = AtomicBool::new(true);
+/// let ended = namespace.wait(On::Any, Strategy::Block, Deadline::never(), &cancel, never)?;
+/// assert_eq!(ended, Err(Ended::Closed));
+/// # Ok::<(), shm_state::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The deadline passed.
     TimedOut,
     /// Somebody closed what was waited on.
-    Cancelled,
+    Closed,
+    /// The word of this number among those of [`Cancel::words`] was cancelled.
+    Cancelled(usize),
 }
 
 /// More keys than this are watched through the word for any change.
@@ -78,7 +129,7 @@ pub fn wait<T>(
     on: On<'_>,
     strategy: Strategy,
     deadline: Deadline,
-    cancel: &AtomicBool,
+    cancel: Cancel<'_>,
     mut check: impl FnMut(u64) -> Result<Option<T>>,
 ) -> Result<Result<T, Ended>> {
     let mut seen = space.seq();
@@ -106,8 +157,8 @@ pub fn wait<T>(
                 }
                 std::hint::spin_loop();
             }
-            if cancel.load(Local::Relaxed) {
-                return Ok(Err(Ended::Cancelled));
+            if let Some(ended) = cancel.ended(Local::Relaxed) {
+                return Ok(Err(ended));
             }
             // A living writer is done in no time; if it takes this long, it may be dead.
             unfinished = if record::is_unfinished(space) {
@@ -128,7 +179,7 @@ pub fn wait<T>(
         }
         match sleep(space, on, deadline, cancel, &mut check)? {
             Slept::Found(found) => return Ok(Ok(found)),
-            Slept::Cancelled => return Ok(Err(Ended::Cancelled)),
+            Slept::Ended(ended) => return Ok(Err(ended)),
             Slept::Slice | Slept::Woken if deadline.passed() => return last_look(space, &mut check),
             Slept::Slice | Slept::Woken => {}
         }
@@ -154,14 +205,14 @@ enum Slept<T> {
     Found(T),
     Woken,
     Slice,
-    Cancelled,
+    Ended(Ended),
 }
 
 fn sleep<T>(
     space: &Space,
     on: On<'_>,
     deadline: Deadline,
-    cancel: &AtomicBool,
+    cancel: Cancel<'_>,
     check: &mut impl FnMut(u64) -> Result<Option<T>>,
 ) -> Result<Slept<T>> {
     let any = &space.control().any;
@@ -178,23 +229,29 @@ fn sleep<T>(
         }
         _ => &one,
     };
-    let mut armed = [(std::ptr::null(), 0); MAX_KEYS];
-    for ((event, bits), slot) in list.iter().zip(&mut armed) {
-        *slot = (event.futex.futex(), event::arm(&event.futex, &event.sleepers, *bits));
+    let mut seen = [0; MAX_KEYS];
+    for ((event, bits), seen) in list.iter().zip(&mut seen) {
+        *seen = event::arm(&event.futex, &event.sleepers, *bits);
     }
     // SeqCst: after the bits were set, see `event`.
     let seq = space.control().reader.seq.load(Ordering::SeqCst);
     if let Some(found) = check(seq)? {
         return Ok(Slept::Found(found));
     }
-    // SeqCst, for the same reason: who cancels sets the flag and then wakes.
-    if cancel.load(Local::SeqCst) {
-        return Ok(Slept::Cancelled);
+    // SeqCst, for the same reason: who closes sets the flag and then wakes.
+    if let Some(ended) = cancel.ended(Local::SeqCst) {
+        return Ok(Slept::Ended(ended));
     }
     let slice = deadline.sooner_of(SLICE);
     let woken = match list {
-        [(event, bits)] => event.futex.wait(armed[0].1, *bits, slice),
-        _ => futex::wait_any(&armed[..list.len()], slice),
+        // Alone, it is woken by the bits of its group only.
+        [(event, bits)] if cancel.words.is_empty() => event.futex.wait(seen[0], *bits, slice),
+        _ => {
+            let events = list.iter().zip(seen);
+            let events = events.map(|((event, _), seen)| Waiter::new(event.futex.futex(), seen));
+            let waiters: Vec<Waiter> = events.chain(cancel.words.iter().map(Watched::waiter)).collect();
+            futex::wait_any(&waiters, slice)
+        }
     };
     match woken {
         Wait::TimedOut => Ok(Slept::Slice),
@@ -207,9 +264,9 @@ fn sleep<T>(
 }
 
 /// Publishes what a dead writer decided, unless a living one is at it.
-fn finish_for_the_dead(space: &Space, patience: Duration) {
+pub fn finish_for_the_dead(space: &Space, patience: Duration) {
     if record::is_unfinished(space) {
         // Taking the lock finishes it. If that fails, the next look tries again.
-        let _ = Transaction::begin(space, 0, Deadline::after(patience));
+        let _ = Transaction::begin(space, Signature::NOBODY, Deadline::after(patience));
     }
 }

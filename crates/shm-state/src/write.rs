@@ -19,9 +19,11 @@ use crate::key::KeyRef;
 use crate::layout::{Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Version, high, low, pack};
 use crate::lock::LockGuard;
 use crate::log::Change;
+use crate::news::Event;
 use crate::read::{NewVersion, SHORT_KEY, Torn, View, key_shape, short_words, store_bytes, store_version};
 use crate::reclaim;
 use crate::record;
+use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::time::Deadline;
@@ -67,7 +69,7 @@ pub struct Scratch {
     pub(crate) floor_total: (u64, u64),
     /// The number that the commit will have.
     pub(crate) seq: u64,
-    pub(crate) identity: u32,
+    pub(crate) signature: Signature,
     /// Keys alive in the transaction.
     pub(crate) live: u32,
     /// Keys that it inserted so far.
@@ -81,7 +83,7 @@ pub struct Scratch {
 
 impl Scratch {
     #[inline]
-    fn begin(&mut self, seq: u64, live: u32, identity: u32) {
+    fn begin(&mut self, seq: u64, live: u32, signature: Signature) {
         self.pending.clear();
         self.hashes.clear();
         self.record.clear();
@@ -90,7 +92,7 @@ impl Scratch {
         if !self.places.is_empty() {
             self.places.clear();
         }
-        (self.seq, self.live, self.identity) = (seq, live, identity);
+        (self.seq, self.live, self.signature) = (seq, live, signature);
         (self.inserted, self.live_end) = (0, None);
         (self.committed, self.poisoned) = (false, false);
     }
@@ -120,7 +122,7 @@ pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<(LockGuard<'_>,
     space.check_fork()?;
     let guard = space.lock(deadline)?;
     if guard.took_over() || record::is_unfinished(space) {
-        record::recover(space, guard.took_over())?;
+        recover(space, &guard)?;
     }
     let seq = space.control().reader.seq.load(Ordering::Relaxed);
     // Before any block is overwritten: an optimistic reader that meets what we write also sees the floor that allowed it,
@@ -129,21 +131,30 @@ pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<(LockGuard<'_>,
     Ok((guard, seq))
 }
 
+#[cold]
+fn recover(space: &Space, guard: &LockGuard<'_>) -> Result<()> {
+    if let Some((pid, tid)) = guard.dead_owner() {
+        let namespace = space.name.clone();
+        space.mapping.news().note(Event::TookOver { namespace, pid, tid });
+    }
+    record::recover(space, guard.took_over())
+}
+
 impl<'n> Transaction<'n> {
     /// Takes the lock, finishes what a dead owner left, and makes room in the history.
     #[inline]
-    pub(crate) fn begin(space: &'n Space, identity: u32, deadline: Deadline) -> Result<Self> {
+    pub(crate) fn begin(space: &'n Space, signature: Signature, deadline: Deadline) -> Result<Self> {
         let (guard, seq) = enter(space, deadline)?;
-        Ok(Self::entered(space, guard, seq, identity))
+        Ok(Self::entered(space, guard, seq, signature))
     }
 
     /// Goes on from [`enter`].
     #[inline]
-    pub(crate) fn entered(space: &'n Space, guard: LockGuard<'n>, seq: u64, identity: u32) -> Self {
+    pub(crate) fn entered(space: &'n Space, guard: LockGuard<'n>, seq: u64, signature: Signature) -> Self {
         // SAFETY: we hold the writer lock until the transaction is dropped, and ask once.
         let scratch = unsafe { space.scratch() };
         reclaim::trim_history(space, seq, &mut scratch.floor_total);
-        scratch.begin(seq.wrapping_add(1), crate::log::totals(space, seq).0, identity);
+        scratch.begin(seq.wrapping_add(1), crate::log::totals(space, seq).0, signature);
         scratch.heap.begin(space.control());
         Self {
             space,
@@ -165,6 +176,18 @@ impl<'n> Transaction<'n> {
 
     /// Call after code of others ran on this thread while the transaction was open: a robust mutex of theirs would
     /// otherwise have erased the mark by which the kernel finds our lock if we die.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// // ... code of others, which may lock robust mutexes ...
+    /// transaction.rearm();
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.commit()?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn rearm(&self) {
         if let Some(guard) = &self.guard {
@@ -173,16 +196,45 @@ impl<'n> Transaction<'n> {
     }
 
     /// Keys alive in the transaction.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert_eq!((transaction.len(), namespace.len()?), (1, 0));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.scratch.live as usize
     }
 
     /// Whether no key is alive.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// assert!(namespace.begin(Deadline::never())?.is_empty());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.scratch.live == 0
     }
 
     /// The number of the newest commit before the transaction.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// assert_eq!(transaction.base_seq(), 0);
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert_eq!(transaction.commit()?, 1);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn base_seq(&self) -> u64 {
         self.scratch.seq.wrapping_sub(1)
     }
@@ -237,6 +289,18 @@ impl<'n> Transaction<'n> {
     /// # Errors
     /// [`Error::Full`] and [`Error::FileSystemFull`] leave the transaction usable: it is as if the call had not been
     /// made.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert!(!transaction.put(&door, 1, b"open")?);
+    /// assert!(transaction.put(&door, 1, b"shut")?);
+    /// transaction.commit()?;
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn put(&mut self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<bool> {
         self.check()?;
@@ -393,6 +457,18 @@ impl<'n> Transaction<'n> {
     ///
     /// # Errors
     /// Works in a full arena as long as its reserve lasts, which is refilled by later commits.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// assert!(!transaction.remove(&door)?);
+    /// transaction.put(&door, 1, b"open")?;
+    /// assert!(transaction.remove(&door)?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn remove(&mut self, key: &KeyRef<'_>) -> Result<bool> {
         self.check()?;
         if let Some(at) = self.find_pending(key)? {
@@ -459,6 +535,17 @@ impl<'n> Transaction<'n> {
     ///
     /// # Errors
     /// After an error the transaction can only be dropped.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.clear()?;
+    /// assert!(transaction.is_empty());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn clear(&mut self) -> Result<()> {
         self.check()?;
         // Half a clear must not be committed.
@@ -537,6 +624,15 @@ impl<'n> Transaction<'n> {
         Ok(())
     }
 
+    /// Frees the seats of the dead, and lets be used again what only they pinned. Returns how many seats there were.
+    pub(crate) fn reap(&self) -> usize {
+        let reaped = reclaim::reap(self.space);
+        if reaped > 0 {
+            reclaim::raise_again(self.space);
+        }
+        reaped
+    }
+
     /// Applies a record, already written, that changes no key.
     pub(crate) fn maintain(self) -> Result<()> {
         self.scratch.committed = true;
@@ -555,6 +651,18 @@ impl<'n> Transaction<'n> {
     ///
     /// # Errors
     /// After an error the state is as before the transaction.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.put(&KeyRef::new(1, b"lamp"), 1, b"on")?;
+    /// assert_eq!(transaction.commit()?, 1);
+    /// assert_eq!((namespace.seq(), namespace.len()?), (1, 2));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     #[inline]
     pub fn commit(mut self) -> Result<u64> {
         self.check()?;
@@ -588,6 +696,7 @@ impl<'n> Transaction<'n> {
             self.unlock();
             commit::wake(self.space, &hashes);
         }
+        self.space.mapping.news().tell();
         Ok(seq)
     }
 }
@@ -602,9 +711,14 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         // Without the lock the buffers and the claimed chunks are somebody else's: after the unlock, in a forked child, or
         // in a thread that ends.
-        if self.guard.as_ref().is_some_and(LockGuard::is_held) && !self.scratch.committed {
+        let Some(guard) = self.guard.take().filter(LockGuard::is_held) else {
+            return;
+        };
+        if !self.scratch.committed {
             self.scratch.heap.abort(self.space);
         }
+        guard.unlock();
+        self.space.mapping.news().tell();
     }
 }
 

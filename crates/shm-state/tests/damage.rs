@@ -21,11 +21,16 @@ mod rounds;
 mod truncated;
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use common::model::{self, put};
 use common::number_from_env;
 use common::process::Role;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use rounds::Subject;
+use shm_state::{Arena, Deadline, Error};
 
 const SUBJECT: Subject = Subject {
     names: &images::NAMES,
@@ -65,6 +70,31 @@ fn damage_is_an_error_and_never_a_crash_or_an_endless_loop() {
 fn what_did_harm_once_does_none() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/damage");
     assert!(SUBJECT.replay_all(&corpus) >= 10);
+}
+
+/// The tables of a large arena reach further than those of a small one, and a granule is only compared with the latter. So
+/// unused space that seemed to begin in the chunk map was used: a new key went over the words that say whose the chunks
+/// are.
+#[test]
+fn unused_space_that_begins_in_the_chunk_map_is_not_used() {
+    let mut image = images::image("wide");
+    let bump = image.find("a.control.bump").unwrap().at;
+    image.set(bump, image.word(bump) >> 32 << 32 | 5150);
+    let file = File::from(memfd_create("damaged", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.set_len(image.capacity).unwrap();
+    file.write_all_at(&image.bytes, 0).unwrap();
+    let arena = Arena::from_fd(file.try_clone().unwrap().into()).unwrap();
+    let namespace = arena.namespace("a").unwrap();
+    // In a class of its own, so that no free block serves.
+    let error = model::commit(&namespace, &[put("new", 60_000)], Deadline::never()).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    let mut now = vec![0; image.bytes.len()];
+    file.read_exact_at(&mut now, 0).unwrap();
+    let chunk_map = 292 * 1024..324 * 1024;
+    assert!(
+        now[chunk_map.clone()] == image.bytes[chunk_map],
+        "the chunk map was written"
+    );
 }
 
 /// The second definition of the layout agrees with the engine's: it finds each structure, and each key in its place.

@@ -156,6 +156,8 @@ steps! {
     reaping_the_pins_of_the_dead: "reaping",
     verifying: "verify",
     joining_after_a_death: "join after a death",
+    giving_back_what_the_dead_left: "reap",
+    giving_back_a_dead_owners_lock: "reap a lock",
 }
 
 /// Whether the checks would notice a mistake.

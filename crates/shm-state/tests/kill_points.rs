@@ -156,4 +156,6 @@ sweeps! {
     a_kill_while_waking_up_leaves_the_state_alone: "watch",
     a_kill_while_verifying_leaves_the_state_alone: "verify",
     a_kill_while_joining_after_a_death_leaves_the_state_alone: "join after a death",
+    a_kill_while_giving_back_what_the_dead_left_leaves_the_state_alone: "reap",
+    a_kill_while_giving_back_a_dead_owners_lock_leaves_the_state_alone: "reap a lock",
 }

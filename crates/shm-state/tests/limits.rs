@@ -10,7 +10,7 @@ use shm_state::{Arena, ArenaOptions, Deadline, Error, History, Namespace};
 /// An arena of the least size.
 fn tiny() -> ArenaOptions {
     ArenaOptions {
-        capacity: 512 * 1024,
+        capacity: 640 * 1024,
         history: History {
             count: 8,
             bytes: 1 << 20,
@@ -76,9 +76,9 @@ fn a_full_arena_is_an_error_with_the_numbers_and_the_state_stays_readable() {
         panic!("{error}")
     };
     assert!((3000..4096).contains(&requested) && free < 128 * 1024, "{error}");
-    assert_eq!((committed, capacity), (512 * 1024, 512 * 1024));
+    assert_eq!((committed, capacity), (640 * 1024, 640 * 1024));
     assert!(pins.is_empty());
-    assert!(error.to_string().contains("524288"), "{error}");
+    assert!(error.to_string().contains("655360"), "{error}");
     model::check(&arena, &namespace, &model, "full");
 }
 
@@ -169,12 +169,10 @@ fn a_living_process_keeps_its_snapshot_and_is_named_and_a_dead_one_does_not() {
     let mut expected = [survivor.pid(), victim.pid()];
     expected.sort_unstable();
     assert_eq!(pids, expected);
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("process {} pins commit", survivor.pid())),
-        "{error}"
-    );
+    let program = std::env::current_exe().unwrap();
+    let program = &program.file_name().unwrap().to_str().unwrap()[..15];
+    let expected = format!("process {} ({program}) pins commit", survivor.pid());
+    assert!(error.to_string().contains(&expected), "{error}");
     model::check(&arena, &namespace, &model, "full because of two snapshots");
     // The reserve, and what removals free, let removals go on.
     for number in 0..20 {

@@ -108,7 +108,7 @@ fn namespaces_up_to_the_limit_work_and_one_more_is_an_error() {
 
 /// Fills the rest of the directory with the last namespace that there is.
 fn pretend_that_there_are(arena: &Arena, count: usize) {
-    const DIRECTORY: u64 = 132 * 1024;
+    const DIRECTORY: u64 = 260 * 1024;
     let words = Words::of(arena.fd().unwrap());
     let made = arena.namespaces().unwrap().len();
     let last = words.get(DIRECTORY + (made as u64 - 1) * 8);

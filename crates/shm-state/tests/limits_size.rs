@@ -185,7 +185,7 @@ fn the_largest_value_fits_to_the_byte() {
     assert_eq!((HEAD + least) % GRANULE, 0, "it fills its granules");
     // Its chunks are all but those of the tables and the namespace, and what they leave of the last.
     assert!(
-        capacity - least <= 5 * CHUNK + HEAD,
+        capacity - least <= 7 * CHUNK + HEAD,
         "{} bytes are lost",
         capacity - least
     );
@@ -260,7 +260,7 @@ fn keys_up_to_16_mib_are_kept_to_the_byte_and_longer_ones_refused() {
     eprintln!("  {error}");
     assert_eq!(
         error.to_string(),
-        "a key of 16777216 bytes is longer than the limit of 16777215"
+        "a key of 16777216 bytes is longer than the limit of 16777215: use a shorter one, such as a hash of it"
     );
     let found: Vec<Key> = namespace
         .pin()
@@ -314,7 +314,7 @@ fn a_value_larger_than_any_arena_is_refused_with_its_size() {
 /// memory before them is marked as another namespace's, and never touched.
 #[test]
 fn the_last_granules_of_the_largest_arena_are_used_like_any() {
-    const CHUNK_MAP: u64 = 164 * 1024;
+    const CHUNK_MAP: u64 = 292 * 1024;
     const TABLES: u64 = CHUNK_MAP + (1 << 21) * 8;
     let capacity = 1usize << 37;
     let arena = arena(capacity, 128 * 1024);

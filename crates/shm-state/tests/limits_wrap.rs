@@ -418,7 +418,7 @@ fn the_lock_keeps_writers_apart_when_the_numbers_of_threads_wrap() {
             .map(|number| Kid::start("counter", number, Some(&arena), &board))
             .collect();
         // Those of all slots, this process's too.
-        (0..8).for_each(|slot| words(&arena).set(words::PARTICIPANTS + slot * 32 + 16, wrap.wrapping_sub(10)));
+        (0..8).for_each(|slot| words(&arena).set(words::PARTICIPANTS + slot * 64 + 16, wrap.wrapping_sub(10)));
         count(&arena, 2);
         kids.into_iter().for_each(Kid::succeeds);
         let namespace = arena.namespace("n").unwrap();
@@ -456,12 +456,14 @@ fn count(arena: &Arena, rounds: usize) {
 #[test]
 fn seats_of_the_dead_are_told_from_those_of_the_living_when_generations_wrap() {
     let arena = arena_at(100);
-    let generation = |slot: u64| words::PARTICIPANTS + slot * 32 + 24;
+    let generation = |slot: u64| words::PARTICIPANTS + slot * 64 + 24;
     // Slot 0 is this process's.
     (1..4).for_each(|slot| words(&arena).set(generation(slot), u64::from(u32::MAX - 1)));
     let namespace = arena.namespace("n").unwrap();
     for round in 0..4 {
         let board = Board::new();
+        // The turn has come back to the slots of the round before.
+        words(&arena).set(words::NEXT_SLOT, 1);
         let kids: Vec<Kid> = (0..3)
             .map(|number| Kid::start("pinner", number, Some(&arena), &board))
             .collect();

@@ -280,3 +280,22 @@ fn an_owner_that_closed_its_descriptors_keeps_its_lock_its_pins_and_its_slot() {
     enters_after("after an owner without descriptors", &namespace);
     assert_clean(&arena);
 }
+
+/// Who never waits was told for ever that the dead owner holds the lock: only waiters asked for a proof.
+#[test]
+fn a_dead_owner_whose_mark_was_lost_is_noticed_without_waiting_too() {
+    let (arena, board) = (arena(), Board::new());
+    let namespace = arena.namespace("n").unwrap();
+    let owner = Kid::start("holds", 0, Some(&arena), &board);
+    board.wait_for(READY, 1);
+    for _ in 0..3 {
+        let refused = namespace.begin(Deadline::at_once()).err();
+        assert!(
+            matches!(refused, Some(Error::LockTimeout { pid, .. }) if pid == owner.pid()),
+            "it lives: {refused:?}"
+        );
+    }
+    owner.kill();
+    drop(namespace.begin(Deadline::at_once()).expect("it is dead"));
+    assert_clean(&arena);
+}

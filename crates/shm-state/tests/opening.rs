@@ -312,3 +312,19 @@ fn a_half_made_arena_is_refused() {
     let headless = reason_after(|file| file.write_all_at(&[0; 88], 0).unwrap());
     assert!(headless.contains("no arena"), "{headless}");
 }
+
+/// A core dump reads every page of a mapping. Of an anonymous arena, whose file has no name, the dump of one process would
+/// so have backed the whole capacity with memory, for everybody and for good.
+#[test]
+fn a_core_dump_leaves_arenas_out() {
+    let arena = Arena::anonymous(&small()).unwrap();
+    arena.namespace("n").unwrap();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut lines = maps
+        .lines()
+        .skip_while(|line| !(line.contains("memfd:") && line.contains(" rw-s ")));
+    let flags = lines
+        .find_map(|line| line.strip_prefix("VmFlags:"))
+        .expect("the arena is mapped");
+    assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+}

@@ -8,7 +8,9 @@ use std::time::Instant;
 use common::model::{self, put};
 use common::process::{Board, Kid, Role};
 use common::{PATIENCE, assert_clean, eventually, key};
-use shm_state::{Arena, ArenaOptions, Deadline, Filter, History, KeyRef, Namespace, Next, On, Strategy};
+use shm_state::{
+    Arena, ArenaOptions, Cancel, CancelWord, Deadline, Ended, Filter, History, KeyRef, Namespace, Next, On, Strategy,
+};
 
 fn arena() -> Arena {
     Arena::anonymous(&ArenaOptions {
@@ -324,6 +326,160 @@ fn sleepers_on_many_keys_and_on_any_are_woken() {
             for sleeper in sleepers {
                 assert_eq!(sleeper.join().unwrap(), seq + 1);
             }
+        });
+    }
+}
+
+/// A watcher of one key slept while others changed, more often than the history is long, and was told that it had lost
+/// commits, although none of them was any of its business.
+#[test]
+fn a_watcher_of_a_quiet_key_loses_nothing_by_a_short_history() {
+    let arena = arena();
+    let namespace = arena.namespace("n").unwrap();
+    set(&namespace, &key("quiet"), 1);
+    let next = |cursor: &mut u64, name: &str| {
+        let keys = [key(name).to_owned()];
+        let next = namespace.next_match(cursor, namespace.seq(), Filter::Keys(&keys), true, None);
+        next.unwrap()
+    };
+    let noise = || {
+        for number in 0..5000 {
+            set(&namespace, &key("noise"), number);
+        }
+    };
+    for name in ["quiet", "never there"] {
+        let mut cursor = namespace.seq();
+        noise();
+        assert!(cursor < namespace.floor());
+        assert_eq!(next(&mut cursor, name), Next::Nothing, "{name}");
+        assert_eq!(cursor, namespace.seq());
+        // The change itself is found, also if it is the first thing that is looked at.
+        noise();
+        let changed = set(&namespace, &key(name), 2);
+        assert_eq!(next(&mut cursor, name), Next::Match(changed), "{name}");
+    }
+    // What was set, removed, or both, among the lost ones is lost.
+    for case in 0..4 {
+        let mut cursor = namespace.seq();
+        let name = if case < 2 { "quiet" } else { "short-lived" };
+        set(&namespace, &key(name), 3);
+        if case != 0 {
+            model::commit(&namespace, &[model::remove(name)], Deadline::never()).unwrap();
+        }
+        if case == 3 {
+            // The index is made anew, and forgets the key.
+            for number in 0..2000 {
+                set(&namespace, &key(&format!("k{number}")), number);
+            }
+        }
+        noise();
+        let lost = namespace.floor() - cursor;
+        assert_eq!(next(&mut cursor, name), Next::Lagged(lost), "case {case}");
+    }
+    assert_clean(&arena);
+}
+
+/// Random commits to few keys, a history that is shorter still, and a watcher that looks now and then: it never passes
+/// over a commit to its key without being told.
+#[test]
+fn a_watcher_of_a_key_that_is_told_of_no_loss_has_lost_nothing() {
+    let seed = common::number_from_env("SHM_STATE_TEST_SEED").unwrap_or(u64::from(std::process::id()));
+    println!("SHM_STATE_TEST_SEED={seed}");
+    let mut random = common::Random::new(seed);
+    let (mut quiet, mut lagged) = (0, 0);
+    for _ in 0..30 {
+        let arena = Arena::anonymous(&ArenaOptions {
+            capacity: 8 << 20,
+            history: History {
+                count: 4,
+                bytes: 1 << 20,
+            },
+            ..ArenaOptions::default()
+        })
+        .unwrap();
+        let namespace = arena.namespace("n").unwrap();
+        let keys = [key("w").to_owned()];
+        let (mut cursor, mut touched) = (0, Vec::new());
+        for round in 0..400 {
+            let burst = random.below(20);
+            for _ in 0..burst {
+                let name = match random.below(40) {
+                    0 => "w".to_owned(),
+                    n => format!("k{}", n + round / 20 * 40),
+                };
+                let change = match random.below(3) {
+                    0 => model::remove(name.as_str()),
+                    _ => put(name.as_str(), 8),
+                };
+                let before = namespace.seq();
+                model::commit(&namespace, &[change], Deadline::never()).unwrap();
+                if name == "w" && namespace.seq() > before {
+                    touched.push(namespace.seq());
+                }
+            }
+            let until = namespace.seq();
+            while cursor < until {
+                let (from, floor) = (cursor, namespace.floor());
+                let next = namespace.next_match(&mut cursor, until, Filter::Keys(&keys), true, None);
+                let passed = |to: u64| touched.iter().any(|seq| (from + 1..to).contains(seq));
+                match next.unwrap() {
+                    Next::Match(seq) => assert!(touched.contains(&seq) && !passed(seq), "{from} to {seq}"),
+                    Next::Nothing => assert!(!passed(cursor + 1), "{from} to {cursor}"),
+                    Next::Lagged(lost) => {
+                        assert_eq!((lost, cursor), (floor - from, floor));
+                        lagged += 1;
+                        continue;
+                    }
+                }
+                quiet += usize::from(from < floor);
+            }
+        }
+    }
+    println!("{quiet} times nothing was lost, {lagged} times something");
+    assert!(quiet > 100 && lagged > 100, "{quiet} {lagged}");
+}
+
+#[test]
+fn a_cancelled_wait_says_by_which_word_and_one_that_was_closed_so() {
+    let arena = arena();
+    let namespace = arena.namespace("n").unwrap();
+    let words: Vec<CancelWord> = (0..3).map(|_| CancelWord::new()).collect();
+    for strategy in [Strategy::Block, Strategy::Spin] {
+        for (number, word) in words.iter().enumerate() {
+            let closed = AtomicBool::new(false);
+            let watched: Vec<_> = words.iter().map(CancelWord::watch).collect();
+            let wait = || {
+                let cancel = Cancel {
+                    closed: &closed,
+                    words: &watched,
+                };
+                let ended = namespace.wait(On::Any, strategy, Deadline::after(PATIENCE), cancel, |_| Ok(None::<()>));
+                ended.unwrap().unwrap_err()
+            };
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(wait);
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                word.cancel();
+                assert_eq!(waiting.join().unwrap(), Ended::Cancelled(number));
+            });
+            assert_eq!(wait(), Ended::Cancelled(number), "a cancel that came before");
+            word.reset();
+            assert_eq!(wait(), Ended::Cancelled(number), "it came, and was taken back");
+        }
+        let (closed, watched) = (AtomicBool::new(false), words[0].watch());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let cancel = Cancel {
+                    closed: &closed,
+                    words: std::slice::from_ref(&watched),
+                };
+                let ended = namespace.wait(On::Any, strategy, Deadline::after(PATIENCE), cancel, |_| Ok(None::<()>));
+                ended.unwrap().unwrap_err()
+            });
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            closed.store(true, std::sync::atomic::Ordering::SeqCst);
+            namespace.wake_all();
+            assert_eq!(waiting.join().unwrap(), Ended::Closed);
         });
     }
 }

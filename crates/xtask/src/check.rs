@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::step::{Need, Step};
-use crate::unsafe_code;
+use crate::{doc_examples, unsafe_code};
 
 /// The command that runs the tests. The README tells it to users word for word, and a step below checks that.
 const TEST_COMMAND: &str = "cargo test --locked";
@@ -15,15 +15,20 @@ pub const STEPS: &[Step] = &[
     Step::run("format",              "cargo fmt --all -- --check"),
     Step::inspect("readme",          readme_names_the_test_command),
     Step::inspect("unsafe code",     unsafe_code::is_accounted_for),
+    Step::inspect("doc examples",    doc_examples::are_everywhere),
     Step::run("dependencies",        "cargo deny --workspace --locked check licenses bans sources").needs(Need::Subcommand("deny")),
     Step::run("lint",                "cargo clippy --workspace --all-targets --locked -- -D warnings"),
     Step::run("lint test builds",    "cargo clippy -p zproc-workspace -p shm-state --features zproc-workspace/kill-points,zproc-workspace/planted-faults --all-targets --locked -- -D warnings"),
     Step::run("lint shared_memory",  "cargo clippy -p shm-state --features shared_memory --all-targets --locked -- -D warnings"),
+    Step::run("lint tokio",          "cargo clippy -p zproc --features tokio --all-targets --locked -- -D warnings"),
     Step::run("lint models",         "cargo clippy -p shm-state --release --all-targets --locked --target-dir target/models -- -D warnings").with("RUSTFLAGS", "--cfg loom"),
     Step::run("docs",                "cargo doc --workspace --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings"),
+    Step::run("docs tokio",          "cargo doc -p zproc --features tokio --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings"),
     Step::run("aarch64",             "cargo check --workspace --target aarch64-unknown-linux-gnu --locked").needs(Need::Target("aarch64-unknown-linux-gnu")),
     Step::run("test",                TEST_COMMAND),
     Step::run("test features",       "cargo test -p shm-state --features kill-points,shared_memory --locked --lib --test shared_memory"),
+    Step::run("test tokio",          "cargo test -p zproc --features tokio --locked --test watch_stream --test notifier"),
+    Step::run("examples of tokio",   "cargo test -p zproc --features tokio --locked --doc stream"),
     Step::run("prove: every store",  "cargo test --release -p shm-state --features kill-points,planted-faults --locked --test kill_points").with("ZPROC_SWEEP", "all"),
     Step::run("prove: models",       "cargo test --release -p shm-state --locked --target-dir target/models --lib models").with("RUSTFLAGS", "--cfg loom"),
     Step::run("see: instructions",   "cargo test --release -p shm-state --features planted-faults --locked --test every_instruction planted"),

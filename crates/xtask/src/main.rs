@@ -5,6 +5,7 @@
 //! code is 0 if the task succeeded, 1 if it failed, and 2 if the arguments were wrong.
 
 mod check;
+mod doc_examples;
 mod prove;
 mod sanitize;
 mod soak;

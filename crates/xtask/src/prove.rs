@@ -24,7 +24,11 @@ const PROOFS: &[Proof] = &[
     ("instructions",    Work::Instructions),
     ("models",          Work::Test(Step::run("models", "cargo test --release -p shm-state --locked --target-dir target/models --lib models")
                             .with("RUSTFLAGS", "--cfg loom").with("LOOM_MAX_PREEMPTIONS", "3"))),
+    ("lock",            Work::Test(Step::run("lock", "cargo test --release -p shm-state --locked --lib --test lock_crowds --test lock_denials --test lock_endings --test lock_foreign_mutexes --test lock_forks --test lock_pid_namespaces --test lock_raw_threads --test lock_reused_ids")
+                            .with("SHM_STATE_KILL_SECONDS", "30"))),
     ("linearizability", Work::Test(Step::run("linearizability", "cargo test --release --locked --features kill-points --test linearizability -- --nocapture")
+                            .with("ZPROC_LINEAR_ROUNDS", "1000000").with("ZPROC_LINEAR_SECONDS", "300"))),
+    ("shipped",         Work::Test(Step::run("linearizability as shipped", "cargo test --release --locked --test linearizability -- --nocapture")
                             .with("ZPROC_LINEAR_ROUNDS", "1000000").with("ZPROC_LINEAR_SECONDS", "300"))),
     ("damage",          Work::Test(Step::run("damage", "cargo test --release -p shm-state -p zproc --locked --config profile.release.debug-assertions=true --config profile.release.overflow-checks=true --test damage -- --nocapture")
                             .with("ZPROC_DAMAGE_ROUNDS", "200000").with("ZPROC_DAMAGE_LIVE", "60"))),

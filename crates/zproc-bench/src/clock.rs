@@ -2,13 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 
 /// Nanoseconds of CLOCK_MONOTONIC, which all processes of a machine read alike.
 #[inline]
 pub fn now_ns() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("this clock is always there");
     Duration::from(time).as_nanos() as u64
+}
+
+/// Sleeps until an instant of that clock.
+pub fn sleep_until(ns: u64) {
+    let until = TimeSpec::from_duration(Duration::from_nanos(ns));
+    while clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &until).is_err() {}
 }
 
 /// Stays busy for so long: the core neither sleeps nor slows down.

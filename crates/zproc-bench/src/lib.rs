@@ -5,7 +5,8 @@
 //! takes turns between the sides and compares round by round, [`table`] prints what came out. For figures between
 //! processes, [`peer`] runs a second process that does as it is told through a [`board`] of shared memory, [`ping`]
 //! watches how far apart the two cores are just then, and [`clock`], [`futex`] and [`robust`] are the references.
-//! [`heap`] counts the bytes that a std collection takes.
+//! [`heap`] counts the bytes that a std collection takes, and [`quantiles`] are those of
+//! many times.
 
 pub mod board;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod heap;
 pub mod keys;
 pub mod peer;
 pub mod ping;
+pub mod quantiles;
 pub mod robust;
 pub mod rounds;
 pub mod table;

@@ -24,6 +24,8 @@ pub enum Unit {
     Rate,
     /// Bytes a key.
     Bytes,
+    /// How often something happened.
+    Count,
 }
 
 /// A goal of the project.
@@ -45,7 +47,7 @@ pub struct Measured {
     /// The figure of ours.
     pub figure: f64,
     /// That of the reference and the ratios, where there is one.
-    pub against: Option<(f64, Spread)>,
+    pub against: Option<(f64, Option<Spread>)>,
     /// What else there is to know.
     pub note: String,
 }
@@ -55,7 +57,7 @@ impl From<Comparison> for Measured {
         let Comparison { ours, reference, ratio } = comparison;
         Self {
             figure: ours,
-            against: Some((reference, ratio)),
+            against: Some((reference, Some(ratio))),
             note: String::new(),
         }
     }
@@ -71,6 +73,14 @@ impl Measured {
         }
     }
 
+    /// A count beside that of the reference, of which there is no ratio.
+    pub fn against_count(figure: f64, reference: f64) -> Self {
+        Self {
+            against: Some((reference, None)),
+            ..Self::figure(figure)
+        }
+    }
+
     /// With a note beside it.
     #[must_use]
     pub fn with_note(mut self, note: String) -> Self {
@@ -82,7 +92,8 @@ impl Measured {
 impl Goal {
     /// Whether it was met.
     pub fn is_met(&self, measured: &Measured) -> bool {
-        let ratio = measured.against.map_or(f64::NAN, |(_, ratio)| ratio.median);
+        let ratio = measured.against.and_then(|(_, ratio)| ratio);
+        let ratio = ratio.map_or(f64::NAN, |ratio| ratio.median);
         match self.limit {
             Limit::AtMost(limit) => ratio <= limit,
             Limit::AtLeast(limit) => ratio >= limit,
@@ -95,6 +106,7 @@ impl Goal {
             Unit::Time => Time(figure).to_string(),
             Unit::Rate => format!("{:.2} M/s", figure / 1e6),
             Unit::Bytes => format!("{figure:.1} B/key"),
+            Unit::Count => format!("{figure:.0}"),
         }
     }
 
@@ -102,7 +114,8 @@ impl Goal {
         match self.limit {
             Limit::AtMost(limit) => format!("≤ {limit} × {}", self.reference),
             Limit::AtLeast(limit) => format!("≥ {limit} × {}", self.reference),
-            Limit::FigureAtMost(limit) => format!("≤ {}", self.show(limit)),
+            Limit::FigureAtMost(limit) if self.reference.is_empty() => format!("≤ {}", self.show(limit)),
+            Limit::FigureAtMost(limit) => format!("≤ {}, beside {}", self.show(limit), self.reference),
         }
     }
 }
@@ -114,12 +127,13 @@ pub fn head() -> String {
 
 /// The row of a goal.
 pub fn row(goal: &Goal, measured: &Measured) -> String {
-    let (reference, ratio) = match measured.against {
-        Some((reference, Spread { p10, median, p90 })) => {
-            (goal.show(reference), format!("{median:.2} ({p10:.2}–{p90:.2})"))
-        }
-        None => ("–".into(), "–".into()),
-    };
+    let reference = measured
+        .against
+        .map_or("–".into(), |(reference, _)| goal.show(reference));
+    let ratio = measured.against.and_then(|(_, ratio)| ratio);
+    let ratio = ratio.map_or("–".into(), |Spread { p10, median, p90 }| {
+        format!("{median:.2} ({p10:.2}–{p90:.2})")
+    });
     let verdict = if goal.is_met(measured) { "met" } else { "MISSED" };
     line([
         goal.work,
@@ -171,7 +185,7 @@ mod tests {
             };
             Measured {
                 figure: 1500.0,
-                against: Some((1000.0, ratio)),
+                against: Some((1000.0, Some(ratio))),
                 note: String::new(),
             }
         };

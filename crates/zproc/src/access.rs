@@ -5,6 +5,7 @@
 //! namespace and waits for another could wait for ever.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -29,21 +30,64 @@ pub(crate) struct Patience {
 pub(crate) struct Access {
     /// None in a clone that was made after a fork, which cannot be used.
     namespace: Option<Namespace>,
-    closed: AtomicBool,
     /// What `mark` holds while the namespace can be used: not after `close`, and not in a forked process.
     usable: AtomicU64,
     mark: &'static AtomicU64,
     pub(crate) patience: Patience,
-    /// The newest update that was made through this access, and how many before it were too: see [`Access::note_own`].
+    shared: Arc<Shared>,
+}
+
+/// What those who tell of updates need to know of an access. It does not keep the namespace open.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// The newest update that was made through this access, and how many before it were too: see [`Shared::note_own`].
     own: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    /// Takes note of an own update, so that a watcher need not find it in the log to leave it out.
+    ///
+    /// One word with the last own update and the length of the run that it ends. It is true whenever it is read: a
+    /// store that is overtaken by another thread's only shortens what is known.
+    #[inline]
+    fn note_own(&self, seq: u64) {
+        const MOST: u64 = (1 << RUN_BITS) - 1;
+        let known = self.own.load(Ordering::Relaxed);
+        // The number before, also where damage has brought the numbers to their end.
+        let run = if known >> RUN_BITS == seq.wrapping_sub(1) & NUMBER {
+            (known & MOST) + 1
+        } else {
+            1
+        };
+        self.own.store(seq << RUN_BITS | run.min(MOST), Ordering::Relaxed);
+    }
+
+    /// The last of the own updates that follow `seq` without a gap, `seq` if there are none.
+    pub(crate) fn behind_own(&self, seq: u64) -> u64 {
+        let known = self.own.load(Ordering::Relaxed);
+        let (last, run) = (known >> RUN_BITS, known & ((1 << RUN_BITS) - 1));
+        // Of the numbers only the low bits are known, so they are compared in these.
+        let ahead = last.wrapping_sub(seq) & NUMBER;
+        if (1..=run).contains(&ahead) {
+            seq.wrapping_add(ahead)
+        } else {
+            seq
+        }
+    }
+
+    /// What tells a wait to end.
+    pub(crate) fn closed(&self) -> &AtomicBool {
+        &self.closed
+    }
 }
 
 /// What no mark ever holds.
 const UNUSABLE: u64 = u64::MAX;
 
-/// Bits of [`Access::own`] that count; the others are the low bits of the update's number.
+/// Bits of [`Shared::own`] that count; the others are the low bits of the update's number.
 const RUN_BITS: u32 = 20;
-/// What [`Access::own`] holds of the number of an update.
+/// What [`Shared::own`] holds of the number of an update.
 const NUMBER: u64 = u64::MAX >> RUN_BITS;
 
 impl Access {
@@ -53,8 +97,7 @@ impl Access {
             usable: AtomicU64::new(value),
             mark,
             namespace: Some(namespace),
-            closed: AtomicBool::new(false),
-            own: AtomicU64::new(0),
+            shared: Arc::default(),
             patience,
         }
     }
@@ -67,10 +110,14 @@ impl Access {
             usable: AtomicU64::new(value),
             mark,
             namespace,
-            closed: AtomicBool::new(false),
-            own: AtomicU64::new(0),
+            shared: Arc::default(),
             patience: self.patience,
         }
+    }
+
+    /// Whether its updates are dated by the precise clock.
+    pub(crate) fn has_precise_time(&self) -> bool {
+        self.namespace.as_ref().is_some_and(Namespace::has_precise_time)
     }
 
     /// The namespace, if it can be used.
@@ -84,7 +131,7 @@ impl Access {
     fn open(&self) -> Result<&Namespace> {
         match &self.namespace {
             // Relaxed: a call that runs while the state is closed may be on either side of it.
-            Some(namespace) if !self.closed.load(Ordering::Relaxed) => Ok(namespace),
+            Some(namespace) if self.usable.load(Ordering::Relaxed) != UNUSABLE => Ok(namespace),
             _ => Err(self.unusable()),
         }
     }
@@ -132,38 +179,9 @@ impl Access {
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        self.note_own(namespace.put(key, place, tag, bytes, self.deadline())?);
+        self.shared
+            .note_own(namespace.put(key, place, tag, bytes, self.deadline())?);
         Ok(())
-    }
-
-    /// Takes note of an own update, so that a watcher need not find it in the log to leave it out.
-    ///
-    /// One word with the last own update and the length of the run that it ends. It is true whenever it is read: a store
-    /// that is overtaken by another thread's only shortens what is known.
-    #[inline]
-    pub(crate) fn note_own(&self, seq: u64) {
-        const MOST: u64 = (1 << RUN_BITS) - 1;
-        let known = self.own.load(Ordering::Relaxed);
-        // The number before, also where damage has brought the numbers to their end.
-        let run = if known >> RUN_BITS == seq.wrapping_sub(1) & NUMBER {
-            (known & MOST) + 1
-        } else {
-            1
-        };
-        self.own.store(seq << RUN_BITS | run.min(MOST), Ordering::Relaxed);
-    }
-
-    /// The last of the own updates that follow `seq` without a gap, `seq` if there are none.
-    pub(crate) fn behind_own(&self, seq: u64) -> u64 {
-        let known = self.own.load(Ordering::Relaxed);
-        let (last, run) = (known >> RUN_BITS, known & ((1 << RUN_BITS) - 1));
-        // Of the numbers only the low bits are known, so they are compared in these.
-        let ahead = last.wrapping_sub(seq) & NUMBER;
-        if (1..=run).contains(&ahead) {
-            seq.wrapping_add(ahead)
-        } else {
-            seq
-        }
     }
 
     /// Makes one commit of what `f` does.
@@ -182,7 +200,7 @@ impl Access {
         let seq = transaction.commit()?;
         // A transaction that changed nothing makes no update.
         if seq != before {
-            self.note_own(seq);
+            self.shared.note_own(seq);
         }
         Ok(())
     }
@@ -190,7 +208,7 @@ impl Access {
     /// Ends every wait, and all use.
     pub(crate) fn close(&self) {
         // SeqCst: before the look at who sleeps. A sleeper announces itself and then looks at the flag.
-        self.closed.store(true, Ordering::SeqCst);
+        self.shared.closed.store(true, Ordering::SeqCst);
         self.usable.store(UNUSABLE, Ordering::Relaxed);
         if let Some(namespace) = &self.namespace
             && namespace.check_fork().is_ok()
@@ -199,9 +217,18 @@ impl Access {
         }
     }
 
-    /// What tells a wait to end.
-    pub(crate) fn closed(&self) -> &AtomicBool {
-        &self.closed
+    /// What others know of it.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+/// Those who tell of its updates are told that there will be no more.
+impl Drop for Access {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.shared) > 1 {
+            self.close();
+        }
     }
 }
 

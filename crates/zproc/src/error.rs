@@ -1,6 +1,7 @@
 //! What can go wrong, one variant a cause, each message with its numbers and the way out.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 
 use shm_state::PinInfo;
 use thiserror::Error;
@@ -9,6 +10,14 @@ use crate::key::Key;
 use crate::value::{DecodeError, EncodeError};
 
 /// The result of the calls of this crate.
+///
+/// ```
+/// fn count(state: &zproc::State) -> zproc::Result<u64> {
+///     Ok(state.get("count")?.unwrap_or(0))
+/// }
+/// assert_eq!(count(&zproc::State::anonymous()?)?, 0);
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a call failed.
@@ -60,7 +69,23 @@ pub enum Error {
         /// What was found, and where.
         what: String,
     },
-    /// There is no room left.
+    /// There is no room left. What is there can be read, and keys can be removed.
+    ///
+    /// ```
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().capacity(1 << 20).create()?;
+    /// state.insert("log", "")?;
+    /// let old = state.snapshot()?; // keeps what it shows
+    /// state.insert("log", "more")?;
+    /// let Err(Error::Full { requested, capacity, pins, .. }) = state.insert("large", vec![0u8; 2 << 20]) else {
+    ///     panic!("there is room for 1 MiB");
+    /// };
+    /// assert!(requested > capacity);
+    /// assert_eq!((pins[0].pid, pins[0].lag), (std::process::id(), 1));
+    /// # drop(old);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[error("the state is full: {requested} bytes asked for, {free} bytes free but in no block that large, {committed} \
              of {capacity} bytes in use{}; remove keys, drop snapshots, or create it with a larger capacity",
             pinned_by(.pins))]
@@ -84,7 +109,7 @@ pub enum Error {
         /// Both types.
         source: DecodeError,
     },
-    /// There is nothing to modify.
+    /// There is nothing to modify; see [`Transaction::modify_or`](crate::Transaction::modify_or).
     #[error("there is no key {key} to modify: insert it first, or use modify_or")]
     MissingKey {
         /// The key.
@@ -97,6 +122,22 @@ pub enum Error {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// A watcher was too slow. It is told so once and goes on from the oldest update that there is.
+    ///
+    /// Whoever keeps a copy of the state takes a snapshot then, and goes on with the updates behind it, by
+    /// [`State::updates_since`](crate::State::updates_since).
+    ///
+    /// ```
+    /// use zproc::{Builder, Error};
+    ///
+    /// let state = Builder::anonymous().history(10, 1 << 20).create()?;
+    /// let other = state.clone();
+    /// for n in 1..=100 {
+    ///     other.insert("cookies", n)?;
+    /// }
+    /// let Err(Error::Lagged { missed }) = state.get_when_any_change() else { panic!("there are 100") };
+    /// assert_eq!(state.get_when_any_change()?.seq(), missed + 1);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[error(
         "{missed} updates fell out of the history before this watcher saw them: call it again to go on from the \
              oldest there is; to miss none, watch more often or create the state with a longer history"
@@ -105,13 +146,20 @@ pub enum Error {
         /// How many updates it missed.
         missed: u64,
     },
-    /// Nothing that matches happened in time.
-    #[error("no update matched before the timeout")]
+    /// Nothing that matches happened in time; see [`Watch::timeout`](crate::Watch::timeout).
+    #[error("no update matched before the timeout: call again to go on waiting; nothing was consumed")]
     Timeout,
-    /// The writer lock was not had in time.
+    /// The wait was ended by its [`Canceller`](crate::Canceller).
     #[error(
-        "the writer lock was not free in time: process {pid} (thread {tid}) holds it; if it is stopped, continue \
-             it or end it: its lock is then taken over"
+        "the wait was cancelled, and consumed nothing: call Canceller::reset and then the watcher again to go on where \
+             it was"
+    )]
+    Cancelled,
+    /// The writer lock was not had in time; see [`Builder::lock_timeout`](crate::Builder::lock_timeout).
+    #[error(
+        "the writer lock was not free in time: {} holds it; wait longer, or, if it is stopped, continue it or end it: its \
+             lock is then taken over",
+        holder(*.pid, *.tid)
     )]
     LockTimeout {
         /// The process that holds the lock, 0 when unknown.
@@ -120,6 +168,19 @@ pub enum Error {
         tid: u32,
     },
     /// A state was written to, or waited on, inside of `atomic`.
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let result = state.atomic(|dict| {
+    ///     dict.insert("a", 1)?; // this is the way
+    ///     state.insert("b", 2) // and not this
+    /// });
+    /// assert!(matches!(result, Err(Error::NestedAtomic)));
+    /// assert!(state.is_empty()?);
+    /// # Ok::<(), Error>(())
+    /// ```
     #[error(
         "this thread is inside of atomic, where states can only be read: make changes through the transaction that \
              its closure was given; write to other states, and wait, after it"
@@ -131,6 +192,22 @@ pub enum Error {
     /// The state was closed.
     #[error("the state was closed: open it again, or use a clone of it")]
     Closed,
+    /// A file could not be read or written.
+    #[error("{doing} {} failed: {source}", .path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// The file, or its directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// What was to be loaded or restored is no dump that this program can use.
+    #[error("this dump cannot be used: {reason}")]
+    Dump {
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
     /// Some other failure of the store or the system.
     #[error(transparent)]
     Engine(shm_state::Error),
@@ -212,15 +289,48 @@ impl From<shm_state::Error> for Error {
     }
 }
 
+/// Who holds a lock; a pid of 0 is unknown.
+fn holder(pid: u32, tid: u32) -> String {
+    match pid {
+        0 => format!("thread {tid} of a process that is not known"),
+        pid => format!("process {pid} (thread {tid})"),
+    }
+}
+
 fn pinned_by(pins: &[PinInfo]) -> String {
     let list: Vec<String> = pins
         .iter()
         .take(4)
-        .map(|pin| format!("process {} holds a snapshot that is {} updates old", pin.pid, pin.lag))
+        .map(|pin| {
+            let name = pin
+                .name
+                .as_deref()
+                .map_or_else(String::new, |name| format!(" ({name})"));
+            format!(
+                "process {}{name} holds a snapshot that is {} updates old",
+                pin.pid, pin.lag
+            )
+        })
         .collect();
     match pins.len() {
         0 => String::new(),
         1..=4 => format!(" ({})", list.join("; ")),
         all => format!(" ({}; and {} more)", list.join("; "), all - list.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_of_a_lock_is_named_as_far_as_it_is_known() {
+        let text = |pid| Error::LockTimeout { pid, tid: 7 }.to_string();
+        assert!(text(5).contains("process 5 (thread 7) holds it"), "{}", text(5));
+        assert!(
+            text(0).contains("thread 7 of a process that is not known holds it"),
+            "{}",
+            text(0)
+        );
     }
 }

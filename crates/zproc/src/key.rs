@@ -76,6 +76,13 @@ pub trait ToKey {
     fn with_key<R>(&self, f: impl FnOnce(u8, &[u8]) -> R) -> Result<R, EncodeError>;
 
     /// This key as an owned one.
+    ///
+    /// ```
+    /// use zproc::{Key, ToKey};
+    ///
+    /// assert_eq!(("user", 5).to_key()?, Key::from(("user", 5)));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     fn to_key(&self) -> Result<Key, DecodeError> {
         self.with_key(Key::decode)?
     }
@@ -94,6 +101,14 @@ pub trait ToKey {
 /// ```
 pub trait FromKey: Sized {
     /// Reads the key that the store holds as `tag` and `bytes`.
+    ///
+    /// ```
+    /// use zproc::{FromKey, ToKey};
+    ///
+    /// let user = ("user", 5).with_key(<(String, u64)>::from_key)??;
+    /// assert_eq!(user, ("user".to_string(), 5));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     fn from_key(tag: u8, bytes: &[u8]) -> Result<Self, DecodeError>;
 }
 

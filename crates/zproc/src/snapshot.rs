@@ -236,8 +236,13 @@ impl<'s> Snapshot<'s> {
         })
     }
 
+    /// The namespace that it shows.
+    pub(crate) fn namespace(&self) -> &str {
+        self.namespace.name()
+    }
+
     /// What is stored, in the order of insertion. If that cannot be told, the only item says why.
-    fn stored(&self) -> impl DoubleEndedIterator<Item = Result<(shm_state::Key, Payload)>> + '_ {
+    pub(crate) fn stored(&self) -> impl DoubleEndedIterator<Item = Result<(shm_state::Key, Payload)>> + '_ {
         let (entries, failed) = match self.pinned().and_then(|pinned| Ok(pinned.iter()?)) {
             Ok(entries) => (Some(entries), None),
             Err(error) => (None, Some(Err(error))),

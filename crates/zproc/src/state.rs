@@ -11,7 +11,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use shm_state::{Arena, Report, Stats};
+use shm_state::{Arena, Reaped, Report, Stats, Status};
 
 use crate::access::check_not_in_atomic;
 use crate::address::arena_name;
@@ -180,6 +180,11 @@ impl State {
         Builder::of(self)
     }
 
+    /// Makes one update of what `f` does with keys and values as they are stored.
+    pub(crate) fn write_stored(&self, f: impl FnOnce(&mut shm_state::Transaction<'_>) -> Result<()>) -> Result<()> {
+        self.watcher.access.write(f)
+    }
+
     fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {
         Self {
             watcher,
@@ -189,17 +194,48 @@ impl State {
     }
 
     /// The address; `None` for an anonymous state.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-address-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::create(address)?;
+    /// assert_eq!(state.address(), Some(address));
+    /// assert_eq!(State::anonymous()?.address(), None);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn address(&self) -> Option<&str> {
         self.place.address.as_deref()
     }
 
     /// The name of the namespace.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert_eq!(state.namespace(), "default");
+    /// assert_eq!(state.fork().namespace("kitchen").open()?.namespace(), "kitchen");
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn namespace(&self) -> &str {
         &self.place.namespace
     }
 
     /// The descriptor of the memory, to hand it to another process. A child inherits it if it is made inheritable
     /// first.
+    ///
+    /// ```
+    /// use std::process::{Command, Stdio};
+    /// use zproc::State;
+    ///
+    /// let state = State::anonymous()?;
+    /// let memory = state.fd().expect("states have one").try_clone_to_owned().expect("descriptors left");
+    /// // A child that gets it as its standard input opens the state with `State::from_fd`. This one only looks at it.
+    /// let child = Command::new("readlink").arg("/proc/self/fd/0").stdin(Stdio::from(memory)).output();
+    /// assert!(String::from_utf8_lossy(&child.expect("readlink runs").stdout).contains("memfd"));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.arena.fd()
     }
@@ -253,7 +289,10 @@ impl State {
     }
 
     /// Figures about memory, updates, snapshots and watchers, of all namespaces. Takes their writer locks one after the
-    /// other.
+    /// other, since it walks through all that is stored; [`State::status`] takes none.
+    ///
+    /// # Errors
+    /// [`Error::LockTimeout`] when a lock is not free within ten seconds.
     ///
     /// ```
     /// let state = zproc::State::anonymous()?;
@@ -266,6 +305,45 @@ impl State {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
         Ok(self.arena.stats()?)
+    }
+
+    /// Who has the state open, who holds the writer locks and for whom they wait, who holds which snapshots, how far
+    /// watchers lag, how full it is, and what dead processes left. Takes no lock and waits for nobody, so that it can be
+    /// asked while a writer is stopped inside of [`State::atomic`], and inside of one's own.
+    ///
+    /// ```
+    /// use zproc::{Life, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.atomic(|_| {
+    ///     let status = state.status()?;
+    ///     let holder = status.namespaces[0].lock.holder.as_ref().unwrap();
+    ///     assert_eq!((holder.pid, holder.life), (std::process::id(), Life::Running));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn status(&self) -> Result<Status> {
+        self.watcher.access.ready()?;
+        Ok(self.arena.status()?)
+    }
+
+    /// Gives back now what dead processes left: updates that they had decided are finished, and their locks, snapshots,
+    /// watchers and entries in the list of processes go. All of it happens by itself when it is needed: locks when somebody
+    /// waits for them, memory when it is short. Takes the writer locks of all namespaces one after the other.
+    ///
+    /// # Errors
+    /// [`Error::LockTimeout`] when a lock is not free within ten seconds. What does not need that lock is done all the same.
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert_eq!(state.reap()?.processes, 0); // nobody has died
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn reap(&self) -> Result<Reaped> {
+        self.watcher.access.ready()?;
+        check_not_in_atomic()?;
+        Ok(self.arena.reap()?)
     }
 
     /// Walks everything that is stored, in all namespaces, and accounts for every block of memory. Takes their writer

@@ -20,6 +20,24 @@ use crate::value::{ArchivedValue, DecodeError, Encoded, Rkyv, RkyvType, tag};
 /// | those with [`archived!`](crate::archived), and [`Rkyv`] | the archived form |
 /// | `str` | the text |
 /// | `[u8]` | the byte string |
+///
+/// ```
+/// use zproc::{Snapshot, State, View, Viewable};
+///
+/// /// A view of a value that has to be there.
+/// fn required<'s, T: Viewable + ?Sized>(snapshot: &'s Snapshot<'_>, key: &str) -> zproc::Result<View<'s, T>> {
+///     snapshot.view(key)?.ok_or_else(|| zproc::Error::other(format!("{key} is missing")))
+/// }
+///
+/// let state = State::anonymous()?;
+/// state.insert("text", "a long text")?;
+/// state.insert("picture", vec![0u8; 1 << 20].as_slice())?;
+/// let snapshot = state.snapshot()?;
+/// assert!(required::<str>(&snapshot, "text")?.ends_with("text"));
+/// assert_eq!(required::<[u8]>(&snapshot, "picture")?.len(), 1 << 20);
+/// assert_eq!(required::<str>(&snapshot, "film").unwrap_err().to_string(), "film is missing");
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub trait Viewable: sealed::Sealed + 'static {
     /// What is shown.
     type Target: ?Sized;
@@ -103,6 +121,18 @@ fn wrong_type(place: InPlace<'_>, expected: &'static str) -> DecodeError {
 
 /// A value where it lies in shared memory, for as long as the snapshot lives: see
 /// [`Snapshot::view`](crate::Snapshot::view).
+///
+/// ```
+/// use zproc::State;
+///
+/// let state = State::anonymous()?;
+/// state.insert("text", "a long text")?;
+/// let snapshot = state.snapshot()?;
+/// state.insert("text", "another")?; // the snapshot keeps what it shows
+/// let text = snapshot.view::<str>("text")?.expect("it is there");
+/// assert_eq!(text.len(), 11); // as a reference to the value
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub struct View<'s, T: Viewable + ?Sized> {
     target: &'s T::Target,
 }

@@ -225,7 +225,7 @@ fn a_raw_update_says_all_about_it() -> Result<()> {
     })?;
     let update = now(&state).get_raw_update()?;
     assert_eq!(
-        (update.seq, update.identical, update.writer),
+        (update.seq, update.identical, update.writer.pid),
         (2, false, std::process::id())
     );
     assert_eq!(update.before, Map::from([("a", 1), ("b", 2)]));
@@ -326,5 +326,38 @@ fn own_updates_are_never_missed_however_many() -> Result<()> {
         matches!(update, Err(Error::Lagged { missed }) if missed > 0),
         "the update of the other is gone"
     );
+    Ok(())
+}
+
+/// A watcher of a key that was not asked for long, while others changed more often than the history is long, was told
+/// that it had lagged, although nobody had touched its key.
+#[test]
+fn a_key_that_nobody_touched_loses_nothing_by_a_short_history() -> Result<()> {
+    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let other = state.clone();
+    other.insert("quiet", 0)?;
+    // The index grows with new keys, and forgets which there were.
+    for n in 0..50 {
+        other.insert(n, n)?;
+    }
+    state.go_live()?;
+    for round in 1..=5 {
+        for n in 0..1000 {
+            other.insert(n % 50, round * 1000 + n)?;
+        }
+        assert_nothing(now(&state).get_when_change(["quiet", "never there"]));
+        assert_nothing(now(&state).get_when_equal("never there", 1));
+        assert_nothing(now(&state).keys(["quiet"])?.get_raw_update());
+        other.insert("quiet", round)?;
+        assert_eq!(now(&state).get_when_change(["quiet"])?.get("quiet")?, Some(round));
+    }
+    assert!(matches!(
+        now(&state).get_when_change(["quiet", "0"]),
+        Err(Error::Timeout)
+    ));
+    for n in 0..1000 {
+        other.insert(n % 50, n)?;
+    }
+    assert!(matches!(now(&state).get_when_change([1, 2]), Err(Error::Lagged { missed }) if missed > 900));
     Ok(())
 }

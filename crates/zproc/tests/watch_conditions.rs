@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use zproc::{Builder, Error, Map, Result, Snapshot, State, Value, Watch};
+use zproc::{Builder, Error, Key, Map, Result, Snapshot, State, Value, Watch};
 
 /// Asks without waiting.
 fn now(state: &State) -> Watch<'_> {
@@ -194,4 +194,93 @@ fn asking_again_and_again_does_not_lag() -> Result<()> {
     other.insert("stop", false)?;
     assert_eq!(now(&state).get_when_equal("stop", true)?.seq(), 102);
     Ok(())
+}
+
+#[test]
+fn what_holds_already_is_found_whatever_key_and_value_are() -> Result<()> {
+    let (state, other) = pair();
+    let long_key = "k".repeat(100);
+    let keys = [
+        Key::from("n"),
+        Key::from(long_key.as_str()),
+        Key::from(-7),
+        Key::from(("user", 7)),
+        Key::from(b"\xff".to_vec()),
+    ];
+    let values = [
+        Value::None,
+        true.into(),
+        0.into(),
+        (-1).into(),
+        Value::of(&i128::MAX).unwrap(),
+        0.5.into(),
+        "".into(),
+        "8 bytes.".into(),
+        "sixteen bytes...".into(),
+        "more than sixteen bytes".into(),
+        "x".repeat(5000).into(),
+        Value::of(&[1, 2, 3]).unwrap(),
+        Value::of(&Map::from([("a", 1), ("b", 2)])).unwrap(),
+    ];
+    for key in &keys {
+        for value in &values {
+            other.insert(key, value)?;
+            let seq = state.seq()?;
+            let held = state.snapshot()?;
+            for watch in [now(&state), now(&state).live(), now(&state).duplicates()] {
+                assert_eq!(watch.get_when_equal(key, value)?.seq(), seq, "{key} {value}");
+                assert_eq!(watch.get_when_available(key)?.seq(), seq);
+            }
+            assert_eq!(state.get_when_equal(key, value)?.seq(), seq);
+            drop(held);
+            let found = state.get_when_equal(key, value)?;
+            assert_eq!((found.seq(), found.get::<Value>(key)?.as_ref()), (seq, Some(value)));
+            drop(found);
+            let is_none = *value == Value::None;
+            assert_eq!(now(&state).live().get_when_none(key).is_ok(), is_none, "{key} {value}");
+            assert_eq!(now(&state).live().get_when_not_none(key).is_ok(), !is_none);
+            for another in values.iter().filter(|another| *another != value) {
+                assert_nothing(now(&state).live().get_when_equal(key, another));
+                assert_eq!(state.get_when_not_equal(key, another)?.seq(), seq);
+            }
+            state.go_live()?;
+        }
+        other.remove(key)?;
+        assert_nothing(now(&state).live().get_when_available(key));
+        assert_nothing(now(&state).live().get_when_equal(key, Value::None));
+    }
+    state.close();
+    assert!(matches!(state.get_when_equal("n", 1), Err(Error::Closed)));
+    assert!(matches!(state.get_when_available("n"), Err(Error::Closed)));
+    Ok(())
+}
+
+/// The state that is returned is one in which it holds, also while a writer changes the value all the time.
+#[test]
+fn what_is_returned_at_once_holds_beside_a_busy_writer() -> Result<()> {
+    let (state, other) = pair();
+    other.extend([("n", 0), ("twice", 0)])?;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| {
+            for n in (0..2).cycle() {
+                other.extend([("n", n), ("twice", 2 * n)]).unwrap();
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for round in 0..20_000i64 {
+            match state.watch().live().get_when_equal("n", round % 2) {
+                Ok(found) => {
+                    assert_eq!(found.get("n")?, Some(round % 2));
+                    assert_eq!(found.get("twice")?, Some(2 * (round % 2)));
+                }
+                Err(Error::Lagged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    })
 }

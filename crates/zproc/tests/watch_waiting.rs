@@ -246,3 +246,65 @@ fn a_history_as_long_as_the_burst_misses_nothing() -> Result<()> {
         reader.join().unwrap()
     })
 }
+
+#[test]
+fn a_live_condition_is_met_by_later_updates_and_consumes_nothing() -> Result<()> {
+    for strategy in STRATEGIES {
+        let (state, other) = with_strategy(strategy);
+        other.insert("n", 1)?;
+        other.insert("n", 2)?;
+        let watch = state.watch().live().timeout(Duration::ZERO);
+        assert!(
+            matches!(watch.get_when_equal("n", 1), Err(Error::Timeout)),
+            "it came and went before the call"
+        );
+        std::thread::scope(|scope| {
+            let found = scope.spawn(|| state.watch().live().get_when_equal("n", 1).map(|found| found.seq()));
+            std::thread::sleep(Duration::from_millis(5));
+            other.insert("n", 1).unwrap();
+            assert_eq!(found.join().unwrap().unwrap(), 3, "{strategy:?}");
+        });
+        assert_eq!(state.cursor(), 0);
+    }
+    Ok(())
+}
+
+/// A writer stays inside of `atomic`: watchers of its namespace see nothing new, and nothing half done; those of
+/// another namespace go on.
+#[test]
+fn a_stuck_writer_holds_up_no_watcher_of_another_namespace() -> Result<()> {
+    let (state, other) = with_strategy(WaitStrategy::default());
+    let kitchen = state.fork().namespace("kitchen").open()?;
+    let cook = kitchen.clone();
+    other.insert("n", 1)?;
+    std::thread::scope(|scope| -> Result<()> {
+        let (inside, is_inside) = mpsc::channel();
+        let (done, is_done) = mpsc::channel::<()>();
+        let other = &other;
+        scope.spawn(move || {
+            other
+                .atomic(|dict| {
+                    dict.insert("n", 2)?;
+                    inside.send(()).unwrap();
+                    is_done.recv_timeout(HANG).unwrap();
+                    dict.insert("m", 2)
+                })
+                .unwrap();
+        });
+        is_inside.recv_timeout(HANG).unwrap();
+        assert_eq!(state.get_when_change(["n"])?.seq(), 1);
+        let short = state.watch().timeout(Duration::from_millis(5));
+        assert!(matches!(short.get_when_any_change(), Err(Error::Timeout)));
+        for n in 1..=50 {
+            cook.insert("soup", n)?;
+            assert_eq!(
+                kitchen.watch().timeout(HANG).get_when_change(["soup"])?.get("soup")?,
+                Some(n)
+            );
+        }
+        done.send(()).unwrap();
+        let update = state.watch().timeout(HANG).get_raw_update()?;
+        assert_eq!(update.changed, ["n".into(), "m".into()]);
+        Ok(())
+    })
+}

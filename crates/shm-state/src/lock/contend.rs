@@ -3,7 +3,8 @@
 //!
 //! **Death.** A waiter sleeps in slices that grow from 4 to 100 ms. If a slice ends and the word still names the
 //! owner that it named when the slice began, the waiter asks for a proof that this owner is dead, and with one
-//! takes exactly that word over. This is the backstop; usually the kernel has marked the word long before.
+//! takes exactly that word over. This is the backstop; usually the kernel has marked the word long before. A waiter
+//! without time to sleep asks at once.
 //!
 //! **Fairness.** Taking a free lock is a race that a thread in a tight loop nearly always wins. So a waiter that
 //! has slept for 4 ms writes its name into `starving`, if nobody's is there, and sleeps with the bit NEXT. While
@@ -85,19 +86,19 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// Waits for the lock. `Ok(true)`: it came from a dead owner.
-    pub(super) fn run(mut self) -> Result<bool, LockError> {
+    /// Waits for the lock. `Some`: it came from a dead owner, by this word.
+    pub(super) fn run(mut self) -> Result<Option<LockState>, LockError> {
         let result = self.compete();
         if self.is_next {
             let _ = self.rename_next(self.me.raw(), 0);
         }
-        if matches!(result, Ok(true)) {
+        if matches!(result, Ok(Some(_))) {
             self.lock.takeovers.fetch_add(1, Ordering::Relaxed);
         }
         result
     }
 
-    fn compete(&mut self) -> Result<bool, LockError> {
+    fn compete(&mut self) -> Result<Option<LockState>, LockError> {
         loop {
             // Before every attempt: if this thread dies right after it, the kernel must know the word.
             self.thread.arm(self.lock);
@@ -106,7 +107,7 @@ impl<'a> Contender<'a> {
                 if !self.may_enter() {
                     self.stand_back(seen);
                 } else if word::try_acquire(&self.lock.word, seen, self.me, self.may_leave_sleepers()).is_ok() {
-                    return Ok(seen.owner_died());
+                    return Ok(seen.owner_died().then_some(seen));
                 }
             } else if self.is_this_thread(seen.owner()) {
                 // Our very name, though we hold nothing, is that of someone who uses our thread-local state and is just
@@ -118,7 +119,7 @@ impl<'a> Contender<'a> {
                 }
                 // An earlier thread of this process had our TID and died: that it is ours now proves it.
                 if word::take_over(&self.lock.word, seen, self.me).is_ok() {
-                    return Ok(true);
+                    return Ok(Some(seen));
                 }
             } else if !self.spun(seen)
                 && let Some(end) = self.wait_for_owner(seen)
@@ -169,16 +170,19 @@ impl<'a> Contender<'a> {
     }
 
     /// One slice of waiting for the owner in `seen`. `Some` ends the attempt.
-    fn wait_for_owner(&mut self, seen: LockState) -> Option<Result<bool, LockError>> {
+    fn wait_for_owner(&mut self, seen: LockState) -> Option<Result<Option<LockState>, LockError>> {
         let late = self.deadline.passed();
         if late && !self.has_slept() {
-            return Some(Err(self.timed_out(seen)));
+            // There is no time to wait for the kernel's mark, which may have been lost, so the owner is looked at once.
+            return match self.is_dead(seen.owner()) {
+                true => self.take_over(seen),
+                false => Some(Err(self.timed_out(seen))),
+            };
         }
         let seen = word::announce_waiter(&self.lock.word, seen).ok()?;
         if self.slice_is_over(seen.owner(), late) {
-            // The order matters: the word was loaded (Acquire) before the proof reads the participant's slot.
-            if self.attachment.thread_is_dead(seen.owner().slot(), seen.owner().tid()) {
-                return word::take_over(&self.lock.word, seen, self.me).ok().map(|()| Ok(true));
+            if self.is_dead(seen.owner()) {
+                return self.take_over(seen);
             }
             self.slice = (self.slice * 2).min(LONGEST_SLICE);
             self.watched = None;
@@ -199,6 +203,19 @@ impl<'a> Contender<'a> {
         }
         self.sleep(seen, if self.is_next { NEXT | REST } else { REST }, until);
         None
+    }
+
+    /// Whether the owner that was read from the word is certainly dead. The order matters: the word was loaded (Acquire)
+    /// before the proof reads the participant's slot.
+    fn is_dead(&self, owner: Owner) -> bool {
+        self.attachment.thread_is_dead(owner.slot(), owner.tid())
+    }
+
+    /// Takes the lock from a dead owner, unless the word has changed: then the attempt goes on.
+    fn take_over(&self, seen: LockState) -> Option<Result<Option<LockState>, LockError>> {
+        word::take_over(&self.lock.word, seen, self.me)
+            .ok()
+            .map(|()| Ok(Some(seen)))
     }
 
     /// Whether `owner` has been there for the whole slice (at the deadline: for what there was of it).

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ptr;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::WriterLock;
 use super::gate::Gate;
@@ -74,7 +74,10 @@ pub(super) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
     f(unsafe { &*thread })
 }
 
-/// Has forked children start with an empty state. Once per program.
+/// Has forked children start with an empty state. To be called before the first lock.
+///
+/// Threads that come here together may register the handlers twice, which does no harm: a `Once` would be inherited by a
+/// child that is forked meanwhile, where nobody would ever complete it.
 ///
 /// The thread that forks is not armed meanwhile. The C library registers the robust list of the child before it calls
 /// any handler there, and the child might die before ours: as process of another PID namespace, under the TID of its
@@ -82,24 +85,34 @@ pub(super) fn with<R>(f: impl FnOnce(&Thread) -> R) -> R {
 pub(crate) fn forget_in_children() -> io::Result<()> {
     extern "C" fn disarm() {
         with(|thread| {
-            let pending = thread.robust.get().map(Robust::take);
-            thread.in_fork.set(pending.unwrap_or_default());
+            // Empty the second time, if the handlers were registered twice.
+            if let Some(pending) = thread.robust.get().map(Robust::take)
+                && pending != Pending::NONE
+            {
+                thread.in_fork.set(pending);
+            }
         });
     }
     extern "C" fn rearm() {
         with(|thread| {
-            if let Some(robust) = thread.robust.get() {
-                robust.restore(thread.in_fork.take());
+            let pending = thread.in_fork.take();
+            if let Some(robust) = thread.robust.get()
+                && pending != Pending::NONE
+            {
+                robust.restore(pending);
             }
         });
     }
     extern "C" fn forget() {
         with(Thread::forget);
     }
-    static ONCE: Once = Once::new();
-    let mut result = Ok(());
-    ONCE.call_once(|| result = fork::around(Some(disarm), Some(rearm), forget));
-    result
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    // Relaxed: nothing is published by it.
+    if !REGISTERED.load(Ordering::Relaxed) {
+        fork::around(Some(disarm), Some(rearm), forget)?;
+        REGISTERED.store(true, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// The states of the threads of a model, which share one system thread. New ones for each execution.
@@ -161,6 +174,7 @@ impl Thread {
         }
         self.epoch.set(0);
         self.depth.set(0);
+        self.in_fork.set(Pending::NONE);
         for name in &self.names {
             name.set((0, 0));
         }

@@ -99,6 +99,16 @@ impl LockState {
         Self(owner.0 | if waiters { u64::from(WAITERS) } else { 0 })
     }
 
+    /// The word of a dead owner as a number that is never 0.
+    pub(crate) fn as_dead(self) -> u64 {
+        self.0 | u64::from(OWNER_DIED)
+    }
+
+    /// The word that [`LockState::as_dead`] made a number of; `None` if there was none.
+    pub(crate) fn of_dead(number: u64) -> Option<Self> {
+        (number != 0).then_some(Self(number))
+    }
+
     /// What the kernel makes of the word when its owner dies.
     fn died(self) -> Self {
         Self(self.0 & !u64::from(TID_MASK) | u64::from(OWNER_DIED))

@@ -1,16 +1,19 @@
 //! Events: a sleeper sleeps through no commit that it waits for, whoever of the others dies.
 //!
-//! Sleepers run `wait::wait`, which arms the event, looks at `seq` and sleeps; the writer runs a whole commit. Nobody may
-//! need the end of a slice, but for the sleepers of a writer that died.
+//! Sleepers run `wait::wait`, which arms the event, looks at `seq` and sleeps, or the same steps by hand (`sleep`); the
+//! writer runs a whole commit. A canceller ends a wait, whenever it comes. Nobody may need the end of a slice, but for
+//! the sleepers of a writer that died.
 
 use std::sync::atomic::AtomicBool;
 
 use super::fixture::{Dict, key, set};
 use super::*;
+use crate::cancel::{Cancel, CancelWord};
 use crate::commit::event_of;
 use crate::event::SLICE;
+use crate::sleep::{Events, Sleep};
 use crate::sync::Word;
-use crate::wait::{On, Strategy};
+use crate::wait::{Ended, On, Strategy};
 use crate::{Deadline, Namespace};
 
 fn dict() -> Arc<Dict> {
@@ -58,6 +61,79 @@ fn scene(dict: &Arc<Dict>, sleepers: usize, commits: u64) -> impl Fn() + Send + 
     }
 }
 
+/// A word outside of the arena, which outlives the search.
+fn word() -> &'static CancelWord {
+    Box::leak(Box::new(CancelWord::new()))
+}
+
+/// Thread 1 waits for what never comes, or for a commit of thread 3; thread 2 cancels, and takes it back at once.
+fn cancelled(dict: &Arc<Dict>, word: &'static CancelWord, commits: bool) -> impl Fn() + Send + Sync + 'static {
+    let dict = Arc::clone(dict);
+    move || {
+        let space = dict.fresh();
+        let base = space.seq();
+        let seen = word.watch().seen();
+        let (waiter, writer) = (Namespace::new(Arc::clone(&space), 10), Namespace::new(space, 1));
+        spawn(move || {
+            let hashes = [key("a").hash()];
+            let (closed, words) = (AtomicBool::new(false), [word.watched_since(seen)]);
+            let cancel = Cancel {
+                closed: &closed,
+                words: &words,
+            };
+            let check = |seq| Ok((seq > base).then_some(seq));
+            let ended = waiter.wait(On::Keys(&hashes), Strategy::Block, Deadline::never(), cancel, check);
+            let ended = ended.expect("no damage");
+            let right = ended == Err(Ended::Cancelled(0)) || commits && ended == Ok(base + 1);
+            claim(right, || format!("{ended:?}"));
+        });
+        spawn(move || {
+            word.cancel();
+            word.reset();
+        });
+        if commits {
+            spawn(move || set(&writer, "a", 2));
+        }
+        join();
+        claim(jumps() == 0, || {
+            format!("a cancel was missed: everybody slept {} times", jumps())
+        });
+    }
+}
+
+/// Sleeps by hand on the event of a key and on a bell, as one does who watches several namespaces, and arms again only
+/// what has moved.
+fn by_hand(dict: &Arc<Dict>, bell: &'static CancelWord, commits: u64) -> impl Fn() + Send + Sync + 'static {
+    let dict = Arc::clone(dict);
+    move || {
+        let space = dict.fresh();
+        let until = space.seq() + commits;
+        let (sleeper, writer) = (Namespace::new(Arc::clone(&space), 10), Namespace::new(space, 1));
+        spawn(move || {
+            let (mut events, mut sleep) = (Events::new(), Sleep::new());
+            events.add(On::Keys(&[key("a").hash()]));
+            let mut seen = 0;
+            while seen < until {
+                let bell = bell.watch();
+                if seen == 0 || sleeper.has_moved(&events) {
+                    seen = sleeper.arm(&mut events);
+                }
+                if seen < until {
+                    sleep.clear();
+                    sleep.add(&sleeper, &events);
+                    sleep.add_word(&bell);
+                    sleep.until(Deadline::never());
+                }
+            }
+        });
+        spawn(move || (0..commits).for_each(|n| set(&writer, "a", 2 + n)));
+        join();
+        claim(jumps() == 0, || {
+            format!("a wake-up was lost: everybody slept {} times", jumps())
+        });
+    }
+}
+
 /// The writer is killed; if it has decided nothing, another one commits. The sleeper needs one slice at most.
 fn dying_writer(dict: &Arc<Dict>) -> impl Fn() + Send + Sync + 'static {
     let dict = Arc::clone(dict);
@@ -91,6 +167,36 @@ fn no_wake_up_is_lost() {
     holds("sleeper and commit", &setup, scene(&dict, 1, 1));
     holds("sleeper and two commits", &setup, scene(&dict, 1, 2));
     holds("two sleepers and a commit", &setup, scene(&dict, 2, 1));
+}
+
+#[test]
+fn no_cancel_is_missed() {
+    let (dict, setup) = (dict(), Setup::default());
+    holds("sleeper and canceller", &setup, cancelled(&dict, word(), false));
+    holds("sleeper, canceller and commit", &setup, cancelled(&dict, word(), true));
+    finds(
+        "nobody is woken by a cancel",
+        &setup,
+        &[Fault::NoWake],
+        cancelled(&dict, word(), false),
+    );
+}
+
+#[test]
+fn no_wake_up_is_lost_by_those_who_sleep_by_hand() {
+    let (dict, setup) = (dict(), Setup::default());
+    holds("sleep by hand and commit", &setup, by_hand(&dict, word(), 1));
+    holds("sleep by hand and two commits", &setup, by_hand(&dict, word(), 2));
+    let sleepers = [
+        Fault::NoFence(Ordering::SeqCst, 1),
+        Fault::Relaxed(Kind::Load, Ordering::SeqCst, at(&dict.space().control().reader.seq)),
+    ];
+    finds(
+        "no order of a sleeper by hand",
+        &setup,
+        &sleepers,
+        by_hand(&dict, word(), 1),
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::layout::{Entry, GRANULE, low};
 use crate::read::View;
 use crate::reclaim;
+use crate::signature::Signature;
 use crate::space::{History, Space};
 use crate::sync::{Ordering, Word};
 use crate::write::Transaction;
@@ -93,6 +94,6 @@ pub fn newest(space: &Space, name: &'static str) -> u32 {
 
 /// Gives up all history, as a writer that runs out of room does.
 pub fn drop_history(space: &Space) {
-    let _transaction = Transaction::begin(space, 0, Deadline::never()).expect("the lock is free");
+    let _transaction = Transaction::begin(space, Signature::NOBODY, Deadline::never()).expect("the lock is free");
     reclaim::drop_history(space, space.seq()).expect("no damage");
 }

@@ -133,6 +133,32 @@ fn large_record(dict: &Arc<Dict>) -> impl Fn() + Send + Sync + 'static {
     }
 }
 
+/// Thread 1 sets a key and gives up the history, thread 2 asks whether the key was left alone.
+fn quiet_key(dict: &Arc<Dict>) -> impl Fn() + Send + Sync + 'static {
+    let dict = Arc::clone(dict);
+    move || {
+        let space = dict.fresh();
+        let cursor = space.seq();
+        let (writer, watcher) = (
+            Namespace::new(Arc::clone(&space), 1),
+            Namespace::new(Arc::clone(&space), 2),
+        );
+        spawn(move || {
+            set(&writer, "a", 10);
+            drop_history(writer.space());
+        });
+        spawn(move || {
+            let untouched = watcher.untouched_until(&[key("a").to_owned()], cursor);
+            claim(untouched.is_none_or(|until| until <= cursor), || {
+                format!(
+                    "the key was set by commit {}, and is said to be as it was until {untouched:?}",
+                    cursor + 1
+                )
+            });
+        });
+    }
+}
+
 /// A watcher took a slot that left the history for a damaged one: it looked at the floor first and then once more at the
 /// slot, and a writer came in between. The floor now comes last.
 #[test]
@@ -153,6 +179,20 @@ fn the_newest_record_is_there() {
     let dict = dict();
     holds("newest record", &Setup::default(), new_record(&dict));
     holds_at_each_death("newest record", &Setup::default(), 1, true, new_record(&dict));
+}
+
+/// A watcher that lost records and yet is told of nothing lost has lost nothing.
+#[test]
+fn a_key_that_was_touched_is_not_taken_for_a_quiet_one() {
+    let (dict, setup) = (dict(), Setup::default());
+    holds("quiet key", &setup, quiet_key(&dict));
+    let floor = at(&dict.space().control().reader.floor);
+    finds(
+        "floor is loaded relaxed",
+        &setup,
+        &[Fault::Relaxed(Kind::Load, Ordering::Acquire, floor)],
+        quiet_key(&dict),
+    );
 }
 
 #[test]

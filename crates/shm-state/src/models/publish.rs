@@ -3,6 +3,7 @@
 
 use super::fixture::{Dict, drop_history, get, key, set};
 use super::*;
+use crate::signature::Signature;
 use crate::write::Transaction;
 use crate::{Deadline, Namespace};
 
@@ -42,7 +43,9 @@ fn scene(
         let of_next = Arc::clone(&space);
         spawn(move || {
             if !survives(|| write(&writer, base + 1)) {
-                spawn(move || drop(Transaction::begin(&of_next, 0, Deadline::never()).expect("its owner is dead")));
+                spawn(move || {
+                    drop(Transaction::begin(&of_next, Signature::NOBODY, Deadline::never()).expect("its owner is dead"))
+                });
             }
         });
         spawn(move || read(&reader));

@@ -94,8 +94,11 @@ fn a_detached_participant_cannot_keep_a_lock() {
 fn another_pid_namespace_is_refused() {
     let shared = Shared::new();
     let namespace = process::pid_namespace().unwrap();
+    let turn = Word64::new(0);
+    let entrance = in_turn(&turn);
     // SAFETY: the attachment, if there were one, would be dropped before the memory.
-    let result = unsafe { Attachment::attach(shared.slots(), shared.reopened(), namespace + 1, &mut |_| ()) };
+    let result =
+        unsafe { Attachment::attach(shared.slots(), shared.reopened(), namespace + 1, &entrance, &mut |_| ()) };
     assert!(matches!(result, Err(AttachError::PidNamespace { arena, own }) if arena == own + 1));
 }
 
@@ -104,10 +107,62 @@ fn a_full_table_says_so() {
     let shared = Shared::new();
     let namespace = process::pid_namespace().unwrap();
     let two = NonNull::slice_from_raw_parts(shared.slots().cast(), 2);
+    let turn = Word64::new(1);
     let attach = || {
         // SAFETY: as above; a shorter table is mapped too.
-        unsafe { Attachment::attach(two, shared.reopened(), namespace, &mut |_| ()) }
+        unsafe { Attachment::attach(two, shared.reopened(), namespace, &in_turn(&turn), &mut |_| ()) }
     };
-    let _both = (attach().unwrap(), attach().unwrap());
+    let both = (attach().unwrap(), attach().unwrap());
+    assert_eq!((both.0.slot(), both.1.slot()), (1, 0));
     assert!(matches!(attach(), Err(AttachError::Full { slots: 2 })));
+}
+
+fn in_turn(turn: &Word64) -> Entrance<'_> {
+    Entrance { turn, since: 7 }
+}
+
+/// Attaches at the slot that is next in turn.
+fn attach_in_turn(shared: &Shared, slots: NonNull<[ParticipantSlot]>, turn: &Word64) -> Attachment {
+    let namespace = process::pid_namespace().unwrap();
+    // SAFETY: all tests drop the attachment before the memory.
+    unsafe { Attachment::attach(slots, shared.reopened(), namespace, &in_turn(turn), &mut |_| ()) }.unwrap()
+}
+
+/// The name of whoever was there last was lost when the next process came, since that took the first free slot.
+#[test]
+fn those_who_left_are_known_until_the_turn_comes_back_to_their_slot() {
+    let shared = Shared::new();
+    let few = NonNull::slice_from_raw_parts(shared.slots().cast(), 8);
+    let turn = Word64::new(0);
+    let observer = attach_in_turn(&shared, few, &turn);
+    let known = |slot| observer.known(slot).map(|known| (known.pid, known.since));
+    assert_eq!((observer.slot(), known(1)), (0, None));
+    for slot in 1..8 {
+        assert_eq!(attach_in_turn(&shared, few, &turn).slot(), slot);
+        assert_eq!((known(slot), observer.pid_of(slot)), (Some((process::pid(), 7)), 0));
+    }
+    assert_eq!(turn.load(Ordering::Relaxed), 8);
+    // Any number is a turn; slots in use are passed over.
+    let last = attach_in_turn(&shared, few, &turn);
+    assert_eq!(last.slot(), 1);
+    turn.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(attach_in_turn(&shared, few, &turn).slot(), 7);
+    assert_eq!(observer.all_known().count(), 8);
+}
+
+#[test]
+fn a_name_can_be_changed_and_stays_when_its_process_leaves() {
+    let shared = Shared::new();
+    let observer = shared.attach();
+    let other = shared.attach();
+    let slot = other.slot();
+    let name = || observer.known(slot).unwrap().name;
+    assert_eq!(name(), Name::new(&process::program_name()));
+    other.rename(Name::new("sampler"));
+    assert_eq!(name().text().as_deref(), Some("sampler"));
+    drop(other);
+    assert_eq!(name().text().as_deref(), Some("sampler"));
+    // A death in between: nobody is known by half a name.
+    observer.slot_at(slot).unwrap().named.store(0, Ordering::Relaxed);
+    assert_eq!(observer.known(slot), None);
 }

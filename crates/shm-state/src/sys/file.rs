@@ -52,6 +52,12 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Opens whatever is there for reading, without waiting for anybody; refuses a symbolic link in its last component.
+pub fn open_to_look(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    Ok(open_fd(path, flags, Mode::empty())?)
+}
+
 /// Opens the same file once more. The copy is an open file description of its own: byte locks taken through it
 /// end with it, whatever happens to the original or to mappings of it.
 pub fn reopen(file: impl AsFd) -> io::Result<OwnedFd> {
@@ -74,6 +80,11 @@ pub fn len(file: impl AsFd) -> io::Result<u64> {
 pub fn identity(file: impl AsFd) -> io::Result<(u64, u64)> {
     let stat = nix::sys::stat::fstat(file)?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The user that this process acts as.
+pub fn user() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }
 
 /// The user whom the file belongs to, and the one that this process acts as.
@@ -119,6 +130,33 @@ pub fn is_full(error: &io::Error) -> bool {
 /// Bytes of the file system that the file is in; 0 if it has no limit, or does not say.
 pub fn size_of_file_system(file: impl AsFd) -> u64 {
     statvfs::fstatvfs(file).map_or(0, |stat| stat.blocks().saturating_mul(stat.fragment_size()))
+}
+
+/// What the system calls an open file: its path, or the name of a memfd.
+pub fn name(file: impl AsFd) -> Option<String> {
+    let path = std::fs::read_link(own_path(&file)).ok()?;
+    Some(path.to_string_lossy().into_owned())
+}
+
+/// A file system: its kind, as `mount` calls it, if it is one that matters here; its bytes, and those that a user may still
+/// have. 0 and 0: it has no limit of its own.
+pub fn file_system(file: impl AsFd) -> io::Result<(&'static str, u64, u64)> {
+    let stat = nix::sys::statfs::fstatfs(&file)?;
+    let kind = match stat.filesystem_type() {
+        nix::sys::statfs::TMPFS_MAGIC => "tmpfs",
+        nix::sys::statfs::OVERLAYFS_SUPER_MAGIC => "overlay",
+        nix::sys::statfs::HUGETLBFS_MAGIC => "hugetlbfs",
+        _ => "another file system",
+    };
+    let stat = statvfs::fstatvfs(&file)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Ok((kind, bytes(stat.blocks()), bytes(stat.blocks_available())))
+}
+
+/// Gives back the lock of a byte that was taken through this open file description.
+pub fn unlock_byte(file: impl AsFd, byte: u64) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&byte_lock(libc::F_UNLCK, byte)?))?;
+    Ok(())
 }
 
 /// Takes the exclusive lock of one byte for this open file description; `false` if another one has it.

@@ -64,6 +64,104 @@ pub fn around(before: Option<Handler>, after: Option<Handler>, in_child: Handler
     }
 }
 
+/// A value that each process makes for itself: a forked child makes a new one, since the one that it inherits may be
+/// locked by a thread that it does not have. What was made is never dropped.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use shm_state::PerProcess;
+///
+/// static NUMBERS: PerProcess<Mutex<Vec<u32>>> = PerProcess::new();
+///
+/// NUMBERS.get()?.lock().unwrap().push(5);
+/// assert_eq!(*NUMBERS.get()?.lock().unwrap(), [5]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct PerProcess<T: 'static>(AtomicPtr<Made<T>>);
+
+struct Made<T> {
+    epoch: u64,
+    value: T,
+}
+
+impl<T> PerProcess<T> {
+    /// With no value yet.
+    ///
+    /// ```
+    /// use shm_state::PerProcess;
+    /// use std::sync::atomic::AtomicU32;
+    ///
+    /// static COUNT: PerProcess<AtomicU32> = PerProcess::new();
+    /// assert_eq!(COUNT.get()?.load(std::sync::atomic::Ordering::Relaxed), 0);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(std::ptr::null_mut()))
+    }
+}
+
+impl<T> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Default + Send + Sync> PerProcess<T> {
+    /// The value of this process, made if there is none.
+    ///
+    /// # Errors
+    /// Those of mapping a page, the first time.
+    ///
+    /// ```
+    /// use shm_state::PerProcess;
+    /// use std::sync::atomic::AtomicU32;
+    ///
+    /// static COUNT: PerProcess<AtomicU32> = PerProcess::new();
+    /// assert!(std::ptr::eq(COUNT.get()?, COUNT.get()?));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn get(&self) -> io::Result<&'static T> {
+        let epoch = renew()?;
+        loop {
+            // Acquire pairs with the Release of whoever made it.
+            let now = self.0.load(Ordering::Acquire);
+            // SAFETY: null, or a leaked box that nobody ever frees.
+            if let Some(made) = unsafe { now.as_ref() }
+                && made.epoch == epoch
+            {
+                return Ok(&made.value);
+            }
+            let value = T::default();
+            let new = Box::into_raw(Box::new(Made { epoch, value }));
+            if self
+                .0
+                .compare_exchange(now, new, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
+                // SAFETY: another thread was faster; ours was never shared.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
+    }
+
+    /// Whether this is the value of this process, and not the one that it inherited when it was forked.
+    ///
+    /// ```
+    /// use shm_state::PerProcess;
+    /// use std::sync::atomic::AtomicU32;
+    ///
+    /// static COUNT: PerProcess<AtomicU32> = PerProcess::new();
+    /// assert!(COUNT.is_current(COUNT.get()?)); // this process was not forked since
+    /// assert!(!COUNT.is_current(&AtomicU32::new(0)));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn is_current(&self, value: &T) -> bool {
+        // SAFETY: as in `get`.
+        let made = unsafe { self.0.load(Ordering::Acquire).as_ref() };
+        made.is_some_and(|made| made.epoch == epoch() && std::ptr::eq(&raw const made.value, value))
+    }
+}
+
 fn page() -> io::Result<&'static AtomicU64> {
     let current = PAGE.load(Ordering::Acquire);
     if std::ptr::eq(current, &raw const NO_PAGE) {
@@ -118,6 +216,21 @@ mod tests {
         // SAFETY: waits for the child that was just made; `status` outlives the call.
         assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
         status == 0
+    }
+
+    #[test]
+    fn each_process_makes_its_own_value() {
+        static VALUE: PerProcess<AtomicU64> = PerProcess::new();
+        let value = VALUE.get().unwrap();
+        value.store(7, Ordering::Relaxed);
+        let in_child = || {
+            let inherited = !VALUE.is_current(value);
+            let own = VALUE.get().unwrap();
+            inherited && own.load(Ordering::Relaxed) == 0 && VALUE.is_current(own) && !VALUE.is_current(value)
+        };
+        // SAFETY: the child allocates, which the C library allows after a fork, reads and writes atomics, and exits.
+        assert!(holds_in_child(|| unsafe { libc::fork() }, in_child));
+        assert!(VALUE.is_current(value) && std::ptr::eq(VALUE.get().unwrap(), value));
     }
 
     fn child_is_noticed_and_renewed() -> bool {

@@ -8,7 +8,18 @@ use std::time::Duration;
 use super::time::Deadline;
 use crate::sync::Wait;
 
-/// The most words that [`wait_any`] hands to the kernel at once.
+/// The most words that the kernel watches at once. With more, a sleep lasts 10 ms at most.
+///
+/// ```
+/// use shm_state::{Events, KeyRef, MOST_WORDS, On};
+///
+/// let hashes: Vec<u64> = (0..1000u32).map(|n| KeyRef::new(1, &n.to_le_bytes()).hash()).collect();
+/// let mut events = Events::new();
+/// events.add(On::Keys(&hashes));
+/// assert!(events.len() > MOST_WORDS);
+/// events.widen();
+/// assert!(events.len() <= MOST_WORDS);
+/// ```
 pub const MOST_WORDS: usize = libc::FUTEX_WAITV_MAX as usize;
 
 /// How often words are looked at that the kernel cannot watch for us.
@@ -62,29 +73,23 @@ pub fn wake(address: *const AtomicU32, count: u32, bits: u32) -> u32 {
     u32::try_from(woken).unwrap_or(0)
 }
 
-/// Sleeps while every word equals the value beside it, until one of them is woken, or the deadline.
+/// Sleeps while every word holds what is expected of it, until one of them is woken, or the deadline.
 ///
 /// Beyond [`MOST_WORDS`] words, or on a kernel without `futex_waitv` (before Linux 5.16), the sleep is cut to
 /// 10 ms and then reported as [`Wait::Woken`]: the caller looks at its words again.
-pub fn wait_any(words: &[(*const AtomicU32, u32)], deadline: Deadline) -> Wait {
-    if let [(address, expected)] = words {
-        return wait(*address, *expected, crate::sync::ANY, deadline);
+pub fn wait_any(words: &[Waiter], deadline: Deadline) -> Wait {
+    if let [word] = words {
+        return wait(word.address(), word.value as u32, crate::sync::ANY, deadline);
     }
     #[cfg(all(loom, test))]
     {
-        let list: Vec<_> = words.iter().map(|(at, value)| (at.addr(), *value, u32::MAX)).collect();
+        let list: Vec<_> = words
+            .iter()
+            .map(|word| (word.address as usize, word.value as u32, u32::MAX))
+            .collect();
         if let Some(ended) = crate::models::system::wait(&list, deadline) {
             return ended;
         }
-    }
-    let mut list = [const { Waiter::EMPTY }; MOST_WORDS];
-    for (waiter, (address, expected)) in list.iter_mut().zip(words) {
-        *waiter = Waiter {
-            value: u64::from(*expected),
-            address: address.addr() as u64,
-            flags: FUTEX2_SIZE_U32,
-            reserved: 0,
-        };
     }
     let known = words.len().min(MOST_WORDS);
     let until = if words.len() > known {
@@ -92,11 +97,16 @@ pub fn wait_any(words: &[(*const AtomicU32, u32)], deadline: Deadline) -> Wait {
     } else {
         deadline
     };
-    match wait_listed(&list[..known], until) {
+    match wait_listed(&words[..known], until) {
         Ok(Wait::TimedOut) if !deadline.passed() => Wait::Woken,
         Ok(wait) => wait,
         Err(NotThere) => match words.first() {
-            Some((address, expected)) => match wait(*address, *expected, crate::sync::ANY, deadline.sooner_of(POLL)) {
+            Some(word) => match wait(
+                word.address(),
+                word.value as u32,
+                crate::sync::ANY,
+                deadline.sooner_of(POLL),
+            ) {
                 Wait::TimedOut if !deadline.passed() => Wait::Woken,
                 wait => wait,
             },
@@ -105,9 +115,11 @@ pub fn wait_any(words: &[(*const AtomicU32, u32)], deadline: Deadline) -> Wait {
     }
 }
 
-/// `struct futex_waitv` of linux/futex.h.
+/// A word to sleep on and what it must hold for that: `struct futex_waitv` of linux/futex.h. It is a number to the
+/// kernel, which looks there by an access of its own, so it may outlive the word.
 #[repr(C)]
-struct Waiter {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
     value: u64,
     address: u64,
     flags: u32,
@@ -115,12 +127,19 @@ struct Waiter {
 }
 
 impl Waiter {
-    const EMPTY: Self = Self {
-        value: 0,
-        address: 0,
-        flags: 0,
-        reserved: 0,
-    };
+    /// Sleeps on `word` while it holds `expected`.
+    pub fn new(word: *const AtomicU32, expected: u32) -> Self {
+        Self {
+            value: u64::from(expected),
+            address: word.addr() as u64,
+            flags: FUTEX2_SIZE_U32,
+            reserved: 0,
+        }
+    }
+
+    fn address(&self) -> *const AtomicU32 {
+        ptr::without_provenance(self.address as usize)
+    }
 }
 
 /// A 32-bit word; without FUTEX2_PRIVATE it is shared.
@@ -197,7 +216,7 @@ mod tests {
     #[test]
     fn any_of_several_words_ends_the_sleep() {
         let words: Vec<AtomicU32> = (0..200).map(AtomicU32::new).collect();
-        let list: Vec<_> = words.iter().map(|w| (ptr::from_ref(w), w.load(Relaxed))).collect();
+        let list = list_of(&words);
         assert_eq!(wait_any(&list[..3], in_ms(2)), Wait::TimedOut);
         assert_eq!(wait_any(&list, in_ms(2)), Wait::TimedOut);
         assert_eq!(wait_any(&list, in_ms(60)), Wait::Woken, "too many words: polled");
@@ -215,7 +234,7 @@ mod tests {
         });
     }
 
-    fn list_of(words: &[AtomicU32]) -> Vec<(*const AtomicU32, u32)> {
-        words.iter().map(|w| (ptr::from_ref(w), w.load(Relaxed))).collect()
+    fn list_of(words: &[AtomicU32]) -> Vec<Waiter> {
+        words.iter().map(|w| Waiter::new(w, w.load(Relaxed))).collect()
     }
 }

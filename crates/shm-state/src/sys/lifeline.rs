@@ -60,6 +60,11 @@ impl Claims {
         file::try_lock_byte(&self.file, byte)
     }
 
+    /// Gives the lock of a byte back.
+    pub fn unlock(&self, byte: u64) -> io::Result<()> {
+        file::unlock_byte(&self.file, byte)
+    }
+
     /// Closes the descriptor. The locks stay.
     pub fn tie(self) -> Lifeline {
         self.line

@@ -14,6 +14,8 @@ pub enum Limit {
     Files,
     /// Processes and threads of its user.
     Threads,
+    /// Bytes that it may lock in memory.
+    LockedMemory,
 }
 
 impl Limit {
@@ -24,6 +26,7 @@ impl Limit {
             Self::AddressSpace => libc::RLIMIT_AS,
             Self::Files => libc::RLIMIT_NOFILE,
             Self::Threads => libc::RLIMIT_NPROC,
+            Self::LockedMemory => libc::RLIMIT_MEMLOCK,
         };
         let mut limit = MaybeUninit::<libc::rlimit>::uninit();
         // SAFETY: the kernel fills the structure.
@@ -36,12 +39,17 @@ impl Limit {
     }
 
     /// Name, value and remedy; empty if there is no limit.
-    fn describe(self) -> String {
+    pub fn describe(self) -> String {
         let (name, unit, remedy) = match self {
             Self::FileSize => ("RLIMIT_FSIZE", " bytes", "ulimit -f"),
             Self::AddressSpace => ("RLIMIT_AS", " bytes", "ulimit -v"),
             Self::Files => ("RLIMIT_NOFILE", "", "ulimit -n"),
             Self::Threads => ("RLIMIT_NPROC", "", "ulimit -u"),
+            Self::LockedMemory => (
+                "RLIMIT_MEMLOCK",
+                " bytes",
+                "ulimit -l, or LimitMEMLOCK= of a systemd unit",
+            ),
         };
         self.get().map_or_else(String::new, |now| {
             format!("; {name} is {now}{unit}: raise it ({remedy})")

@@ -2,7 +2,7 @@
 //!
 //! Each submodule covers one subject and knows nothing of arenas: [`time`] and its deadlines, [`futex`] sleeps and wakes,
 //! [`mod@file`] descriptors and byte locks, [`lifeline`] locks that last as long as a process's memory, [`process`]
-//! identity and liveness, [`limit`]s of resources, [`fork`] detection, and [`robust`], the word that the kernel marks when
+//! identity and liveness, [`limit`]s of resources, [`memory`] that is populated and locked, [`fork`] detection, and [`robust`], the word that the kernel marks when
 //! a thread dies.
 
 pub(crate) mod file;
@@ -10,6 +10,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod lifeline;
 pub(crate) mod limit;
+pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod robust;
 pub(crate) mod time;
@@ -21,6 +22,14 @@ fn check<T: PartialEq + From<i8>>(value: T) -> std::io::Result<T> {
     } else {
         Ok(value)
     }
+}
+
+/// Calls `f` and gives `errno` back its value, as a signal handler has to.
+pub(crate) fn keeping_errno<R>(f: impl FnOnce() -> R) -> R {
+    let errno = nix::errno::Errno::last_raw();
+    let result = f();
+    nix::errno::Errno::set_raw(errno);
+    result
 }
 
 /// An error of a file below /proc, with what to do if there is none.

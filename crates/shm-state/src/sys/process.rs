@@ -31,6 +31,55 @@ pub enum Process {
     Unknown,
 }
 
+/// Whether a process, or a thread, goes on, as far as another process can tell.
+///
+/// ```
+/// # use shm_state::{Arena, ArenaOptions, Life};
+/// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+/// # let namespace = arena.namespace("default")?;
+/// let life = arena.status()?.participants[0].life;
+/// assert_eq!(life, Life::Running);
+/// assert_eq!(life.to_string(), "running");
+/// # Ok::<(), shm_state::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Life {
+    /// It has not ended, and is not stopped.
+    Running,
+    /// It is stopped, by a signal or by a debugger, and goes on after a SIGCONT, or when the debugger lets it.
+    Stopped,
+    /// It has certainly ended.
+    Dead,
+    /// The system would not say.
+    Unknown,
+}
+
+impl std::fmt::Display for Life {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// How a thread that has not ended is: running or stopped. The leader of a process has its process's id.
+pub fn pace(pid: u32, tid: u32) -> Life {
+    if !proc_is_ours() {
+        return Life::Unknown;
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+    match field_after_name(&stat, 0) {
+        Some("T" | "t") => Life::Stopped,
+        // One that has ended is not waited for yet, or is a leader that has left its threads: others say what that means.
+        Some("Z" | "X") | None => Life::Unknown,
+        Some(_) => Life::Running,
+    }
+}
+
 /// This process's id, without a system call, and right after a fork too.
 pub fn pid() -> u32 {
     static EPOCH: AtomicU64 = AtomicU64::new(0);
@@ -235,6 +284,17 @@ fn field_after_name(stat: &str, index: usize) -> Option<&str> {
     rest.split_ascii_whitespace().nth(index)
 }
 
+/// The name of the file that this process executes. Not what the kernel calls it, which is `exe` for one that was started
+/// as a copy of its parent, by `/proc/self/exe`.
+pub fn program_name() -> String {
+    let path = fs::read_link("/proc/self/exe").ok();
+    let path = path.or_else(|| std::env::args_os().next().map(std::path::PathBuf::from));
+    let name = path.as_deref().and_then(std::path::Path::file_name).unwrap_or_default();
+    // What the kernel adds when the file was replaced or removed meanwhile.
+    let name = name.to_string_lossy();
+    name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
+}
+
 /// The inode of this process's PID namespace: TIDs mean the same to two processes only if theirs are equal.
 pub fn pid_namespace() -> io::Result<u64> {
     Ok(fs::metadata("/proc/self/ns/pid").map_err(without_proc)?.ino())
@@ -293,6 +353,20 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(state(child.id(), id), Process::Gone);
         assert!(thread_is_gone(child.id(), child.id()));
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_from_a_running_one() {
+        let mut child = sleeper();
+        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+        assert_eq!(pace(child.id(), child.id()), Life::Running);
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+        while pace(child.id(), child.id()) != Life::Stopped {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(pace(child.id(), child.id()), Life::Unknown);
     }
 
     #[test]

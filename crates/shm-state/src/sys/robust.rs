@@ -114,7 +114,7 @@ impl Robust {
 }
 
 /// What the field held, for [`Robust::restore`].
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pending(usize);
 
 impl Pending {
@@ -161,8 +161,16 @@ fn run_in_thread(work: extern "C" fn(*mut c_void) -> *mut c_void, word: &AtomicU
     let _ = unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK) };
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
     let argument = ptr::from_ref(word).cast_mut().cast();
-    // SAFETY: `work` gets the address of a word that outlives the thread, which is joined below.
-    let started = ok(unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), work, argument) });
+    let mut start = |attributes| {
+        // SAFETY: `work` gets the address of a word that outlives the thread, which is joined below.
+        ok(unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, work, argument) })
+    };
+    // The C library takes a program's static thread locals out of the stack, which may then be too small. Its default
+    // makes room for them.
+    let started = start(attributes.as_ptr()).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => start(ptr::null()),
+        _ => Err(error),
+    });
     // SAFETY: initialised above, and not used again.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     started?;

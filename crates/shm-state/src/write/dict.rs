@@ -32,12 +32,35 @@ impl<'n> Transaction<'n> {
     }
 
     /// The value of a key.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// transaction.put(&door, 1, b"open")?;
+    /// assert_eq!(transaction.get(&door)?.expect("it was just put").bytes(), b"open");
+    /// assert_eq!(namespace.get(&door)?, None); // others see it after the commit
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn get(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
         self.current(key)?.map(|v| self.copy_out(v)).transpose()
     }
 
     /// As [`Transaction::get`], but hands tag and bytes to `f` instead of copying them into a [`Payload`]. Nothing is
     /// allocated, but a buffer that the thread keeps for values above 528 bytes, up to 1 MiB.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// let door = KeyRef::new(1, b"door");
+    /// transaction.put(&door, 1, b"open")?;
+    /// assert_eq!(transaction.get_with(&door, |tag, bytes| (tag, bytes.len()))?, Some((1, 4)));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn get_with<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
         let Some(version) = self.current(key)? else {
             return Ok(None);
@@ -46,6 +69,16 @@ impl<'n> Transaction<'n> {
     }
 
     /// Whether a key is present.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// assert!(transaction.contains(&KeyRef::new(1, b"door"))?);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn contains(&self, key: &KeyRef<'_>) -> Result<bool> {
         Ok(self.current(key)?.is_some())
     }
@@ -98,6 +131,18 @@ impl<'n> Transaction<'n> {
     }
 
     /// All keys and values in insertion order, own changes included.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.put(&KeyRef::new(1, b"lamp"), 1, b"on")?;
+    /// let names: Vec<_> = transaction.entries()?.into_iter().map(|(key, _)| key.bytes().to_vec()).collect();
+    /// assert_eq!(names, [b"door", b"lamp"]);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn entries(&self) -> Result<Vec<(Key, Payload)>> {
         let (mut all, mut budget) = (Vec::new(), Budget::of(self.space));
         let mut add = |entry: u32, version: &Version| -> Result<()> {
@@ -122,6 +167,17 @@ impl<'n> Transaction<'n> {
     }
 
     /// Removes the key that was inserted last and returns it with its value.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let mut transaction = namespace.begin(Deadline::never())?;
+    /// transaction.put(&KeyRef::new(1, b"door"), 1, b"open")?;
+    /// transaction.put(&KeyRef::new(1, b"lamp"), 1, b"on")?;
+    /// assert_eq!(transaction.pop_last()?.expect("there are two").0.bytes(), b"lamp");
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
     pub fn pop_last(&mut self) -> Result<Option<(Key, Payload)>> {
         self.check()?;
         let own = self

@@ -20,9 +20,6 @@ use crate::common::model::{self, Change, put, remove};
 /// What a process may take for a damaged arena of a few megabytes, beyond what a healthy one needs.
 const MOST_GROWTH: u64 = 6 << 20;
 
-/// Where the chunks of namespaces begin.
-const CHUNKS_AT: usize = 192 * 1024;
-
 /// What went wrong, as errors. How many there are says whether the damage was noticed.
 #[derive(Default)]
 pub struct Errors(Vec<Error>);
@@ -87,13 +84,14 @@ pub fn run(clean: &Image, case: &Case) -> usize {
 /// Damage of one structure must not spread to what others rely on: the tables, and the machine's memory.
 fn check_bystanders(clean: &Image, damaged: &Image, patch: &[(usize, u64)], file: &File) {
     let hit = |from: usize, to: usize| patch.iter().any(|(at, _)| (from..to).contains(at));
+    let chunk_map = 292 * 1024..292 * 1024 + clean.capacity as usize / (64 * 1024) * 8;
     // An arena whose chunks all seem to be taken, or all to be backed, may grow up to its capacity, as it always may.
     let taken = file.metadata().unwrap().blocks() * 512;
     assert!(
-        hit(164 * 1024, CHUNKS_AT) || hit(128, 136) || taken <= clean.bytes.len() as u64 + MOST_GROWTH,
+        hit(chunk_map.start, chunk_map.end) || hit(128, 136) || taken <= clean.bytes.len() as u64 + MOST_GROWTH,
         "the arena took {taken} bytes of memory"
     );
-    let mut now = [0; CHUNKS_AT];
+    let mut now = vec![0; chunk_map.start];
     file.read_exact_at(&mut now, 0).unwrap();
     let word = |at: usize| u64::from_le_bytes(now[at..at + 8].try_into().unwrap());
     assert_eq!(now[..80], damaged.bytes[..80], "the head of the superblock was written");
@@ -104,10 +102,12 @@ fn check_bystanders(clean: &Image, damaged: &Image, patch: &[(usize, u64)], file
     );
     assert!(hit(192, 256) || word(192) == 0, "the directory lock was written");
     assert!(
-        hit(4096 + 16 * 32, 132 * 1024) || now[4096 + 16 * 32..132 * 1024].iter().all(|byte| *byte == 0),
+        hit(4096 + 16 * 64, 260 * 1024)
+            || hit(152, 160)
+            || now[4096 + 16 * 64..260 * 1024].iter().all(|byte| *byte == 0),
         "the participants were written"
     );
-    let directory = 132 * 1024..132 * 1024 + clean.word(144) as usize * 8;
+    let directory = 260 * 1024..260 * 1024 + clean.word(144) as usize * 8;
     assert!(
         hit(144, 152) || now[directory.clone()] == damaged.bytes[directory],
         "the directory was written"
@@ -200,10 +200,12 @@ fn verify(arena: &Arena, errors: &mut Errors) {
 }
 
 fn use_arena(arena: &Arena, errors: &mut Errors) {
+    errors.note(arena.status());
     if errors.is_locked() {
         return;
     }
     errors.note(arena.stats());
+    errors.note(arena.reap());
     for name in ["new", "newer"] {
         let namespace = errors.note(arena.namespace(name));
         namespace.map(|namespace| errors.note(model::commit(&namespace, &[put("key", 20)], soon())));
@@ -273,6 +275,7 @@ pub fn watch(namespace: &Namespace, errors: &mut Errors) {
     }
     for seq in (seq.saturating_sub(12)..=seq).chain([0, 1, u64::MAX]) {
         if let Some(Some(record)) = errors.note(namespace.record(seq)) {
+            namespace.writer_name(&record);
             errors.note(namespace.changed_keys(&record));
         }
     }

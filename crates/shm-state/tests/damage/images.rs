@@ -10,13 +10,15 @@ use crate::common::is_full;
 use crate::common::model::{self, Change, put, remove};
 
 /// Names of the images.
-pub const NAMES: [&str; 2] = ["roomy", "tight"];
+pub const NAMES: [&str; 3] = ["roomy", "tight", "wide"];
 
 /// The image of a name.
 pub fn image(name: &str) -> Image {
     match name {
         "tight" => tight(),
-        _ => roomy(),
+        // The same under tables so large that granules lead into the chunk map.
+        "wide" => roomy(256 << 20),
+        _ => roomy(16 << 20),
     }
 }
 
@@ -45,8 +47,8 @@ fn taken(arena: &Arena) -> Image {
 }
 
 /// Room to grow; several namespaces and runs; long keys, large values, further seats, a record and a list in blocks.
-fn roomy() -> Image {
-    let arena = arena(16 << 20);
+fn roomy(capacity: u64) -> Image {
+    let arena = arena(capacity);
     let (a, b) = (arena.namespace("a").unwrap(), arena.namespace("b").unwrap());
     arena.namespace("c").unwrap();
     commit(&b, &[put("key 1", 3)]);
@@ -84,7 +86,7 @@ fn roomy() -> Image {
 
 /// The smallest arena, full, and partly emptied again from what is kept back for that.
 fn tight() -> Image {
-    let arena = arena(512 * 1024);
+    let arena = arena(640 * 1024);
     let (a, b) = (arena.namespace("a").unwrap(), arena.namespace("b").unwrap());
     commit(&b, &[put("key 1", 3), put("large", 2_000)]);
     for number in 0.. {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub const GRANULE: usize = 64;
 pub const CHUNK: usize = 64 * 1024;
 const PARTICIPANTS: usize = 4096;
-const DIRECTORY: usize = PARTICIPANTS + 4096 * 32;
+const DIRECTORY: usize = PARTICIPANTS + 4096 * 64;
 const CHUNK_MAP: usize = DIRECTORY + 4096 * 8;
 const CONTROL: usize = 11_904;
 const CLASSES: usize = 120;
@@ -192,6 +192,7 @@ impl Walk {
             (128, "committed", Kind::Count),
             (136, "identity", Kind::Data),
             (144, "namespaces", Kind::Count),
+            (152, "turn", Kind::Count),
         ];
         self.numbers("arena", 0, &words);
         self.lock("arena", 192);
@@ -201,8 +202,12 @@ impl Walk {
                 (8, "identity", Kind::Data),
                 (16, "nonce", Kind::Data),
                 (24, "generation", Kind::Data),
+                (32, "since", Kind::Data),
+                (40, "name0", Kind::Data),
+                (48, "name1", Kind::Data),
+                (56, "named", Kind::Data),
             ];
-            self.numbers(&format!("participant.{slot}"), PARTICIPANTS + slot * 32, &words);
+            self.numbers(&format!("participant.{slot}"), PARTICIPANTS + slot * 64, &words);
         }
     }
 

@@ -235,7 +235,7 @@ impl Draw<'_> {
             0 => {
                 let used = self.image.bytes.len() as u64 / 64;
                 let len = self.one_of(&[64, 64, 256, 4096, 4096, 65536]);
-                let at = (164 * 16 + self.random.below(used - 164 * 16)) * 64 / len * len;
+                let at = (292 * 16 + self.random.below(used - 292 * 16)) * 64 / len * len;
                 let with = match self.random.below(4) {
                     0 => "zero".into(),
                     1 => "ones".into(),
@@ -245,7 +245,7 @@ impl Draw<'_> {
                 lines.push(format!("fill {at} {len} {with}"));
             }
             1 => {
-                let at = 164 * 1024 + self.random.below(self.image.bytes.len() as u64 - 164 * 1024) / 8 * 8;
+                let at = 292 * 1024 + self.random.below(self.image.bytes.len() as u64 - 292 * 1024) / 8 * 8;
                 let new = self.random.next();
                 lines.push(format!("set byte:{at} {new:#x}"));
             }

@@ -53,8 +53,8 @@ impl Subject {
 
     /// What a child process of these tests does. To be called from the test named `child`.
     pub fn play(&self, role: &Role) {
-        limit_memory();
         let images: Vec<Image> = self.names.iter().map(|name| (self.image)(name)).collect();
+        limit_memory(images.iter().map(|image| image.capacity).max().unwrap_or(0));
         if role.name == "replay" {
             let case = Case::parse(&fs::read_to_string(std::env::var(FILE).unwrap()).unwrap());
             role.board.set(NOTICED, self.run_one(&images, &case) as u64);
@@ -183,12 +183,13 @@ pub fn start_clock() {
     unsafe { libc::alarm(MOST_SLEEP) };
 }
 
-/// An allocation by a stored length fails, and so ends the process, instead of taking the machine's memory.
-pub fn limit_memory() {
+/// An allocation by a stored length fails, and so ends the process, instead of taking the machine's memory. The address
+/// space of an arena comes on top.
+pub fn limit_memory(arena: u64) {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
     let limit = libc::rlimit {
-        rlim_cur: pages * 4096 + MOST_MEMORY,
+        rlim_cur: pages * 4096 + MOST_MEMORY + arena,
         rlim_max: libc::RLIM_INFINITY,
     };
     // SAFETY: a plain request to the kernel; `limit` outlives the call.

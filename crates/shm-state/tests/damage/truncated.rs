@@ -12,12 +12,12 @@ use crate::common::{Name, key};
 fn a_file_that_was_truncated_is_refused_at_every_page() {
     let name = Name::new("truncated");
     let options = ArenaOptions {
-        capacity: 512 * 1024,
+        capacity: 640 * 1024,
         ..ArenaOptions::default()
     };
     let arena = Arena::create(&name, &options).unwrap();
     arena.namespace("a").unwrap();
-    let mut bytes = vec![0; 512 * 1024];
+    let mut bytes = vec![0; 640 * 1024];
     let file = File::from(arena.fd().unwrap().try_clone_to_owned().unwrap());
     file.read_exact_at(&mut bytes, 0).unwrap();
     drop((arena, file));

@@ -53,6 +53,10 @@ pub fn carry_out(scenario: &Scenario, world: &World, begin: impl FnOnce(), end: 
             crate::common::assert_clean(&arena);
             arena.stats().unwrap();
         }
+        Act::Reap => {
+            let reaped = arena.reap().unwrap();
+            assert!(reaped.seats > 0 && reaped.processes > 0, "{reaped:?}");
+        }
         Act::Leave | Act::Join | Act::CreateArena => {}
     }
     end();

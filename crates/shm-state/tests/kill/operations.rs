@@ -79,7 +79,7 @@ fn full_with_room_in_the_history(world: &mut World) {
 
 fn tiny() -> ArenaOptions {
     ArenaOptions {
-        capacity: 512 * 1024,
+        capacity: 640 * 1024,
         history: History {
             count: 8,
             bytes: 1 << 20,
@@ -294,7 +294,18 @@ fn others() -> Vec<Scenario> {
         Scenario {
             setup_after_pins: stranger::dies_unmarked,
             unmarked: true,
+            // One more than otherwise: the dead one's lock is marked.
+            least_stores: 12,
             ..other("join after a death", Act::Join)
+        },
+        Scenario {
+            setup_after_pins: stranger::pins_and_dies,
+            ..other("reap", Act::Reap)
+        },
+        Scenario {
+            setup_after_pins: stranger::dies_unmarked,
+            unmarked: true,
+            ..other("reap a lock", Act::Reap)
         },
     ]
 }

@@ -39,6 +39,8 @@ pub enum Act {
     Watch,
     /// Looks for mistakes and counts, under the lock.
     Verify,
+    /// Gives back what dead processes left.
+    Reap,
 }
 
 /// One operation.

@@ -1,8 +1,14 @@
 //! Processes that were there and died: what they leave behind is part of the state that an operation begins with.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use super::scenario::World;
 use crate::common::model::put;
 use crate::common::process::fork;
+
+/// Where it says whose turn it is among the participants' slots, see `docs/design.md`.
+const NEXT_SLOT: u64 = 152;
 
 /// Dies without warning.
 fn die() -> ! {
@@ -39,4 +45,10 @@ pub fn dies_unmarked(world: &mut World) {
         die();
     });
     assert_eq!(signal, Some(libc::SIGKILL));
+    // Whoever comes next gets its slot, as it would be after some thousand processes.
+    let file = File::from(world.arena.fd().unwrap().try_clone_to_owned().unwrap());
+    let mut turn = [0; 8];
+    file.read_exact_at(&mut turn, NEXT_SLOT).unwrap();
+    let its_own = u64::from_le_bytes(turn) - 1;
+    file.write_all_at(&its_own.to_le_bytes(), NEXT_SLOT).unwrap();
 }

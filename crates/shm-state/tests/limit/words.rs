@@ -10,9 +10,11 @@ pub struct Words(File);
 
 /// Superblock.
 pub const NEXT_IDENTITY: u64 = 136;
-/// The table of participants, of 32 bytes each.
+/// The slot at which the next participant looks first.
+pub const NEXT_SLOT: u64 = 152;
+/// The table of participants, of 64 bytes each.
 pub const PARTICIPANTS: u64 = 4096;
-const DIRECTORY: u64 = 132 * 1024;
+const DIRECTORY: u64 = 260 * 1024;
 
 /// Offsets in a control block.
 pub mod control {
@@ -113,7 +115,7 @@ impl Words {
     /// Participants of the arena: slots with a pid in them.
     pub fn participants(&self) -> Vec<u32> {
         (0..4096)
-            .filter_map(|slot| Some(self.get(PARTICIPANTS + slot * 32) as u32).filter(|pid| *pid != 0))
+            .filter_map(|slot| Some(self.get(PARTICIPANTS + slot * 64) as u32).filter(|pid| *pid != 0))
             .collect()
     }
 }

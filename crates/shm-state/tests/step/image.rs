@@ -22,8 +22,8 @@ use super::tracee::Tracee;
 const COMMITTED: usize = 128;
 const NAMESPACES: usize = 144;
 const DIRECTORY_LOCK: usize = 192;
-const PARTICIPANTS: std::ops::Range<usize> = 4096..132 * 1024;
-const DIRECTORY: usize = 132 * 1024;
+const PARTICIPANTS: std::ops::Range<usize> = 4096..260 * 1024;
+const DIRECTORY: usize = 260 * 1024;
 const READER: usize = 384;
 const LOCK: usize = 512;
 const WRITER: usize = 640;
@@ -156,7 +156,7 @@ impl Image {
                 bytes[at..at + 8].copy_from_slice(&marked.to_le_bytes());
             }
         }
-        for slot in bytes[PARTICIPANTS].chunks_exact_mut(32) {
+        for slot in bytes[PARTICIPANTS].chunks_exact_mut(64) {
             // A pid, and the identity behind it, the highest bit of whose last byte no kernel sets.
             if slot[..8] != [0; 8] {
                 slot[15] ^= 0x80;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use shm_state::{Arena, ArenaOptions, Strategy};
+use shm_state::{Arena, ArenaOptions, Residency, Strategy};
 
 use super::{Place, State};
 use crate::access::{Access, Patience};
@@ -16,14 +16,29 @@ use crate::watch::Watcher;
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// Settings to open or create a state with. Made by [`State::builder`], [`State::fork`] and [`Builder::anonymous`].
+///
+/// ```
+/// use std::time::Duration;
+/// use zproc::Builder;
+///
+/// let state = Builder::anonymous()
+///     .capacity(16 << 20) // bytes that it may grow to
+///     .history(1000, 4 << 20) // updates, and bytes of old values, kept for watchers
+///     .lock_timeout(Duration::from_secs(5)) // for other writers
+///     .create()?;
+/// state.insert("door", "open")?;
+/// # Ok::<(), zproc::Error>(())
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is opened or created"]
 pub struct Builder {
     source: Source,
     namespace: String,
     since: Option<u64>,
+    precise_time: bool,
     patience: Patience,
     options: ArenaOptions,
+    residency: Residency,
 }
 
 #[derive(Clone)]
@@ -51,11 +66,13 @@ impl Builder {
             source,
             namespace,
             since: None,
+            precise_time: false,
             patience,
             options: ArenaOptions {
                 value_format: VALUE_FORMAT,
                 ..ArenaOptions::default()
             },
+            residency: Residency::default(),
         }
     }
 
@@ -67,6 +84,7 @@ impl Builder {
         let source = Source::Arena(state.arena.clone(), state.place.address.clone());
         Self {
             namespace: state.namespace().into(),
+            precise_time: state.watcher.access.has_precise_time(),
             patience: state.watcher.access.patience,
             ..Self::new(source)
         }
@@ -124,6 +142,28 @@ impl Builder {
     /// ```
     pub fn since(mut self, seq: u64) -> Self {
         self.since = Some(seq);
+        self
+    }
+
+    /// Dates the updates that are made through this state by a precise clock, for their [`time`](crate::Update::time).
+    ///
+    /// The clock that is used otherwise moves on every 1 to 10 ms, as the kernel is built, usually every 4 ms or less: all
+    /// updates in between have the same time. The precise one tells the nanosecond, as exactly as the machine can, and
+    /// makes every update of this state cost about 20 to 25 ns more. Both are the clock of the day, which can be set:
+    /// only [`seq`](crate::Update::seq) says for certain which of two updates was first.
+    ///
+    /// ```
+    /// use zproc::{Builder, State};
+    ///
+    /// let state = Builder::anonymous().precise_time(true).create()?;
+    /// let watcher = state.clone();
+    /// let before = std::time::SystemTime::now();
+    /// state.insert("cookies", 5)?;
+    /// assert!(watcher.get_raw_update()?.time >= before);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn precise_time(mut self, precise: bool) -> Self {
+        self.precise_time = precise;
         self
     }
 
@@ -196,10 +236,65 @@ impl Builder {
         self
     }
 
+    /// Has memory at hand before it is needed, so that this process meets no page fault when it first touches it.
+    ///
+    /// When the state is opened, all memory that it has is put into the page tables of this process; it is given `bytes`
+    /// at least, its own tables included, or its capacity if that is less. What it is given later, by
+    /// whichever process, follows when this one notices it. 0 asks for no more than there is.
+    ///
+    /// A process maps a state once, so this holds for every `State` in it of the same memory, until the last is dropped.
+    /// What else a loop needs that is to be on time is told in `docs/real-time.md`.
+    ///
+    /// # Errors
+    /// Opening fails if there is not so much memory. A state that was to be created is then not there.
+    ///
+    /// ```
+    /// use zproc::Builder;
+    ///
+    /// let state = Builder::anonymous().prefault(4 << 20).create()?;
+    /// assert_eq!(state.stats()?.committed, 4 << 20);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn prefault(mut self, bytes: u64) -> Self {
+        self.residency.prefault = Some(bytes);
+        self
+    }
+
+    /// Keeps the memory from being swapped out, in this process's name; `prefault(0)` is included.
+    ///
+    /// The whole capacity counts against RLIMIT_MEMLOCK, memory or not, so that a state which was opened can grow. What
+    /// there is of memory is locked, and what is added as soon as it is.
+    ///
+    /// # Errors
+    /// Opening fails if the process may not lock so much, and says how much it may. A state that was to be created is
+    /// then not there.
+    ///
+    /// ```
+    /// let state = zproc::Builder::anonymous().capacity(1 << 20).lock_memory(true).create()?;
+    /// state.insert("door", "open")?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn lock_memory(mut self, lock: bool) -> Self {
+        self.residency.lock = lock;
+        self
+    }
+
     /// Opens a state that exists.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-open-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// assert!(matches!(State::builder(address).open(), Err(Error::NotFound { .. })));
+    /// State::create(address)?.insert("door", "open")?;
+    /// assert_eq!(State::builder(address).open()?.len()?, 1);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn open(self) -> Result<State> {
         match &self.source {
             Source::Address(address) => {
@@ -221,10 +316,23 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`], [`Error::InvalidAddress`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-create-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let state = State::builder(address).capacity(16 << 20).create()?;
+    /// assert_eq!(state.stats()?.capacity, 16 << 20);
+    /// assert!(matches!(State::builder(address).create(), Err(Error::AlreadyExists { .. })));
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn create(self) -> Result<State> {
         let arena = match &self.source {
             Source::Address(address) => {
-                Arena::create(arena_name(address)?, &self.options).map_err(Error::at(address))?
+                let created = Arena::create_resident(arena_name(address)?, &self.options, self.residency);
+                created.map_err(Error::at(address))?
             }
             Source::Anonymous => Arena::anonymous(&self.options)?,
             Source::Arena(_, address) => {
@@ -238,6 +346,20 @@ impl Builder {
     }
 
     /// Opens a state, or creates it. When several processes do so at once, all get the same one.
+    ///
+    /// Capacity and history count only for the one that creates it; a state that is there keeps its own.
+    ///
+    /// ```
+    /// use zproc::State;
+    ///
+    /// # let address = format!("shm://zproc-doc-builder-either-{}", std::process::id());
+    /// # let address = address.as_str();
+    /// let first = State::builder(address).capacity(16 << 20).open_or_create()?;
+    /// let second = State::builder(address).capacity(32 << 20).open_or_create()?;
+    /// assert_eq!(second.stats()?.capacity, 16 << 20);
+    /// # zproc::remove(address)?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn open_or_create(self) -> Result<State> {
         match &self.source {
             Source::Address(address) => {
@@ -250,6 +372,18 @@ impl Builder {
     }
 
     /// Opens the state in a descriptor that was handed over.
+    ///
+    /// ```
+    /// use zproc::{Builder, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// let fd = state.fd().expect("states have one").try_clone_to_owned().expect("descriptors left");
+    /// let kitchen = Builder::anonymous().namespace("kitchen").from_fd(fd)?;
+    /// kitchen.insert("cookies", 5)?;
+    /// assert!(state.is_empty()?); // it is the same memory, and another namespace
+    /// assert_eq!(state.stats()?.namespaces.len(), 2);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     #[allow(clippy::wrong_self_convention, reason = "ends the builder, like open and create")]
     pub fn from_fd(mut self, fd: OwnedFd) -> Result<State> {
         self.source = Source::Anonymous;
@@ -260,7 +394,8 @@ impl Builder {
         arena
             .check_value_format(VALUE_FORMAT, describe_format)
             .map_err(Error::at(self.source.name()))?;
-        let namespace = arena.namespace(&self.namespace)?;
+        arena.make_resident(self.residency)?;
+        let namespace = arena.namespace(&self.namespace)?.with_precise_time(self.precise_time);
         let watcher = Watcher::new(Access::new(namespace, self.patience), self.since);
         let address = match self.source {
             Source::Address(address) => Some(address),
@@ -288,8 +423,10 @@ impl fmt::Debug for Builder {
             .field("address", &address)
             .field("namespace", &self.namespace)
             .field("since", &self.since)
+            .field("precise_time", &self.precise_time)
             .field("patience", &self.patience)
             .field("options", &self.options)
+            .field("residency", &self.residency)
             .finish()
     }
 }

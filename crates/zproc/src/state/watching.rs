@@ -5,7 +5,9 @@ use crate::error::Result;
 use crate::key::ToKey;
 use crate::snapshot::Snapshot;
 use crate::value::ToValue;
-use crate::watch::{Update, Updates, Verdict, Watch};
+#[cfg(feature = "tokio")]
+use crate::watch::UpdateStream;
+use crate::watch::{Update, Updates, Verdict, Watch, at_once};
 
 impl State {
     /// A watcher with settings: `state.watch().live().timeout(d).duplicates()`, and then any `get_when_*`.
@@ -19,6 +21,7 @@ impl State {
     /// assert!(matches!(result, Err(Error::Timeout)));
     /// # Ok::<(), Error>(())
     /// ```
+    #[inline]
     pub fn watch(&self) -> Watch<'_> {
         Watch::new(&self.watcher)
     }
@@ -104,8 +107,12 @@ impl State {
     /// assert!(state.get_when_equal("cookies", 5)?.contains_key("cookies")?);
     /// # Ok::<(), zproc::Error>(())
     /// ```
+    #[inline]
     pub fn get_when_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'_>> {
-        self.watch().get_when_equal(key, value)
+        match at_once::holds_now(&self.watcher, &key, at_once::equals(&value)) {
+            Some(now) => Ok(now),
+            None => self.watch().until_equal(key, value),
+        }
     }
 
     /// As [`State::get_when`], until `key` is there and its value differs from `value`.
@@ -130,6 +137,7 @@ impl State {
     /// assert!(state.get_when_none("oven")?.contains_key("oven")?);
     /// # Ok::<(), zproc::Error>(())
     /// ```
+    #[inline]
     pub fn get_when_none(&self, key: impl ToKey) -> Result<Snapshot<'_>> {
         self.watch().get_when_none(key)
     }
@@ -142,6 +150,7 @@ impl State {
     /// assert_eq!(state.get_when_not_none("oven")?.get("oven")?, Some(180));
     /// # Ok::<(), zproc::Error>(())
     /// ```
+    #[inline]
     pub fn get_when_not_none(&self, key: impl ToKey) -> Result<Snapshot<'_>> {
         self.watch().get_when_not_none(key)
     }
@@ -156,6 +165,7 @@ impl State {
     /// assert_eq!(state.get_when_available("cookies")?.get("cookies")?, Some(5));
     /// # Ok::<(), zproc::Error>(())
     /// ```
+    #[inline]
     pub fn get_when_available(&self, key: impl ToKey) -> Result<Snapshot<'_>> {
         self.watch().get_when_available(key)
     }
@@ -207,6 +217,25 @@ impl State {
     /// ```
     pub fn updates_since(&self, seq: u64) -> Updates<'_> {
         self.watch().updates_since(seq)
+    }
+
+    /// The updates one after another as an async stream, for tasks: see [`UpdateStream`], and [`Watch::stream`] for one
+    /// with settings. With the feature `tokio`.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let state = zproc::State::anonymous()?;
+    /// state.clone().insert("cookies", 5)?;
+    /// let mut updates = state.updates_stream()?;
+    /// let update = updates.next().await.expect("endless")?;
+    /// assert_eq!(update.after.get("cookies")?, Some(5));
+    /// # Ok::<(), zproc::Error>(())
+    /// # })?;
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    #[cfg(feature = "tokio")]
+    pub fn updates_stream(&self) -> Result<UpdateStream<'_>> {
+        self.watch().stream()
     }
 
     /// Forgets all updates until now: the next watcher starts with the one after.

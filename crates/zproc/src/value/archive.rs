@@ -178,16 +178,61 @@ struct Inner {
 
 impl OwnedArchive {
     /// The name of the type.
+    ///
+    /// ```
+    /// # use zproc::rkyv::{Archive, Deserialize, Serialize};
+    /// # #[derive(Archive, Serialize, Deserialize)]
+    /// # #[rkyv(crate = zproc::rkyv)]
+    /// # struct Pose { x: f64, y: f64 }
+    /// # zproc::archived!(Pose as "robot.Pose");
+    /// use zproc::{OwnedArchive, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("pose", Pose { x: 1.0, y: 2.0 })?;
+    /// let pose = state.get::<OwnedArchive>("pose")?.expect("it is there");
+    /// assert_eq!(pose.name(), "robot.Pose");
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
     /// The fingerprint of the type; see [`ArchivedValue`](crate::ArchivedValue).
+    ///
+    /// ```
+    /// # use zproc::rkyv::{Archive, Deserialize, Serialize};
+    /// # #[derive(Archive, Serialize, Deserialize)]
+    /// # #[rkyv(crate = zproc::rkyv)]
+    /// # struct Pose { x: f64, y: f64 }
+    /// # zproc::archived!(Pose as "robot.Pose");
+    /// use zproc::{ArchivedValue, OwnedArchive, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("pose", Pose { x: 1.0, y: 2.0 })?;
+    /// let pose = state.get::<OwnedArchive>("pose")?.expect("it is there");
+    /// assert_eq!(pose.fingerprint(), Pose::FINGERPRINT);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn fingerprint(&self) -> u64 {
         self.0.fingerprint
     }
 
     /// The archive, not checked to be one.
+    ///
+    /// ```
+    /// # use zproc::rkyv::{Archive, Deserialize, Serialize};
+    /// # #[derive(Archive, Serialize, Deserialize)]
+    /// # #[rkyv(crate = zproc::rkyv)]
+    /// # struct Pose { x: f64, y: f64 }
+    /// # zproc::archived!(Pose as "robot.Pose");
+    /// use zproc::{OwnedArchive, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("pose", Pose { x: 1.0, y: 2.0 })?;
+    /// let pose = state.get::<OwnedArchive>("pose")?.expect("it is there");
+    /// assert_eq!(pose.bytes(), [1f64.to_le_bytes(), 2f64.to_le_bytes()].concat());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
     pub fn bytes(&self) -> &[u8] {
         &self.0.archive
     }

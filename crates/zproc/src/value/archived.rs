@@ -33,6 +33,22 @@ const MAX_POINTERS: usize = 512;
 ///
 /// It is implemented for each such type, and by nothing else. Types that are to be stored under a name of their own, which
 /// is what one wants for one's own types, say so with [`archived!`](crate::archived); all others go in [`Rkyv`].
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use zproc::{Rkyv, RkyvType, State};
+///
+/// /// Takes whatever rkyv can archive.
+/// fn publish<T: RkyvType>(state: &State, key: &str, value: T) -> zproc::Result<()> {
+///     state.insert(key, Rkyv(value))
+/// }
+///
+/// let state = State::anonymous()?;
+/// publish(&state, "letter", 'z')?;
+/// publish(&state, "ages", BTreeMap::from([("ann".to_string(), 41u8)]))?;
+/// assert_eq!(state.get::<Rkyv<char>>("letter")?, Some(Rkyv('z')));
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub trait RkyvType:
     Archive<
         Archived: for<'a> CheckBytes<HighValidator<'a, Failure>>

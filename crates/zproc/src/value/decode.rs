@@ -34,6 +34,14 @@ use crate::key::FromKey;
 /// ```
 pub trait FromValue: Sized {
     /// Reads a value.
+    ///
+    /// ```
+    /// use zproc::{Encoded, FromValue, tag};
+    ///
+    /// assert_eq!(String::from_encoded(Encoded::new(tag::STR, b"open"))?, "open");
+    /// assert!(u8::from_encoded(Encoded::new(tag::STR, b"open")).is_err());
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     fn from_encoded(encoded: Encoded<'_>) -> Result<Self, DecodeError>;
 
     /// Reads the value that the store holds as `tag` and `bytes`.
@@ -131,6 +139,13 @@ pub struct Encoded<'a> {
 
 impl<'a> Encoded<'a> {
     /// The value that the store holds as `tag` and `bytes`.
+    ///
+    /// ```
+    /// use zproc::{Encoded, tag};
+    ///
+    /// assert!(Encoded::new(tag::BOOL, &[1]).get::<bool>()?);
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub const fn new(tag: u16, bytes: &'a [u8]) -> Self {
         Self { tag, depth: 0, bytes }
@@ -146,29 +161,69 @@ impl<'a> Encoded<'a> {
     }
 
     /// The tag; see [`tag`].
+    ///
+    /// ```
+    /// use zproc::{ToValue, tag};
+    ///
+    /// assert_eq!(0.5.with_encoded(|encoded| encoded.tag())?, tag::FLOAT);
+    /// # Ok::<(), zproc::EncodeError>(())
+    /// ```
     #[inline]
     pub const fn tag(self) -> u16 {
         self.tag
     }
 
     /// The bytes.
+    ///
+    /// ```
+    /// use zproc::ToValue;
+    ///
+    /// assert_eq!("open".with_encoded(|encoded| encoded.bytes().to_vec())?, b"open");
+    /// # Ok::<(), zproc::EncodeError>(())
+    /// ```
     #[inline]
     pub const fn bytes(self) -> &'a [u8] {
         self.bytes
     }
 
     /// The name of the kind of value.
+    ///
+    /// ```
+    /// use zproc::ToValue;
+    ///
+    /// assert_eq!([1, 2].with_encoded(|encoded| encoded.kind())?, "list");
+    /// # Ok::<(), zproc::EncodeError>(())
+    /// ```
     pub const fn kind(self) -> &'static str {
         kind_name(self.tag)
     }
 
     /// Reads the value as a `T`.
+    ///
+    /// ```
+    /// use zproc::ToValue;
+    ///
+    /// assert_eq!(7u64.with_encoded(|encoded| encoded.get::<u8>())??, 7);
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn get<T: FromValue>(self) -> Result<T, DecodeError> {
         T::from_encoded(self)
     }
 
     /// Reads the key of an entry as a `K`.
+    ///
+    /// ```
+    /// use zproc::{Map, ToValue};
+    ///
+    /// let map = Map::from([(("user", 5), "ann")]);
+    /// let key = map.with_encoded(|encoded| {
+    ///     let (key, _) = encoded.entries()?.next().expect("one entry")?;
+    ///     key.get_key::<(String, u64)>()
+    /// })??;
+    /// assert_eq!(key, ("user".to_string(), 5));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     pub fn get_key<K: FromKey>(self) -> Result<K, DecodeError> {
         match u8::try_from(self.tag) {
             Ok(tag) => K::from_key(tag, self.bytes),
@@ -257,6 +312,28 @@ impl<'a> Encoded<'a> {
     }
 
     /// The error for a reader who wanted an `expected` and found this.
+    ///
+    /// ```
+    /// use zproc::{DecodeError, Encoded, FromValue, Value};
+    ///
+    /// #[derive(Debug)]
+    /// enum Door { Open, Shut }
+    ///
+    /// impl FromValue for Door {
+    ///     fn from_encoded(encoded: Encoded<'_>) -> Result<Self, DecodeError> {
+    ///         match encoded.get::<String>()?.as_str() {
+    ///             "open" => Ok(Door::Open),
+    ///             "shut" => Ok(Door::Shut),
+    ///             _ => Err(encoded.wrong_type("door (open or shut)")),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// assert!(matches!(Value::from("shut").to()?, Door::Shut));
+    /// let error = Value::from("ajar").to::<Door>().unwrap_err();
+    /// assert_eq!(error.to_string(), r#"expected door (open or shut), found str "ajar""#);
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[cold]
     pub fn wrong_type(self, expected: &'static str) -> DecodeError {
         if self.kind() == "unknown" {
@@ -280,6 +357,16 @@ impl fmt::Debug for Encoded<'_> {
 }
 
 /// The items of a list, as [`Encoded::items`] gives them. After an error there are no more.
+///
+/// ```
+/// use zproc::ToValue;
+///
+/// let lengths: Result<Vec<usize>, zproc::DecodeError> = vec!["a", "bcd"].with_encoded(|encoded| {
+///     encoded.items()?.map(|item| Ok(item?.bytes().len())).collect()
+/// })?;
+/// assert_eq!(lengths?, [1, 3]);
+/// # Ok::<(), zproc::DecodeError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Items<'a> {
     /// What the items are inside of: a list or a map.
@@ -344,6 +431,21 @@ impl<'a> Iterator for Items<'a> {
 }
 
 /// The entries of a map, as [`Encoded::entries`] gives them. After an error there are no more.
+///
+/// ```
+/// use zproc::{Map, ToValue};
+///
+/// let total = Map::from([("flour", 3), ("sugar", 2)]).with_encoded(|encoded| {
+///     let mut total = 0;
+///     for entry in encoded.entries()? {
+///         let (_, value) = entry?;
+///         total += value.get::<u32>()?;
+///     }
+///     Ok::<_, zproc::DecodeError>(total)
+/// })??;
+/// assert_eq!(total, 5);
+/// # Ok::<(), zproc::DecodeError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Entries<'a> {
     items: Items<'a>,

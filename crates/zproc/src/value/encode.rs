@@ -42,6 +42,21 @@ use crate::key::ToKey;
 /// ```
 pub trait ToValue {
     /// Writes this value to `out`. A value that writes nothing is none.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Celsius(f64);
+    ///
+    /// impl ToValue for Celsius {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.float(self.0)
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Celsius(180.0))?, Value::Float(180.0));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError>;
 
     /// Calls `f` with the tag and the bytes of this value.
@@ -132,48 +147,174 @@ pub struct Encoder<'a> {
 
 impl Encoder<'_> {
     /// Writes none.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.none()
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::None);
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn none(self) -> Result<(), EncodeError> {
         self.put(tag::NONE, &[])
     }
 
     /// Writes a bool.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.bool(true)
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::Bool(true));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn bool(self, value: bool) -> Result<(), EncodeError> {
         self.put(tag::BOOL, &[u8::from(value)])
     }
 
     /// Writes an integer.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.int(5)
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::from(5));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn int(self, value: impl Into<super::Int>) -> Result<(), EncodeError> {
         value.into().with_bytes(|tag, bytes| self.put(tag, bytes))
     }
 
     /// Writes a floating-point number.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.float(0.5)
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::Float(0.5));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn float(self, value: f64) -> Result<(), EncodeError> {
         self.put(tag::FLOAT, &value.to_le_bytes())
     }
 
     /// Writes text.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.str("open")
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::from("open"));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn str(self, value: &str) -> Result<(), EncodeError> {
         self.put(tag::STR, value.as_bytes())
     }
 
     /// Writes a byte string.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.bytes(b"open")
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::Bytes(b"open".to_vec()));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn bytes(self, value: &[u8]) -> Result<(), EncodeError> {
         self.put(tag::BYTES, value)
     }
 
     /// Writes a list that `fill` puts the items into.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.list(|list| {
+    ///             list.push("open")?;
+    ///             list.push(&5)
+    ///         })
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::from_iter([Value::from("open"), Value::from(5)]));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn list(self, fill: impl FnOnce(&mut ListEncoder<'_>) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
         self.nest(tag::LIST, |buffer, depth| fill(&mut ListEncoder { buffer, depth }))
     }
 
     /// Writes a map that `fill` puts the entries into, no key twice.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Mine;
+    ///
+    /// impl ToValue for Mine {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.map(|map| {
+    ///             map.insert("door", "open")?;
+    ///             map.insert("guests", &5)
+    ///         })
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Mine)?, Value::from(zproc::Map::from([("door", Value::from("open")), ("guests", Value::from(5))])));
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn map(self, fill: impl FnOnce(&mut MapEncoder<'_>) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
         self.nest(tag::MAP, |buffer, depth| fill(&mut MapEncoder { buffer, depth }))
@@ -211,6 +352,25 @@ impl Encoder<'_> {
 }
 
 /// Takes the items of a list; see [`Encoder::list`].
+///
+/// ```
+/// use zproc::{EncodeError, Encoder, ToValue, Value};
+///
+/// struct Row { name: String, cells: [f64; 2] }
+///
+/// impl ToValue for Row {
+///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+///         out.list(|list| {
+///             list.push(&self.name)?;
+///             list.push(&self.cells)
+///         })
+///     }
+/// }
+///
+/// let row = Value::of(&Row { name: "oven".into(), cells: [180.0, 0.5] })?;
+/// assert_eq!(row.to_string(), r#"["oven", [180.0, 0.5]]"#);
+/// # Ok::<(), zproc::DecodeError>(())
+/// ```
 #[derive(Debug)]
 pub struct ListEncoder<'a> {
     buffer: &'a mut Vec<u8>,
@@ -241,6 +401,25 @@ impl ListEncoder<'_> {
 }
 
 /// Takes the entries of a map; see [`Encoder::map`].
+///
+/// ```
+/// use zproc::{EncodeError, Encoder, ToValue, Value};
+///
+/// struct Oven { degrees: u32, door: Option<&'static str> }
+///
+/// impl ToValue for Oven {
+///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+///         out.map(|map| {
+///             map.insert("degrees", &self.degrees)?;
+///             map.insert("door", &self.door)
+///         })
+///     }
+/// }
+///
+/// let oven = Value::of(&Oven { degrees: 180, door: None })?;
+/// assert_eq!(oven.to_string(), r#"{"degrees": 180, "door": None}"#);
+/// # Ok::<(), zproc::DecodeError>(())
+/// ```
 #[derive(Debug)]
 pub struct MapEncoder<'a> {
     buffer: &'a mut Vec<u8>,
@@ -249,6 +428,21 @@ pub struct MapEncoder<'a> {
 
 impl MapEncoder<'_> {
     /// Appends an entry. A key that is there already makes a map that cannot be read.
+    ///
+    /// ```
+    /// use zproc::{EncodeError, Encoder, ToValue, Value};
+    ///
+    /// struct Squares(u32);
+    ///
+    /// impl ToValue for Squares {
+    ///     fn encode(&self, out: Encoder<'_>) -> Result<(), EncodeError> {
+    ///         out.map(|map| (1..=self.0).try_for_each(|n| map.insert(&n, &(n * n))))
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Value::of(&Squares(3))?.to_string(), "{1: 1, 2: 4, 3: 9}");
+    /// # Ok::<(), zproc::DecodeError>(())
+    /// ```
     #[inline]
     pub fn insert<K, V>(&mut self, key: &K, value: &V) -> Result<(), EncodeError>
     where

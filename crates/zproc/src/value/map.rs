@@ -35,16 +35,30 @@ pub struct Map {
 
 impl Map {
     /// A map with no entries.
+    ///
+    /// ```
+    /// let mut map = zproc::Map::new();
+    /// map.insert("cookies", 5);
+    /// assert_eq!(map, zproc::Map::from([("cookies", 5)]));
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The number of entries.
+    ///
+    /// ```
+    /// assert_eq!(zproc::Map::from([("a", 1), ("b", 2)]).len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether there are no entries.
+    ///
+    /// ```
+    /// assert!(zproc::Map::new().is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -121,11 +135,21 @@ impl Map {
     }
 
     /// The keys in order.
+    ///
+    /// ```
+    /// let map = zproc::Map::from([("b", 1), ("a", 2)]);
+    /// assert!(map.keys().eq(&["b".into(), "a".into()]));
+    /// ```
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> + ExactSizeIterator {
         self.entries.keys()
     }
 
     /// The values in the order of their keys.
+    ///
+    /// ```
+    /// let map = zproc::Map::from([("b", 1), ("a", 2)]);
+    /// assert!(map.values().eq(&[1.into(), 2.into()]));
+    /// ```
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &Value> + ExactSizeIterator {
         self.entries.values()
     }

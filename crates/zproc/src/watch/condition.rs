@@ -1,12 +1,22 @@
 //! What a watcher waits for.
 
 use shm_state::{KeyRef, Payload};
+use smallvec::SmallVec;
 
 use crate::error::Result;
 use crate::snapshot::Snapshot;
 use crate::value::{Encoded, ToValue, tag};
 
 /// What a closure passed to [`State::get_when`](crate::State::get_when) may return: a bool, or a [`Result`] of one.
+///
+/// ```
+/// let state = zproc::State::anonymous()?;
+/// state.insert("cookies", 5)?;
+/// let counted = state.get_when(|dict| Ok(dict.get::<u32>("cookies")? == Some(5)))?; // may fail
+/// let always = state.get_when(|_| true)?;
+/// assert_eq!(counted.seq(), always.seq());
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub trait Verdict {
     #[doc(hidden)]
     fn verdict(self) -> Result<bool>;
@@ -26,16 +36,17 @@ impl Verdict for Result<bool> {
 
 /// A value as it would be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     tag: u16,
-    bytes: Vec<u8>,
+    /// Scalars, and what else is as short, lie here.
+    bytes: SmallVec<[u8; 16]>,
 }
 
 impl Stored {
     fn new(value: impl ToValue) -> Result<Self> {
         Ok(value.with_encoded(|encoded| Self {
             tag: encoded.tag(),
-            bytes: encoded.bytes().to_vec(),
+            bytes: SmallVec::from_slice(encoded.bytes()),
         })?)
     }
 
@@ -46,7 +57,7 @@ impl Stored {
 
 /// What must hold for a key. An absent key satisfies none of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub(crate) enum Condition {
     /// Its value is this one.
     Equal(Stored),
     /// Its value is not this one.

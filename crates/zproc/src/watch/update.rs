@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use shm_state::Namespace;
 
-use super::Watch;
 use super::walk::Changes;
+use super::writer::Writer;
+use super::{Sought, Watch};
 use crate::codec::decode_key;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -23,7 +24,7 @@ use crate::snapshot::Snapshot;
 /// assert_eq!(update.changed, ["flour".into(), "cookies".into()]);
 /// assert!(update.before.is_empty()?);
 /// assert_eq!(update.after.get::<i64>("flour")?, Some(3));
-/// assert_eq!(update.writer, std::process::id());
+/// assert_eq!(update.writer.pid, std::process::id());
 /// # Ok::<(), zproc::Error>(())
 /// ```
 #[derive(Debug)]
@@ -38,8 +39,9 @@ pub struct Update<'s> {
     /// Its number.
     pub seq: u64,
     /// The process that made it.
-    pub writer: u32,
-    /// When it was made, to a few milliseconds.
+    pub writer: Writer,
+    /// When it was made: to a few milliseconds, or to the nanosecond if its writer asked for that
+    /// ([`Builder::precise_time`](crate::Builder::precise_time)).
     pub time: SystemTime,
     /// The keys that it changed, in the order in which it wrote them; for a watcher of duplicates all that it wrote.
     pub changed: Vec<Key>,
@@ -67,7 +69,10 @@ impl<'s> Update<'s> {
             after,
             identical: record.identical,
             seq,
-            writer: record.pid,
+            writer: Writer {
+                pid: record.pid,
+                name: namespace.writer_name(&record),
+            },
             time: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.time_ns),
             changed: changed?,
         }))
@@ -76,9 +81,36 @@ impl<'s> Update<'s> {
 
 /// The updates one after another; see [`State::updates`](crate::State::updates).
 ///
-/// After [`Error::Lagged`] and [`Error::Timeout`] it goes on, after another error it ends.
+/// After [`Error::Lagged`], [`Error::Timeout`] and [`Error::Cancelled`] it goes on, after another error it ends.
+///
+/// ```
+/// use zproc::{Builder, Error};
+///
+/// let state = Builder::anonymous().history(4, 1 << 20).create()?;
+/// let other = state.clone();
+/// for n in 1..=100 {
+///     other.insert("cookies", n)?;
+/// }
+/// let (mut seen, mut missed) = (0, 0);
+/// for update in state.updates()? {
+///     match update {
+///         Ok(update) => {
+///             seen += 1;
+///             if update.after.get("cookies")? == Some(100) {
+///                 break;
+///             }
+///         }
+///         Err(Error::Lagged { missed: count }) => missed += count, // and on with the oldest that there is
+///         Err(error) => return Err(error),
+///     }
+/// }
+/// assert!(seen >= 4);
+/// assert_eq!(seen + missed, 100);
+/// # Ok::<(), zproc::Error>(())
+/// ```
 pub struct Updates<'s> {
     watch: Watch<'s>,
+    sought: Sought,
     changes: Changes,
     ended: bool,
 }
@@ -86,6 +118,7 @@ pub struct Updates<'s> {
 impl<'s> Updates<'s> {
     pub(super) fn new(watch: Watch<'s>, changes: Changes) -> Self {
         Self {
+            sought: watch.sought(watch.subject.clone(), None),
             watch,
             changes,
             ended: false,
@@ -100,10 +133,15 @@ impl<'s> Iterator for Updates<'s> {
         if self.ended {
             return None;
         }
-        let next = self.watch.next_update(&mut self.changes);
-        self.ended = !matches!(next, Ok(_) | Err(Error::Lagged { .. } | Error::Timeout));
+        let next = self.watch.next_update(&mut self.changes, &self.sought);
+        self.ended = next.as_ref().is_err_and(ends);
         Some(next)
     }
+}
+
+/// Whether one who goes from update to update has come to the end.
+pub(super) fn ends(error: &Error) -> bool {
+    !matches!(error, Error::Lagged { .. } | Error::Timeout | Error::Cancelled)
 }
 
 impl fmt::Debug for Updates<'_> {

@@ -10,43 +10,29 @@
 //! watcher, but the current state counts whoever made it; so the newest state is tested once more behind own updates,
 //! which other threads may have made.
 //!
-//! **Giving up** consumes nothing: the cursor stays. How far was looked is remembered ([`Looked`]), so that asking for
-//! the same again and again neither looks at an update twice nor lags behind because of updates it has looked at.
+//! **Giving up** consumes nothing: the cursor stays. How far was looked is remembered ([`super::watcher::Looked`]), so
+//! that asking for the same again and again neither looks at an update twice nor lags behind because of updates it has
+//! looked at. Since the cursor only moves forward, what is remembered stays true.
 
 use shm_state::{Namespace, Next};
 
-use super::condition::Condition;
-use super::subject::Subject;
-use super::watcher::Watcher;
+use super::watcher::{Sought, Watcher};
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshot;
-
-/// How far a watcher of an identity had looked when it gave up.
-pub(super) struct Looked {
-    subject: Subject,
-    condition: Option<Condition>,
-    duplicates: bool,
-    /// Where the cursor stood.
-    from: u64,
-    /// No update up to this one matches.
-    at: u64,
-}
 
 /// The log of a namespace, as one watcher reads it.
 pub(super) struct Log<'s, 'w> {
     watcher: &'s Watcher,
     namespace: &'s Namespace,
-    subject: &'w Subject,
-    duplicates: bool,
+    sought: &'w Sought,
 }
 
 impl<'s, 'w> Log<'s, 'w> {
-    pub(super) fn new(watcher: &'s Watcher, subject: &'w Subject, duplicates: bool) -> Result<Self> {
+    pub(super) fn new(watcher: &'s Watcher, sought: &'w Sought) -> Result<Self> {
         Ok(Self {
             watcher,
             namespace: watcher.access.ready()?,
-            subject,
-            duplicates,
+            sought,
         })
     }
 
@@ -54,46 +40,31 @@ impl<'s, 'w> Log<'s, 'w> {
     fn next(&self, cursor: &mut u64, until: u64) -> Result<Next> {
         let own = Some(self.namespace.identity());
         // Own updates are left out even if they fell out of the history: nothing that would be shown was missed.
-        *cursor = self.watcher.access.behind_own(*cursor).min(until).max(*cursor);
-        Ok(self
-            .namespace
-            .next_match(cursor, until, self.subject.filter(), self.duplicates, own)?)
+        *cursor = self.watcher.access.shared().behind_own(*cursor).min(until).max(*cursor);
+        self.matching(cursor, until, own)
     }
 
     /// Whether anybody changed the subject after the update `since`.
     fn has_any(&self, mut since: u64, until: u64) -> Result<bool> {
-        let filter = self.subject.filter();
-        let next = self
+        Ok(self.matching(&mut since, until, None)? != Next::Nothing)
+    }
+
+    fn matching(&self, cursor: &mut u64, until: u64, skip: Option<u32>) -> Result<Next> {
+        let Sought {
+            subject, duplicates, ..
+        } = self.sought;
+        Ok(self
             .namespace
-            .next_match(&mut since, until, filter, self.duplicates, None)?;
-        Ok(next != Next::Nothing)
+            .next_match(cursor, until, subject.filter(), *duplicates, skip)?)
     }
 
-    /// Where to look on from, if the cursor stands at `from`.
-    fn resume(&self, from: u64, condition: Option<&Condition>) -> u64 {
-        match &*self.watcher.looked.lock() {
-            Some(looked)
-                if looked.from == from
-                    && looked.duplicates == self.duplicates
-                    && looked.subject == *self.subject
-                    && looked.condition.as_ref() == condition =>
-            {
-                looked.at
-            }
-            _ => from,
-        }
+    /// Where to look on from: behind the cursor, and what was looked at before.
+    fn resume(&self) -> u64 {
+        self.watcher.progress().looked_at(self.sought)
     }
 
-    fn remember(&self, from: u64, at: u64, condition: Option<&Condition>) {
-        let (subject, condition) = (self.subject.clone(), condition.cloned());
-        let looked = Looked {
-            subject,
-            condition,
-            duplicates: self.duplicates,
-            from,
-            at,
-        };
-        *self.watcher.looked.lock() = Some(looked);
+    fn remember(&self, at: u64) {
+        self.watcher.progress().remember(self.sought, at);
     }
 }
 
@@ -130,7 +101,7 @@ impl Changes {
     pub(super) fn start(&mut self, log: &Log<'_, '_>) {
         if self.of_cursor {
             self.from = log.watcher.cursor();
-            self.at = log.resume(self.from, None);
+            self.at = log.resume();
         }
     }
 
@@ -159,7 +130,7 @@ impl Changes {
                 }
                 Next::Lagged(missed) => {
                     if self.consume(log, at) {
-                        return Err(Error::Lagged { missed });
+                        return Err(lagged(log, missed));
                     }
                 }
                 Next::Nothing => self.at = at,
@@ -186,6 +157,24 @@ impl Changes {
         true
     }
 
+    /// Whether it follows the cursor.
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_of_cursor(&self) -> bool {
+        self.of_cursor
+    }
+
+    /// No update up to this one matches.
+    #[cfg(feature = "tokio")]
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// It has become known that no update up to `at` matches.
+    #[cfg(feature = "tokio")]
+    pub(super) fn skip(&mut self, at: u64) {
+        self.at = self.at.max(at);
+    }
+
     fn follow(&mut self, cursor: u64) {
         (self.from, self.at) = (cursor, self.at.max(cursor));
     }
@@ -193,15 +182,22 @@ impl Changes {
     /// To be called after a wait that ended without success.
     pub(super) fn gave_up(&self, log: &Log<'_, '_>) {
         if self.of_cursor {
-            log.remember(self.from, self.at, None);
+            log.remember(self.at);
         }
     }
+}
+
+/// The error of a watcher that fell out of the history, told to those who listen to events, too. No lock is held.
+#[cold]
+fn lagged(log: &Log<'_, '_>, missed: u64) -> Error {
+    let (namespace, oldest) = (log.namespace.name(), log.namespace.floor());
+    tracing::warn!(target: "zproc", namespace, missed, oldest, "a watcher fell out of the history");
+    Error::Lagged { missed }
 }
 
 /// The place of a watcher for a condition.
 pub(super) struct States {
     live: bool,
-    from: u64,
     /// No state after an update up to this one satisfies the condition, unless it is our own.
     at: u64,
     /// The last state that was tested as the current one.
@@ -210,14 +206,14 @@ pub(super) struct States {
 
 impl States {
     /// After the current state, that of `tested`, was tested.
-    pub(super) fn new(log: &Log<'_, '_>, condition: Option<&Condition>, live: bool, tested: u64) -> Self {
-        let from = if live { tested } else { log.watcher.cursor() };
-        let at = if live || condition.is_none() {
-            from
-        } else {
-            log.resume(from, condition)
+    pub(super) fn new(log: &Log<'_, '_>, live: bool, tested: u64) -> Self {
+        let at = match log.sought.condition {
+            _ if live => tested,
+            // What a closure tests is not known, so it cannot be the same as before.
+            None => log.watcher.cursor(),
+            Some(_) => log.resume(),
         };
-        Self { live, from, at, tested }
+        Self { live, at, tested }
     }
 
     /// The state after the first update up to `until` for which `test` holds.
@@ -242,7 +238,7 @@ impl States {
                 }
                 Next::Lagged(missed) => {
                     self.consume(log, at);
-                    return Err(Error::Lagged { missed });
+                    return Err(lagged(log, missed));
                 }
                 Next::Nothing => self.at = at,
             }
@@ -266,9 +262,9 @@ impl States {
     }
 
     /// To be called after a wait that ended without success.
-    pub(super) fn gave_up(&self, log: &Log<'_, '_>, condition: Option<&Condition>) {
-        if !self.live && condition.is_some() {
-            log.remember(self.from, self.at, condition);
+    pub(super) fn gave_up(&self, log: &Log<'_, '_>) {
+        if !self.live && log.sought.condition.is_some() {
+            log.remember(self.at);
         }
     }
 }

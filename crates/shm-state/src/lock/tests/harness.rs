@@ -9,7 +9,7 @@ use std::time::Duration;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::lock::WriterLock;
-use crate::participant::{Attachment, PARTICIPANTS, ParticipantSlot};
+use crate::participant::{Attachment, Entrance, PARTICIPANTS, ParticipantSlot};
 use crate::sync::{Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::sys::{file, process};
@@ -86,8 +86,13 @@ impl Shared {
         let lock_file = file::reopen(&self.fd).unwrap();
         let namespace = process::pid_namespace().unwrap();
         let mut each = |f: &mut dyn FnMut(&WriterLock)| (0..LOCKS).for_each(|index| f(self.lock(index)));
+        // Every one looks at the first slot first.
+        let entrance = Entrance {
+            turn: &Word64::new(0),
+            since: 1,
+        };
         // SAFETY: tests drop the attachment before the memory.
-        unsafe { Attachment::attach(self.slots(), lock_file, namespace, &mut each) }.unwrap()
+        unsafe { Attachment::attach(self.slots(), lock_file, namespace, &entrance, &mut each) }.unwrap()
     }
 
     pub(crate) fn reopened(&self) -> OwnedFd {

@@ -18,8 +18,8 @@ type Result<T, E = EncodeError> = std::result::Result<T, E>;
 
 /// Makes a value that may have so many lists and maps in one another.
 #[derive(Clone, Copy)]
-pub struct ToValueOf {
-    pub room: u8,
+pub(super) struct ToValueOf {
+    pub(super) room: u8,
 }
 
 impl ToValueOf {
@@ -175,7 +175,7 @@ fn of_variant(variant: Option<&'static str>, contents: Value) -> Value {
 }
 
 /// A list that is being made.
-pub struct List {
+pub(super) struct List {
     items: Vec<Value>,
     inside: ToValueOf,
     variant: Option<&'static str>,
@@ -216,7 +216,7 @@ lists! {
 }
 
 /// A map that is being made.
-pub struct Entries {
+pub(super) struct Entries {
     map: Map,
     /// The key whose value comes next.
     key: Option<Key>,

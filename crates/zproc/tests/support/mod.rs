@@ -1,0 +1,118 @@
+//! What the tests of watchers share: waits that end, looks at threads, forked children, and a writer that died half
+//! way.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of several test binaries")]
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use words::{Words, control};
+use zproc::{Builder, Error, Result, State, Watch};
+
+#[allow(dead_code, reason = "the engine's tests use the rest")]
+#[path = "../../../shm-state/tests/limit/words.rs"]
+mod words;
+
+/// Longer than anything here takes: it only ends a hang.
+pub const HANG: Duration = Duration::from_secs(60);
+
+/// Asks without waiting.
+pub fn now(state: &State) -> Watch<'_> {
+    state.watch().timeout(Duration::ZERO)
+}
+
+#[track_caller]
+pub fn assert_nothing<T: std::fmt::Debug>(result: Result<T>) {
+    assert!(matches!(result, Err(Error::Timeout)), "{result:?}");
+}
+
+/// A state, and another identity of it.
+pub fn pair() -> (State, State) {
+    let state = State::anonymous().unwrap();
+    let other = state.clone();
+    (state, other)
+}
+
+/// Asks again and again until the answer is yes.
+#[track_caller]
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < HANG, "waited {HANG:?} in vain: {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Whether a descriptor is readable, or becomes so in time.
+pub fn is_readable(fd: &impl AsFd, timeout: Duration) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(timeout).expect("below a month");
+    loop {
+        match poll(&mut fds, timeout) {
+            Ok(count) => return count == 1,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+}
+
+/// The id of the calling thread.
+pub fn thread_id() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+/// Whether a thread of this process sleeps in the kernel.
+pub fn sleeps(thread: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+}
+
+/// The names of the threads of this process.
+pub fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    tasks
+        .filter_map(|task| name(task.ok()?))
+        .map(|name| name.trim().to_owned())
+        .collect()
+}
+
+/// How many threads tell others of updates.
+pub fn notifiers() -> usize {
+    threads().iter().filter(|name| *name == "zproc-notifier").count()
+}
+
+/// Runs `test` in a child that is forked the plain way; whether it held.
+pub fn holds_in_fork(test: impl FnOnce() -> bool) -> bool {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    // SAFETY: the child runs `test`, which takes no lock that another thread of the parent may hold, and exits.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            // SAFETY: a plain request to the kernel: this process ends if it hangs.
+            unsafe { libc::alarm(60) };
+            let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).unwrap_or(false);
+            // SAFETY: leaves without running what the parent has registered for its own exit.
+            unsafe { libc::_exit(i32::from(!held)) }
+        }
+        ForkResult::Parent { child } => waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0),
+    }
+}
+
+/// A state in which update 1 is decided and not yet visible: as a writer leaves it that is killed between the last of
+/// its assignments and the number of the update. `watch` gets the state with the cursor before it.
+pub fn left_by_a_dead_writer() -> State {
+    let state = Builder::anonymous().create().unwrap();
+    state.clone().insert("n", 1).unwrap();
+    let words = Words::of(fd_of(&state));
+    let at = words.control(0);
+    assert_eq!((words.get(at + control::SEQ), words.get(at + control::MARKER)), (1, 1));
+    words.set(at + control::SEQ, 0);
+    state.fork().since(0).open().unwrap()
+}
+
+fn fd_of(state: &State) -> BorrowedFd<'_> {
+    state.fd().expect("it has a file")
+}
