@@ -639,6 +639,16 @@ impl<'n> Transaction<'n> {
         record::maintain(self.space, self.scratch.seq.wrapping_sub(1))
     }
 
+    /// Without a commit, or after one that changes no key.
+    #[cold]
+    fn end(&mut self) {
+        if !self.scratch.committed {
+            self.scratch.heap.abort(self.space);
+        }
+        self.unlock();
+        self.space.mapping.news().tell();
+    }
+
     #[inline(always)]
     fn unlock(&mut self) {
         if let Some(guard) = self.guard.take() {
@@ -711,14 +721,9 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         // Without the lock the buffers and the claimed chunks are somebody else's: after the unlock, in a forked child, or
         // in a thread that ends.
-        let Some(guard) = self.guard.take().filter(LockGuard::is_held) else {
-            return;
-        };
-        if !self.scratch.committed {
-            self.scratch.heap.abort(self.space);
+        if self.guard.as_ref().is_some_and(LockGuard::is_held) {
+            self.end();
         }
-        guard.unlock();
-        self.space.mapping.news().tell();
     }
 }
 
