@@ -229,7 +229,7 @@ fn assert_none(name: &str, calls: &Calls, clock: &Calls) {
 }
 
 fn not_traced() {
-    eprintln!("NOT TESTED: system calls: this process may not trace its children");
+    eprintln!("NOT TESTED: system calls: this process may not trace its children, or runs under a sanitizer");
 }
 
 #[test]

@@ -100,6 +100,13 @@ impl Random {
     }
 }
 
+/// Whether `cargo xtask sanitize` runs the test: then there are pages, mappings and calls that are not ours.
+pub fn is_sanitized() -> bool {
+    ["ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"]
+        .iter()
+        .any(|variable| std::env::var_os(variable).is_some())
+}
+
 /// A number from the environment.
 pub fn number_from_env(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
