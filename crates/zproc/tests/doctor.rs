@@ -39,14 +39,14 @@ impl Place {
         for (at, word) in words {
             head[*at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
-        let checksum = xxh3_64(&head[..72]);
-        head[72..].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = xxh3_64(&head[..80]);
+        head[80..].copy_from_slice(&checksum.to_le_bytes());
         place.file().write_all_at(&head, 0).unwrap();
         place
     }
 
-    fn head(&self) -> [u8; 80] {
-        let mut head = [0; 80];
+    fn head(&self) -> [u8; 88] {
+        let mut head = [0; 88];
         self.file().read_exact_at(&mut head, 0).unwrap();
         head
     }
