@@ -156,8 +156,8 @@
 //!
 //! # Inside
 //!
-//! The layers, each of which only knows those after it: `doctor`, `dump` → `state` → `watch`, `handle`,
-//! `transaction` → `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
+//! The layers, each of which only knows those after it: `doctor`, `dump` → `state` → `watch`, `handle`, `transaction` →
+//! `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
 //! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`].
 
 #![deny(unsafe_code)]
