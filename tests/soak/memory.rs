@@ -27,8 +27,9 @@ const PARTICIPANTS: (u64, usize, usize) = (4096, 4096, 64);
 const DIRECTORY: u64 = 260 << 10;
 /// Where in a control block it says from which granule to which one no block has been made yet.
 const BUMP: u64 = 656;
-/// Where in a control block the events are, and how many: futex and sleepers, 32 bits each. The last is that of any key.
-const EVENTS: (u64, usize) = (3648, 513);
+/// Where in a control block the events are, and how many: a futex and 15 words of sleepers, 32 bits each. The last is that
+/// of any key.
+const EVENTS: (u64, usize) = (3648, 257);
 const GRANULE: u64 = 64;
 
 /// Where memory is short, the blocks of an index (at most two alive, and those that the history still has) come from what
@@ -140,9 +141,10 @@ impl Conductor {
     fn sleepers(&self) -> usize {
         let (at, events) = EVENTS;
         let file = self.file();
-        let mut table = vec![0; events * 8];
+        let mut table = vec![0; events * 64];
         file.read_exact_at(&mut table, control_of(&file) + at).unwrap();
-        table.chunks_exact(8).filter(|event| event[4..] != [0; 4]).count()
+        let of_event = |event: &[u8]| event[4..].iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
+        table.chunks_exact(64).map(of_event).sum()
     }
 
     /// The arena as a file, in the format that is documented.

@@ -13,14 +13,15 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
+use crate::event::{self, Place};
 use crate::fault::{Fault, planted};
 use crate::heap::NoRoom;
-use crate::layout::{EVENTS, Entry, EventWord, RECORD_INLINE, TOMBSTONE, Version, high, pack};
+use crate::layout::{Entry, PLACES, RECORD_INLINE, TOMBSTONE, Version, high, pack};
 use crate::log::{self, Change, Header};
 use crate::read::{Torn, View};
 use crate::record;
 use crate::space::Space;
-use crate::sync::{ANY, Ordering, Word, Word64};
+use crate::sync::{Ordering, Word, Word64};
 use crate::sys;
 use crate::table::{self, Insertion};
 use crate::write::{Pending, Transaction};
@@ -257,19 +258,6 @@ fn take_large_record_block(tx: &mut Transaction<'_>, assignments: usize) -> Resu
     Ok(block)
 }
 
-/// Which event is that of a key, and its bit there.
-#[inline(always)]
-pub fn event_at(hash: u64) -> (usize, u32) {
-    ((hash >> 20) as usize % EVENTS, 1 << ((hash >> 32) & 31))
-}
-
-/// The event of a key, and its bit there.
-#[inline(always)]
-pub fn event_of(space: &Space, hash: u64) -> (&EventWord, u32) {
-    let (at, bit) = event_at(hash);
-    (&space.control().events[at], bit)
-}
-
 /// Wakes those who sleep on any of the changed keys. After `seq` was stored and the lock released.
 #[inline]
 pub fn wake(space: &Space, hashes: &[u64]) {
@@ -278,11 +266,15 @@ pub fn wake(space: &Space, hashes: &[u64]) {
     }
     // The writer's fence of `event`; the lock has just been released.
     Word64::fence_after_unlock();
-    let any = &space.control().any;
-    let mut woken = crate::event::signal(&any.futex, &any.sleepers, ANY);
+    let signal = |place: Place| {
+        let (futex, sleepers) = place.words(space.control());
+        event::signal(futex, sleepers, place.bits)
+    };
+    let mut woken = signal(Place::OF_ANY);
     for hash in hashes {
-        let (event, bit) = event_of(space, *hash);
-        woken += crate::event::signal(&event.futex, &event.sleepers, bit);
+        for choice in 0..PLACES {
+            woken += signal(Place::of(*hash, choice));
+        }
     }
     if woken > 0 {
         space.control().writer.wakes.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,12 @@
 //! Sleeping until somebody commits, without a lost wake-up and without a system call when nobody sleeps.
 //!
-//! **Words.** An event is a futex and a set of sleeper bits. Keys are spread over many events and 32 bits each, so a
-//! commit wakes only sleepers on keys of its own groups. `seq` is the truth; an event is a hint to look at it.
+//! **Words.** An event is a futex and a set of sleeper bits, in one cache line. Keys are spread over many events and the
+//! bits of each, so a commit wakes only sleepers on keys of its own groups. `seq` is the truth; an event is a hint to look
+//! at it.
+//!
+//! **Places.** A system call for a sleeper that waits for something else costs the writer a hundred commits, and a key that
+//! is written all the time would cause one again and again. So each key has [`PLACES`] bits in its event. A commit looks at
+//! all of them, and a sleeper, who sets one, takes another each time it was woken for nothing.
 //!
 //! **Sleeper** ([`arm`], then its own check of `seq`, then `Word::wait`): read the futex, set the bit, look at `seq`,
 //! sleep if it has not moved. **Writer** ([`signal`]), after it stored `seq`: if the bit is set, clear it, bump the
@@ -19,7 +24,8 @@
 
 use std::time::Duration;
 
-use crate::sync::{Ordering, Word};
+use crate::layout::{Control, EVENTS, PLACES, SLEEPER_WORDS};
+use crate::sync::{ANY, Ordering, Word, Word32};
 
 /// The longest uninterrupted sleep: after it one has to look for what dead writers left.
 ///
@@ -30,6 +36,53 @@ use crate::sync::{Ordering, Word};
 /// assert!(slice.remaining().is_some_and(|left| left <= SLICE));
 /// ```
 pub const SLICE: Duration = Duration::from_secs(1);
+
+/// A place where sleepers announce themselves: some bits of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which event.
+    pub event: usize,
+    /// Which word of its sleepers.
+    word: usize,
+    /// Which bits of the word.
+    pub bits: u32,
+}
+
+impl Place {
+    /// The one place for any key.
+    pub const OF_ANY: Self = Self {
+        event: EVENTS,
+        word: 0,
+        bits: ANY,
+    };
+
+    /// One of the [`PLACES`] of the keys with this hash.
+    #[inline(always)]
+    pub fn of(hash: u64, choice: usize) -> Self {
+        const BITS: u64 = SLEEPER_WORDS as u64 * 32;
+        // Twelve bits of the hash for each choice, other ones than the event's, scaled to the number of bits.
+        let drawn = (hash >> (28 + 12 * (choice % PLACES))) & 0xfff;
+        let bit = (drawn * BITS) >> 12;
+        Self {
+            event: (hash >> 20) as usize % EVENTS,
+            word: (bit / 32) as usize,
+            bits: 1 << (bit % 32),
+        }
+    }
+
+    /// The futex, and the word of the sleepers.
+    #[inline(always)]
+    pub fn words(self, control: &Control) -> (&Word32, &Word32) {
+        let event = control.events.get(self.event).unwrap_or(&control.any);
+        (&event.futex, &event.sleepers[self.word])
+    }
+
+    /// [`arm`]s it.
+    pub fn arm(self, control: &Control) -> u32 {
+        let (futex, sleepers) = self.words(control);
+        arm(futex, sleepers, self.bits)
+    }
+}
 
 /// Announces a sleeper on `bits`; returns what the futex must still hold when it falls asleep.
 pub fn arm<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {

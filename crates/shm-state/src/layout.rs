@@ -44,8 +44,12 @@ pub const KEY_MAX: usize = (1 << 24) - 1;
 pub const CLASSES: usize = 120;
 /// Assignments that fit into the record of the control block; larger records get a block of their own.
 pub const RECORD_INLINE: usize = 120;
-/// Event words of a namespace; with 32 sleeper bits each, keys fall into 16,384 groups.
-pub const EVENTS: usize = 512;
+/// Events of a namespace, each of them with [`SLEEPER_WORDS`] words of sleeper bits: places for 122,880 groups of keys.
+pub const EVENTS: usize = 256;
+/// Words of sleeper bits of an event: what a cache line has room for.
+pub const SLEEPER_WORDS: usize = 15;
+/// How many places each key has among the events; see the module `event`.
+pub const PLACES: usize = 3;
 /// Seats in the control block and in each further block of seats.
 pub const SEATS: usize = 64;
 /// Single-granule blocks kept back so that a removal succeeds in a full arena.
@@ -149,12 +153,12 @@ pub struct WriterLine {
 }
 
 /// A futex and the set of those who sleep on it.
-#[repr(C)]
-pub struct EventWord {
+#[repr(C, align(64))]
+pub struct Event {
     /// Grows with every wake-up; what sleepers compare.
     pub futex: Word32,
     /// One bit a group of keys: somebody may be asleep.
-    pub sleepers: Word32,
+    pub sleepers: [Word32; SLEEPER_WORDS],
 }
 
 /// Where one pin or one watcher sits.
@@ -311,10 +315,9 @@ pub struct Control {
     /// (offset in bytes, value) pairs: what the marked commit assigns.
     pub record: [Word64; 2 * RECORD_INLINE],
     /// Sleepers by key.
-    pub events: [EventWord; EVENTS],
-    /// Sleepers on any change.
-    pub any: EventWord,
-    pad3: [Word64; 7],
+    pub events: [Event; EVENTS],
+    /// Sleepers on any change: all bits of the first word.
+    pub any: Event,
     /// Pins and watchers.
     pub seats: [Seat; SEATS],
 }
@@ -405,7 +408,7 @@ impl Sections {
 
 /// Fingerprint of sizes, offsets and encodings: builds with another one cannot share an arena.
 pub fn layout_hash() -> u64 {
-    let facts: [usize; 25] = [
+    let facts: [usize; 27] = [
         GRANULE,
         CHUNK,
         PARTICIPANTS,
@@ -413,6 +416,8 @@ pub fn layout_hash() -> u64 {
         CLASSES,
         RECORD_INLINE,
         EVENTS,
+        SLEEPER_WORDS,
+        PLACES,
         SEATS,
         size_of::<Superblock>(),
         offset_of!(Superblock, committed),

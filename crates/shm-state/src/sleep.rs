@@ -17,15 +17,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::cancel::Watched;
-use crate::commit::event_at;
 use crate::error::Result;
-use crate::event::{self, SLICE};
-use crate::layout::{EVENTS, EventWord};
+use crate::event::{Place, SLICE};
+use crate::layout::EVENTS;
 use crate::log::{self, Found, Record};
 use crate::namespace::Namespace;
 use crate::read::View;
 use crate::space::Space;
-use crate::sync::{ANY, Ordering, Word};
+use crate::sync::{Ordering, Word};
 use crate::sys::futex::{self, Waiter};
 use crate::sys::time::Deadline;
 use crate::wait::{self, On};
@@ -47,15 +46,22 @@ use crate::wait::{self, On};
 /// ```
 #[derive(Default)]
 pub struct Events {
-    /// Place in `control.events`, bits, and what the futex held when they were armed.
-    list: Vec<(usize, u32, u32)>,
-    /// Where an event stands in the list, plus one.
-    places: Vec<u16>,
+    list: Vec<Armed>,
+    /// Which events are in the list.
+    known: Vec<bool>,
+    /// How many that are.
+    words: usize,
     any: bool,
 }
 
-/// The place of the event of any key.
-const OF_ANY: usize = EVENTS;
+/// One key's place. They are armed from first to last.
+struct Armed {
+    place: Place,
+    /// Whether it is the first in the list that lies in this event: what its futex held then is what counts for all.
+    is_first: bool,
+    /// What the futex held when it was armed.
+    seen: u32,
+}
 
 impl Events {
     /// None.
@@ -79,8 +85,8 @@ impl Events {
     /// ```
     pub fn clear(&mut self) {
         self.list.clear();
-        self.places.clear();
-        self.any = false;
+        self.known.clear();
+        (self.words, self.any) = (0, false);
     }
 
     /// Adds those of some keys, or of any.
@@ -102,15 +108,19 @@ impl Events {
     }
 
     fn add_key(&mut self, hash: u64) {
-        let (at, bit) = event_at(hash);
-        self.places.resize(EVENTS, 0);
-        match self.places[at].checked_sub(1) {
-            Some(place) => self.list[usize::from(place)].1 |= bit,
-            None => {
-                self.list.push((at, bit, 0));
-                self.places[at] = self.list.len() as u16;
-            }
-        }
+        self.known.resize(EVENTS, false);
+        let place = Place::of(hash, 0);
+        let known = std::mem::replace(&mut self.known[place.event], true);
+        self.push(place, !known);
+    }
+
+    fn push(&mut self, place: Place, is_first: bool) {
+        self.words += usize::from(is_first);
+        self.list.push(Armed {
+            place,
+            is_first,
+            seen: 0,
+        });
     }
 
     /// Puts the event of any key in the place of all.
@@ -127,7 +137,7 @@ impl Events {
     /// ```
     pub fn widen(&mut self) {
         self.clear();
-        self.list.push((OF_ANY, ANY, 0));
+        self.push(Place::OF_ANY, true);
         self.any = true;
     }
 
@@ -141,7 +151,7 @@ impl Events {
     /// assert_eq!(events.len(), 1);
     /// ```
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.words
     }
 
     /// Whether there are none.
@@ -157,11 +167,6 @@ impl Events {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
-}
-
-fn event(space: &Space, at: usize) -> &EventWord {
-    // What is in an `Events` is below `EVENTS`, or the event of any key.
-    space.control().events.get(at).unwrap_or(&space.control().any)
 }
 
 /// What to sleep on.
@@ -258,8 +263,10 @@ impl Sleep {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn add(&mut self, namespace: &Namespace, armed: &Events) {
-        let word = |(at, _, seen): &(usize, u32, u32)| Waiter::new(event(namespace.space(), *at).futex.futex(), *seen);
-        self.waiters.extend(armed.list.iter().map(word));
+        let control = namespace.space().control();
+        let firsts = armed.list.iter().filter(|armed| armed.is_first);
+        let waiter = |armed: &Armed| Waiter::new(armed.place.words(control).0.futex(), armed.seen);
+        self.waiters.extend(firsts.map(waiter));
     }
 
     /// Adds a word by which the sleep can be cancelled.
@@ -322,12 +329,12 @@ impl Namespace {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn arm(&self, events: &mut Events) -> u64 {
-        for (at, bits, seen) in &mut events.list {
-            let event = event(self.space(), *at);
-            *seen = event::arm(&event.futex, &event.sleepers, *bits);
+        let control = self.space().control();
+        for armed in &mut events.list {
+            armed.seen = armed.place.arm(control);
         }
         // SeqCst: after the bits were set, see `event`.
-        self.space().control().reader.seq.load(Ordering::SeqCst)
+        control.reader.seq.load(Ordering::SeqCst)
     }
 
     /// Whether one of the events has moved since they were armed: then they have to be armed again.
@@ -347,9 +354,10 @@ impl Namespace {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn has_moved(&self, armed: &Events) -> bool {
-        let moved = |(at, _, seen): &(usize, u32, u32)| {
+        let control = self.space().control();
+        let moved = |armed: &Armed| {
             // Relaxed: what moves after this look is seen by the kernel, which looks again.
-            event(self.space(), *at).futex.load(Ordering::Relaxed) != *seen
+            armed.place.words(control).0.load(Ordering::Relaxed) != armed.seen
         };
         armed.list.iter().any(moved)
     }

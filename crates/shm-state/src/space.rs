@@ -297,7 +297,9 @@ impl Space {
         Word64::fence(Ordering::SeqCst);
         let control = self.control();
         for event in control.events.iter().chain([&control.any]) {
-            crate::event::signal(&event.futex, &event.sleepers, ANY);
+            for sleepers in &event.sleepers {
+                crate::event::signal(&event.futex, sleepers, ANY);
+            }
         }
     }
 

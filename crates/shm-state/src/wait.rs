@@ -18,15 +18,15 @@
 use std::sync::atomic::Ordering as Local;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::cancel::{Cancel, Watched};
-use crate::commit::event_of;
 use crate::error::Result;
-use crate::event::{self, SLICE};
-use crate::layout::EventWord;
+use crate::event::{Place, SLICE};
 use crate::record;
 use crate::signature::Signature;
 use crate::space::Space;
-use crate::sync::{ANY, Ordering, Wait, Word};
+use crate::sync::{Ordering, Wait, Word};
 use crate::sys::futex::{self, Waiter};
 use crate::sys::time::Deadline;
 use crate::write::Transaction;
@@ -144,6 +144,7 @@ pub fn wait<T>(
     let mut spin = strategy != Strategy::Block;
     let mut unfinished = 0;
     let mut look_for_dead = Deadline::after(SLICE);
+    let mut choice = 0;
     loop {
         while spin {
             for _ in 0..SPINS {
@@ -177,11 +178,13 @@ pub fn wait<T>(
                 spin = strategy == Strategy::Spin;
             }
         }
-        match sleep(space, on, deadline, cancel, &mut check)? {
+        match sleep(space, on, choice, deadline, cancel, &mut check)? {
             Slept::Found(found) => return Ok(Ok(found)),
             Slept::Ended(ended) => return Ok(Err(ended)),
             Slept::Slice | Slept::Woken if deadline.passed() => return last_look(space, &mut check),
-            Slept::Slice | Slept::Woken => {}
+            Slept::Slice => {}
+            // For nothing, if it sleeps again: then at another place.
+            Slept::Woken => choice += 1,
         }
         // By the clock and not by the end of a sleep: signals may end every sleep early.
         if look_for_dead.passed() {
@@ -211,30 +214,31 @@ enum Slept<T> {
 fn sleep<T>(
     space: &Space,
     on: On<'_>,
+    choice: usize,
     deadline: Deadline,
     cancel: Cancel<'_>,
     check: &mut impl FnMut(u64) -> Result<Option<T>>,
 ) -> Result<Slept<T>> {
-    let any = &space.control().any;
-    let events: Vec<(&EventWord, u32)>;
-    let mut one = [(any, ANY)];
-    let list: &[(&EventWord, u32)] = match on {
+    let control = space.control();
+    let mut one = [Place::OF_ANY];
+    let many: SmallVec<[Place; 8]>;
+    let places: &[Place] = match on {
         On::Keys([hash]) => {
-            one = [event_of(space, *hash)];
+            one = [Place::of(*hash, choice)];
             &one
         }
         On::Keys(hashes) if !hashes.is_empty() && hashes.len() <= MAX_KEYS => {
-            events = hashes.iter().map(|hash| event_of(space, *hash)).collect();
-            &events
+            many = hashes.iter().map(|hash| Place::of(*hash, choice)).collect();
+            &many
         }
         _ => &one,
     };
     let mut seen = [0; MAX_KEYS];
-    for ((event, bits), seen) in list.iter().zip(&mut seen) {
-        *seen = event::arm(&event.futex, &event.sleepers, *bits);
+    for (place, seen) in places.iter().zip(&mut seen) {
+        *seen = place.arm(control);
     }
     // SeqCst: after the bits were set, see `event`.
-    let seq = space.control().reader.seq.load(Ordering::SeqCst);
+    let seq = control.reader.seq.load(Ordering::SeqCst);
     if let Some(found) = check(seq)? {
         return Ok(Slept::Found(found));
     }
@@ -243,12 +247,12 @@ fn sleep<T>(
         return Ok(Slept::Ended(ended));
     }
     let slice = deadline.sooner_of(SLICE);
-    let woken = match list {
+    let woken = match places {
         // Alone, it is woken by the bits of its group only.
-        [(event, bits)] if cancel.words.is_empty() => event.futex.wait(seen[0], *bits, slice),
+        [place] if cancel.words.is_empty() => place.words(control).0.wait(seen[0], place.bits, slice),
         _ => {
-            let events = list.iter().zip(seen);
-            let events = events.map(|((event, _), seen)| Waiter::new(event.futex.futex(), seen));
+            let events = places.iter().zip(seen);
+            let events = events.map(|(place, seen)| Waiter::new(place.words(control).0.futex(), seen));
             let waiters: Vec<Waiter> = events.chain(cancel.words.iter().map(Watched::waiter)).collect();
             futex::wait_any(&waiters, slice)
         }
@@ -256,7 +260,7 @@ fn sleep<T>(
     match woken {
         Wait::TimedOut => Ok(Slept::Slice),
         Wait::Woken => {
-            space.control().writer.wakeups.fetch_add(1, Ordering::Relaxed);
+            control.writer.wakeups.fetch_add(1, Ordering::Relaxed);
             Ok(Slept::Woken)
         }
         Wait::Changed => Ok(Slept::Woken),
@@ -268,5 +272,70 @@ pub fn finish_for_the_dead(space: &Space, patience: Duration) {
     if record::is_unfinished(space) {
         // Taking the lock finishes it. If that fails, the next look tries again.
         let _ = Transaction::begin(space, Signature::NOBODY, Deadline::after(patience));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::layout::PLACES;
+    use crate::{Arena, ArenaOptions, KeyRef, Namespace};
+
+    fn places(key: &[u8]) -> [Place; PLACES] {
+        std::array::from_fn(|choice| Place::of(KeyRef::new(1, key).hash(), choice))
+    }
+
+    fn is_armed(namespace: &Namespace, place: Place) -> bool {
+        let (_, sleepers) = place.words(namespace.space().control());
+        sleepers.load(Ordering::Relaxed) & place.bits != 0
+    }
+
+    /// With a thousand watchers, one commit in ten once had to wake somebody for nothing, again and again: some watched
+    /// key always shares a place with one that is written.
+    #[test]
+    fn a_sleeper_moves_away_from_a_place_where_it_is_woken_for_nothing() {
+        let arena = Arena::anonymous(&ArenaOptions::default()).unwrap();
+        let namespace = arena.namespace("default").unwrap();
+        let watched = b"watched";
+        let [first, second, third] = places(watched);
+        let noisy = (0u64..)
+            .map(u64::to_le_bytes)
+            .find(|key| {
+                places(key).contains(&first) && ![second, third].iter().any(|place| places(key).contains(place))
+            })
+            .unwrap();
+        let write = |key: &[u8]| {
+            namespace
+                .put(&KeyRef::new(1, key), None, 1, b"", Deadline::never())
+                .unwrap()
+        };
+        let wakes = || namespace.space().control().writer.wakes.load(Ordering::Relaxed);
+        let sleeper = namespace.fork().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let hashes = [KeyRef::new(1, watched).hash()];
+                let cancel = AtomicBool::new(false);
+                let key = KeyRef::new(1, watched);
+                let check = |_| Ok(sleeper.get(&key)?.map(drop));
+                let found = sleeper.wait(On::Keys(&hashes), Strategy::Block, Deadline::never(), &cancel, check);
+                assert_eq!(found.unwrap(), Ok(()));
+            });
+            let start = Instant::now();
+            while !is_armed(&namespace, second) || is_armed(&namespace, first) {
+                write(&noisy);
+                std::thread::sleep(Duration::from_millis(1));
+                assert!(start.elapsed() < Duration::from_secs(60), "the sleeper did not move");
+            }
+            let before = wakes();
+            for _ in 0..100 {
+                write(&noisy);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            assert_eq!(wakes() - before, 0);
+            write(watched);
+        });
     }
 }

@@ -40,9 +40,12 @@ const NEXT_SLICE: Duration = Duration::from_millis(1);
 const LONGEST_SLICE: Duration = Duration::from_millis(100);
 /// The slice of a test that looks for lost wake-ups.
 const FOR_EVER: Duration = Duration::from_secs(600);
-/// Looks at an owned lock before the first sleep: about as long as a small commit takes. None in models: a look more or
+/// Pauses before the first sleep: some 10 µs, a fraction of what a sleep costs both sides. None in models: a look more or
 /// less changes nothing that they look for.
-const SPINS: u32 = if cfg!(all(loom, test)) { 0 } else { 100 };
+const PAUSES: u32 = if cfg!(all(loom, test)) { 0 } else { 1000 };
+/// The most between two looks at an owned lock: 1 to 2 µs. Two threads in tight loops would otherwise hand the lock, and
+/// every cache line behind it, to and fro at each commit, which takes several times as long as the commit itself.
+const LONGEST_PAUSE: u32 = 128;
 
 /// One thread's attempt to get one lock.
 pub(super) struct Contender<'a> {
@@ -51,7 +54,9 @@ pub(super) struct Contender<'a> {
     lock: &'a WriterLock,
     me: Owner,
     deadline: Deadline,
-    spins: u32,
+    /// Pauses left before the first sleep, and how many come before the next look.
+    pauses: u32,
+    pause: u32,
     /// When the thread has slept long enough to be next; `None` before its first sleep.
     patience: Option<Deadline>,
     /// Whether `starving` has this thread's name.
@@ -77,7 +82,8 @@ impl<'a> Contender<'a> {
             lock,
             me,
             deadline,
-            spins: SPINS,
+            pauses: PAUSES,
+            pause: 1,
             patience: None,
             is_next: false,
             slice: if has_backstops() { FIRST_SLICE } else { FOR_EVER },
@@ -121,7 +127,7 @@ impl<'a> Contender<'a> {
                 if word::take_over(&self.lock.word, seen, self.me).is_ok() {
                     return Ok(Some(seen));
                 }
-            } else if !self.spun(seen)
+            } else if !self.spun()
                 && let Some(end) = self.wait_for_owner(seen)
             {
                 return end;
@@ -160,12 +166,13 @@ impl<'a> Contender<'a> {
         self.sleep(seen, REST, until);
     }
 
-    fn spun(&mut self, seen: LockState) -> bool {
-        if self.spins == 0 || seen.has_waiters() || self.deadline.passed() {
+    fn spun(&mut self) -> bool {
+        if self.pauses == 0 || self.deadline.passed() {
             return false;
         }
-        self.spins -= 1;
-        std::hint::spin_loop();
+        (0..self.pause).for_each(|_| std::hint::spin_loop());
+        self.pauses = self.pauses.saturating_sub(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         true
     }
 
@@ -238,6 +245,7 @@ impl<'a> Contender<'a> {
             self.thread.arm_held();
         }
         self.lock.word.wait(seen.low(), bits, until);
+        (self.pauses, self.pause) = (PAUSES, 1);
     }
 
     fn become_next(&mut self) {

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use super::fixture::{Dict, key, set};
 use super::*;
 use crate::cancel::{Cancel, CancelWord};
-use crate::commit::event_of;
-use crate::event::SLICE;
+use crate::event::{Place, SLICE};
+use crate::layout::PLACES;
 use crate::sleep::{Events, Sleep};
 use crate::sync::Word;
 use crate::wait::{Ended, On, Strategy};
@@ -51,12 +51,14 @@ fn scene(dict: &Arc<Dict>, sleepers: usize, commits: u64) -> impl Fn() + Send + 
             format!("a wake-up was lost: everybody slept {} times", jumps())
         });
         // What a dead sleeper left is cleared by the next commit, and costs nothing from then on.
-        let (event, _) = event_of(&space, key("a").hash());
+        let place = |choice| Place::of(key("a").hash(), choice);
+        let (futex, _) = place(0).words(space.control());
         let writer = Namespace::new(Arc::clone(&space), 1);
         set(&writer, "a", 10);
-        let bumped = event.futex.load(Ordering::Relaxed);
+        let bumped = futex.load(Ordering::Relaxed);
         set(&writer, "a", 11);
-        let idle = event.sleepers.load(Ordering::Relaxed) == 0 && event.futex.load(Ordering::Relaxed) == bumped;
+        let is_empty = |choice| place(choice).words(space.control()).1.load(Ordering::Relaxed) == 0;
+        let idle = (0..PLACES).all(is_empty) && futex.load(Ordering::Relaxed) == bumped;
         claim(idle, || "a dead sleeper still costs wake-ups".into());
     }
 }
@@ -222,7 +224,7 @@ fn weaker_events_are_found() {
     let dict = dict();
     let setup = Setup::default();
     let space = dict.space();
-    let futex = at(&event_of(space, key("a").hash()).0.futex);
+    let futex = at(Place::of(key("a").hash(), 0).words(space.control()).0);
     let seq = at(&space.control().reader.seq);
     finds("nobody is woken", &setup, &[Fault::NoWake], scene(&dict, 1, 1));
     finds(

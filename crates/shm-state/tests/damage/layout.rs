@@ -13,7 +13,7 @@ pub const CHUNK: usize = 64 * 1024;
 const PARTICIPANTS: usize = 4096;
 const DIRECTORY: usize = PARTICIPANTS + 4096 * 64;
 const CHUNK_MAP: usize = DIRECTORY + 4096 * 8;
-const CONTROL: usize = 11_904;
+const CONTROL: usize = 24_192;
 const CLASSES: usize = 120;
 const RECORD_INLINE: usize = 120;
 const SEATS: usize = 64;
@@ -268,16 +268,16 @@ impl Walk {
             Some(Kind::Count),
         );
         self.lock(&name, base + 512);
-        for event in [0, 511, 512] {
+        for event in [0, 255, 256] {
             self.field(
                 &format!("{name}.event.{event}"),
-                base + 3648 + event * 8,
+                base + 3648 + event * 64,
                 Kind::Data,
                 Some(Kind::Data),
             );
         }
         for seat in 0..SEATS {
-            self.seat(&format!("{name}.seat.{seat}"), base + 7808 + seat * GRANULE, seat < 2);
+            self.seat(&format!("{name}.seat.{seat}"), base + 20_096 + seat * GRANULE, seat < 2);
         }
         self.record(&name, base);
         self.log(&name, base);

@@ -28,13 +28,13 @@ pub mod control {
     pub const RECOVERIES: u64 = 696;
     pub const WAKES: u64 = 704;
     pub const WAKEUPS: u64 = 712;
-    /// 512 pairs of a futex and its sleepers, 32 bits each; then, at `ANY`, one more.
+    /// 256 of 64 bytes, which begin with their futex; then, at `ANY`, one more.
     pub const EVENTS: u64 = 3648;
-    pub const ANY: u64 = 7744;
+    pub const ANY: u64 = 20_032;
     /// 64 of 64 bytes, which begin with their owner.
-    pub const SEATS: u64 = 7808;
+    pub const SEATS: u64 = 20_096;
     pub const SEATS_NEXT: u64 = 720;
-    pub const LOG: u64 = 11_904;
+    pub const LOG: u64 = 24_192;
 }
 
 impl Words {
