@@ -4,12 +4,12 @@ use shm_state::{FixedSize, KeyRef, Namespace, Payload, ShortRoom};
 
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
-use crate::value::{DecodeError, Encoded, FromValue, ToValue, Value};
+use crate::value::{DecodeError, EncodeError, Encoded, FromValue, ToValue, Value};
 
 /// Calls `f` with the key as the engine takes it.
 #[inline(always)]
 pub(crate) fn with_key<R>(key: impl ToKey, f: impl FnOnce(&KeyRef<'_>) -> Result<R>) -> Result<R> {
-    key.with_key(|tag, bytes| f(&KeyRef::new(tag, bytes)))?
+    unboxed(key.with_key(|tag, bytes| f(&KeyRef::new(tag, bytes)).map_err(boxed)))
 }
 
 /// The key, hashed and owned.
@@ -20,7 +20,23 @@ pub(crate) fn own_key(key: impl ToKey) -> Result<shm_state::Key> {
 /// Calls `f` with the tag and the bytes of the value.
 #[inline(always)]
 pub(crate) fn with_value<R>(value: impl ToValue, f: impl FnOnce(u16, &[u8]) -> Result<R>) -> Result<R> {
-    value.with_encoded(|encoded| f(encoded.tag(), encoded.bytes()))?
+    unboxed(value.with_encoded(|encoded| f(encoded.tag(), encoded.bytes()).map_err(boxed)))
+}
+
+/// The outcome of a closure inside of another result, which is copied on its way up unless it is small.
+#[inline(always)]
+fn unboxed<R>(outcome: Result<Result<R, Box<Error>>, EncodeError>) -> Result<R> {
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(*error),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn boxed(error: Error) -> Box<Error> {
+    Box::new(error)
 }
 
 /// Reads the value of a key.
