@@ -200,3 +200,22 @@ fn the_doctor_tells_another_user_that_the_state_is_not_his() -> Result<()> {
     assert_eq!(diagnosis.severity(), Severity::Fatal);
     Ok(())
 }
+
+/// Such an arena could be mapped, so the doctor found nothing wrong where `State::open` had refused it.
+#[test]
+fn the_doctor_tells_of_values_in_another_encoding() -> Result<()> {
+    let address = Address::new("doctor-values");
+    let options = shm_state::ArenaOptions {
+        value_format: zproc::VALUE_FORMAT + 1,
+        ..Default::default()
+    };
+    let _arena = shm_state::Arena::create(address.trim_start_matches("shm://"), &options).unwrap();
+    let refused = State::open(&address).expect_err("its values are others").to_string();
+    let diagnosis = doctor(&address)?;
+    assert_eq!(diagnosis.severity(), Severity::Fatal);
+    let mut problems = diagnosis.problems().map(ToString::to_string);
+    let told = problems.find(|problem| problem.contains("its values are"));
+    assert!(told.is_some(), "{diagnosis}, but opening says: {refused}");
+    assert!(diagnosis.status.is_some(), "what is not about values can be told all the same");
+    Ok(())
+}

@@ -7,6 +7,7 @@ use shm_state::{Arena, ArenaFile, Deadline, Head, Inspection, Life, NamespaceSta
 use super::{Diagnosis, Finding, Severity};
 use crate::address::arena_name;
 use crate::error::{Error, Result};
+use crate::value::{VALUE_FORMAT, describe_format};
 
 /// How long to wait for the writer locks, to count what lies in memory.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -29,7 +30,13 @@ pub(super) fn examine(address: &str) -> Result<Diagnosis> {
     // Whether it may be mapped without harm is known by now.
     if diagnosis.severity() < Severity::Fatal {
         match Arena::open(name) {
-            Ok(arena) => inside(&arena, &mut diagnosis),
+            Ok(arena) => {
+                let refused = arena.check_value_format(VALUE_FORMAT, describe_format).err();
+                diagnosis.findings.push(Finding::Opening {
+                    refused: refused.map(|error| error.to_string()),
+                });
+                inside(&arena, &mut diagnosis);
+            }
             Err(error) => diagnosis.findings.push(Finding::Opening {
                 refused: Some(error.to_string()),
             }),
@@ -112,10 +119,9 @@ fn file_system(here: &Surroundings, wanted: u64) -> Option<Finding> {
     })
 }
 
-/// Looks at a state that could be opened: first without a lock, then with each that can be had.
+/// Looks at an arena that could be opened, whatever its values are: first without a lock, then with each that can be had.
 fn inside(arena: &Arena, diagnosis: &mut Diagnosis) {
     let findings = &mut diagnosis.findings;
-    findings.push(Finding::Opening { refused: None });
     let status = match arena.status() {
         Ok(status) => status,
         Err(error) => {
