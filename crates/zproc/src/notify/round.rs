@@ -69,8 +69,7 @@ impl Round {
     }
 
     fn go(&mut self, shard: &Shard) -> bool {
-        // First: whoever rings from here on ends the sleep.
-        shard.bell.reset();
+        // First: whoever rings from here on ends the sleep, and what those want who rang before is seen.
         let bell = shard.bell.watch();
         let slice_over = self.next_slice.is_none_or(Deadline::passed);
         if slice_over {
