@@ -95,6 +95,28 @@ impl CancelWord {
         self.change(true);
     }
 
+    /// Ends the waits that are under way with this word, and none that begins later: a cancel and a reset in one step,
+    /// whatever others do with the word meanwhile. It changes the word each time, so whoever notes it later sees what came
+    /// before this.
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// let before = word.watch();
+    /// word.interrupt();
+    /// let between = word.watch();
+    /// word.interrupt();
+    /// assert!(before.is_cancelled() && between.is_cancelled());
+    /// assert!(!word.watch().is_cancelled());
+    /// ```
+    pub fn interrupt(&self) {
+        // Release: as in `cancel`. An addition, and not an exchange that may find nothing to do: what the word holds is then
+        // of this call or of one after it, and leads whoever loads it to what came before this call.
+        self.0.fetch_add(2, Ordering::Release);
+        sys::keeping_errno(|| self.0.wake(u32::MAX, ANY));
+    }
+
     /// Adds one if the word is odd, or if it is even.
     fn change(&self, odd: bool) {
         let mut seen = self.0.load(Ordering::Relaxed);
@@ -257,6 +279,20 @@ mod tests {
         word.reset();
         word.reset();
         assert!(before.is_cancelled() && !word.is_cancelled() && !word.watch().is_cancelled());
+    }
+
+    #[test]
+    fn an_interrupt_ends_what_is_under_way_and_leaves_the_word_as_it_is() {
+        let word = CancelWord::new();
+        for cancelled in [false, true] {
+            for _ in 0..3 {
+                let before = word.watch();
+                assert_eq!(before.is_cancelled(), cancelled);
+                word.interrupt();
+                assert!(before.is_cancelled() && word.is_cancelled() == cancelled);
+            }
+            word.cancel();
+        }
     }
 
     #[test]

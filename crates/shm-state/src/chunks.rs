@@ -211,15 +211,15 @@ pub fn owned(mapping: &Mapping) -> Result<HashMap<u32, u32>> {
     // A claimed chunk behind its head is counted with it, so only claims of a transaction under way remain.
     while at < map.len() {
         let word = map[at].load(Ordering::Acquire);
-        let chunks = if word & HEAD != 0 {
-            ((word >> 32) as u32).max(1)
-        } else {
-            1
+        let chunks = match word & HEAD {
+            0 => 1,
+            // Damage may claim more than there are.
+            _ => ((word >> 32) as usize).clamp(1, map.len() - at),
         };
         if let Some(owner) = ((word & OWNER) as u32).checked_sub(1) {
-            *owned.entry(owner).or_default() += chunks;
+            *owned.entry(owner).or_default() += chunks as u32;
         }
-        at += chunks as usize;
+        at += chunks;
     }
     Ok(owned)
 }
@@ -244,4 +244,24 @@ pub fn census(mapping: &Mapping) -> Result<(u32, u32)> {
         at += 1;
     }
     Ok((free, claimed))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Arena, ArenaOptions};
+
+    /// The status of an arena whose chunk map was damaged overflowed, as the sum of its chunks did.
+    #[test]
+    fn a_run_that_claims_to_go_beyond_the_map_counts_to_its_end() {
+        let arena = Arena::anonymous(&ArenaOptions::default()).unwrap();
+        let namespace = arena.namespace("default").unwrap();
+        let mapping = &namespace.space().mapping;
+        let first = mapping.sections().first_chunk as usize;
+        let map = mapping.chunk_map().unwrap();
+        map[first].store(head_word(0, 1), Ordering::Relaxed);
+        map[first + 1].store(head_word(0, u32::MAX), Ordering::Relaxed);
+        assert_eq!(owned(mapping).unwrap()[&0] as usize, map.len() - first);
+        arena.status().unwrap();
+    }
 }

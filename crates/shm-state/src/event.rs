@@ -6,7 +6,8 @@
 //!
 //! **Places.** A system call for a sleeper that waits for something else costs the writer a hundred commits, and a key that
 //! is written all the time would cause one again and again. So each key has [`PLACES`] bits in its event. A commit looks at
-//! all of them, and a sleeper, who sets one, takes another each time it was woken for nothing.
+//! all of them, and a sleeper, who sets one, takes another each time it was woken for nothing. (Those who sleep by hand,
+//! see `sleep`, stay with the first.)
 //!
 //! **Sleeper** ([`arm`], then its own check of `seq`, then `Word::wait`): read the futex, set the bit, look at `seq`,
 //! sleep if it has not moved. **Writer** ([`signal`]), after it stored `seq`: if the bit is set, clear it, bump the

@@ -278,8 +278,7 @@ impl<'a> View<'a> {
         }
         // Granule and size come in one word, so they belong together whenever it was read.
         let (granule, bits) = ((root >> 8) as u32, root as u8);
-        self.memory
-            .words(granule, size_of::<Table>(), 1 << (bits & 63))
+        self.words(granule, size_of::<Table>(), 1 << (bits & 63))
             .ok_or(Torn(granule))
     }
 
@@ -823,5 +822,30 @@ pub fn store_bytes(words: &[Word64], bytes: &[u8]) {
     }
     if let (false, Some(word)) = (rest.is_empty(), words.get(chunks.len())) {
         word.store(tail_word(rest), Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Arena, ArenaOptions, Deadline};
+
+    /// A reader that was kept from running between its look at how much memory there is and its look at the index took the
+    /// index for damaged, if arena and index had grown meanwhile.
+    #[test]
+    fn an_index_in_memory_that_was_added_since_is_found() {
+        let arena = Arena::anonymous(&ArenaOptions::default()).unwrap();
+        let namespace = arena.namespace("default").unwrap();
+        let put = |key: &[u8]| namespace.put(&KeyRef::new(1, key), None, 1, b"", Deadline::never());
+        put(b"door").unwrap();
+        let pinned = namespace.pin().unwrap();
+        let view = View::new(namespace.space(), pinned.seq());
+        let root = || (view.reader.root.load(Ordering::Relaxed) >> 8) as u32;
+        let mut keys = 0u64..;
+        while view.memory.at::<Table>(root()).is_some() {
+            put(&keys.next().unwrap().to_le_bytes()).unwrap();
+        }
+        assert!(matches!(view.find(&KeyRef::new(1, b"door")), Ok(Some(_))));
+        assert!(matches!(view.find(&KeyRef::new(1, b"lamp")), Ok(None)));
     }
 }

@@ -83,12 +83,15 @@ pub struct Stats {
     pub leftovers: Leftovers,
     /// Its namespaces.
     pub namespaces: Vec<NamespaceStats>,
+    /// What was found damaged on the way, as by [`Arena::verify`](crate::Arena::verify). Then the figures may be wrong.
+    pub problems: Vec<String>,
 }
 
-/// Gathers the figures of one namespace. Only under its writer lock.
-pub(crate) fn namespace(space: &Space, lock: LockStatus) -> Result<NamespaceStats> {
+/// Gathers the figures of one namespace, and what is wrong with it. Only under its writer lock.
+pub(crate) fn namespace(space: &Space, lock: LockStatus, problems: &mut Vec<String>) -> Result<NamespaceStats> {
     let mut report = Report::default();
     verify::check(space, &mut report);
+    problems.append(&mut report.problems);
     let control = space.control();
     let seq = space.seq();
     let mut owners = Owners::of(&space.attachment);

@@ -86,9 +86,9 @@ impl Diagnosis {
 /// First it looks at the file, without mapping it: whether it is there, whose it is, and whether version, layout,
 /// checksum, size, boot and PID namespace are such that this process can use it. If so, it opens the state and looks at
 /// who is there, who holds the writer locks, snapshots and watchers, and how full it is. Where a lock is free, or becomes
-/// so within a tenth of a second, it is taken to count what lies in memory; whoever takes it finishes what a dead writer
-/// left, and so does the doctor, after it has told of it. Nothing else is changed: [`State::reap`](crate::State::reap) cleans
-/// up.
+/// so within a tenth of a second, it is taken to count what lies in memory, and to check it as
+/// [`State::verify`](crate::State::verify) does; whoever takes it finishes what a dead writer left, and so does the doctor,
+/// after it has told of it. Nothing else is changed: [`State::reap`](crate::State::reap) cleans up.
 ///
 /// # Errors
 /// [`Error::InvalidAddress`](crate::Error::InvalidAddress). That there is nothing, or nothing usable, is a finding and no

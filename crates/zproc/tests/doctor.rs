@@ -51,6 +51,13 @@ impl Place {
         head
     }
 
+    /// A word anywhere in the file.
+    fn file_word(&self, at: u64) -> u64 {
+        let mut word = [0; 8];
+        self.file().read_exact_at(&mut word, at).unwrap();
+        u64::from_le_bytes(word)
+    }
+
     fn word(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.head()[at..at + 8].try_into().unwrap())
     }
@@ -230,11 +237,40 @@ fn permissions_that_let_others_in() {
     assert_eq!(diagnosis.severity(), Severity::Warning);
 }
 
+/// The doctor walked through all of it to count what is there, found what was wrong, and said that all was fine.
 #[test]
 fn a_state_whose_inside_is_damaged() {
     let place = Place::with_state("inside");
     // The directory counts more namespaces than there are: nothing is read that is not there.
-    place.file().write_all_at(&0u64.to_le_bytes(), 260 * 1024).unwrap();
+    let at = place.file_word(DIRECTORY);
+    place.file().write_all_at(&0u64.to_le_bytes(), DIRECTORY).unwrap();
     let diagnosis = place.examine();
-    assert!(diagnosis.status.is_none_or(|status| status.namespaces.is_empty()));
+    assert!(
+        diagnosis
+            .status
+            .as_ref()
+            .is_none_or(|status| status.namespaces.is_empty())
+    );
+    assert_damaged(&diagnosis, "the directory counts 1 namespaces, and 0 are there");
+
+    // The unused space of the heap begins elsewhere, so that the blocks do not fill what is before it.
+    place.file().write_all_at(&at.to_le_bytes(), DIRECTORY).unwrap();
+    let bump = at * 64 + BUMP;
+    let word = place.file_word(bump);
+    place.file().write_all_at(&(word + 1).to_le_bytes(), bump).unwrap();
+    assert_damaged(&place.examine(), "the block at granule");
+
+    place.file().write_all_at(&word.to_le_bytes(), bump).unwrap();
+    assert!(place.examine().severity() < Severity::Fatal, "as it was");
+}
+
+/// Where the directory is, and where in a control block it says where unused space begins: see `docs/design.md`.
+const DIRECTORY: u64 = 260 * 1024;
+const BUMP: u64 = 656;
+
+#[track_caller]
+fn assert_damaged(diagnosis: &Diagnosis, by: &str) {
+    let is_it = |finding: &Finding| matches!(finding, Finding::Damage { what } if what.contains(by));
+    assert!(diagnosis.findings.iter().any(is_it), "{diagnosis}");
+    assert_eq!(diagnosis.severity(), Severity::Fatal);
 }

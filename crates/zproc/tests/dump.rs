@@ -323,6 +323,28 @@ fn what_cannot_be_written_or_read_is_an_error_that_names_the_file() -> Result<()
     Ok(())
 }
 
+/// Loading waited for whoever would write to the pipe, for ever; and saving put a file in its place, as it would have done
+/// with a device.
+#[test]
+fn a_pipe_is_neither_waited_for_nor_replaced() -> Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let directory = Directory::new("pipe");
+    let pipe = directory.file("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    let path = pipe.clone();
+    std::thread::spawn(move || send.send(Dump::load(path)));
+    let loaded = receive
+        .recv_timeout(std::time::Duration::from_secs(10))
+        .expect("an answer");
+    assert!(matches!(loaded, Err(Error::File { .. })), "{loaded:?}");
+    let saved = State::anonymous()?.save(&pipe);
+    assert!(matches!(saved, Err(Error::File { .. })), "{saved:?}");
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    assert_eq!(directory.names(), ["pipe"]);
+    Ok(())
+}
+
 fn dump_of_a_few() -> Dump {
     let state = State::anonymous().unwrap();
     state

@@ -20,7 +20,9 @@
 //! unlock of that one, if it is asleep by then. If the starving one came and went between its look at the name and
 //! its sleep, it finds the word free as it was and sleeps on until it has stood back for 4 ms. Where a death breaks
 //! this chain, the kernel wakes one sleeper of a free word, and every sleep is a slice. It takes a slice if an owner
-//! dies between its unlock and its wake, and a thread that never slept takes the lock before the kernel looks.
+//! dies between its unlock and its wake, and a thread that never slept takes the lock before the kernel looks; and if
+//! the thread that was woken finds the lock taken, and dies or is stopped in the microseconds in which it looks again
+//! and again: until it sleeps once more, nobody has set the flag for the others.
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use crate::cancel::{Cancel, CancelWord};
 use crate::event::{Place, SLICE};
 use crate::layout::PLACES;
 use crate::sleep::{Events, Sleep};
-use crate::sync::Word;
+use crate::sync::{Word, Word32};
 use crate::wait::{Ended, On, Strategy};
 use crate::{Deadline, Namespace};
 
@@ -136,6 +136,35 @@ fn by_hand(dict: &Arc<Dict>, bell: &'static CancelWord, commits: u64) -> impl Fn
     }
 }
 
+/// Threads 2 and 3 wish for something and ring; thread 1 sleeps on the bell until it has seen both wishes.
+fn rung(bell: &'static CancelWord, wishes: [&'static Word32; 2]) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let before = wishes.map(|wish| wish.load(Ordering::Relaxed));
+        spawn(move || {
+            loop {
+                let bell = bell.watch();
+                let seen = wishes.map(|wish| wish.load(Ordering::Relaxed));
+                if seen.iter().zip(before).all(|(seen, before)| *seen != before) {
+                    return;
+                }
+                let mut sleep = Sleep::new();
+                sleep.add_word(&bell);
+                sleep.until(Deadline::never());
+            }
+        });
+        for wish in wishes {
+            spawn(move || {
+                wish.fetch_add(1, Ordering::Relaxed);
+                bell.interrupt();
+            });
+        }
+        join();
+        claim(jumps() == 0, || {
+            format!("a ring was not heard: everybody slept {} times", jumps())
+        });
+    }
+}
+
 /// The writer is killed; if it has decided nothing, another one commits. The sleeper needs one slice at most.
 fn dying_writer(dict: &Arc<Dict>) -> impl Fn() + Send + Sync + 'static {
     let dict = Arc::clone(dict);
@@ -199,6 +228,22 @@ fn no_wake_up_is_lost_by_those_who_sleep_by_hand() {
         &sleepers,
         by_hand(&dict, word(), 1),
     );
+}
+
+#[test]
+fn no_ring_is_missed() {
+    let (setup, bell) = (Setup::default(), word());
+    let wishes = [(); 2].map(|()| -> &'static Word32 { Box::leak(Box::new(Word32::new(0))) });
+    holds("two rings", &setup, rung(bell, wishes));
+    finds(
+        "nobody is woken by a ring",
+        &setup,
+        &[Fault::NoWake],
+        rung(bell, wishes),
+    );
+    // Without it a wish may come after its ring.
+    let ring = Fault::Relaxed(Kind::Exchange, Ordering::Release, at(bell));
+    finds("no order of a ring", &setup, &[ring], rung(bell, wishes));
 }
 
 #[test]

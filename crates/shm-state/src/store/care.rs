@@ -36,12 +36,7 @@ impl Arena {
     pub fn verify(&self) -> Result<Report> {
         let mut report = Report::default();
         let (counted, names) = (directory::count(&self.inner.mapping), self.namespaces()?);
-        if names.len() < counted as usize {
-            report.problems.push(format!(
-                "the directory counts {counted} namespaces, and {} are there",
-                names.len()
-            ));
-        }
+        report.problems.extend(missing(counted, names.len()));
         for name in names {
             let space = self.space(&name)?;
             let _transaction = Transaction::begin(&space, Signature::NOBODY, Deadline::after(PATIENCE))?;
@@ -85,14 +80,16 @@ impl Arena {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn stats_by(&self, deadline: Deadline) -> Result<Stats> {
-        let before = self.status()?;
+        // Counted first: then no fewer are there, whoever makes one meanwhile.
+        let (counted, before) = (directory::count(&self.inner.mapping), self.status()?);
+        let mut problems: Vec<String> = missing(counted, before.namespaces.len()).into_iter().collect();
         let namespaces: Result<Vec<NamespaceStats>> = before
             .namespaces
             .into_iter()
             .map(|namespace| {
                 let space = self.space(&namespace.name)?;
                 let _transaction = Transaction::begin(&space, Signature::NOBODY, deadline)?;
-                crate::stats::namespace(&space, namespace.lock)
+                crate::stats::namespace(&space, namespace.lock, &mut problems)
             })
             .collect();
         let (free, _) = crate::chunks::census(&self.inner.mapping)?;
@@ -105,6 +102,7 @@ impl Arena {
             participants: before.participants,
             leftovers: before.leftovers,
             namespaces: namespaces?,
+            problems,
         })
     }
 
@@ -176,4 +174,10 @@ impl Arena {
         reaped.seats += transaction.reap();
         Ok(())
     }
+}
+
+/// What is wrong if the directory counts more namespaces than are there.
+fn missing(counted: u64, there: usize) -> Option<String> {
+    let is_wrong = (there as u64) < counted;
+    is_wrong.then(|| format!("the directory counts {counted} namespaces, and {there} are there"))
 }

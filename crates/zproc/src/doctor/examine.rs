@@ -131,18 +131,30 @@ fn inside(arena: &Arena, diagnosis: &mut Diagnosis) {
     };
     about_status(&status, findings);
     match arena.stats_by(Deadline::after(PATIENCE)) {
-        Ok(stats) => findings.extend(stats.namespaces.into_iter().map(|namespace| Finding::Heap {
-            namespace: namespace.name,
-            live: namespace.live_bytes,
-            retired: namespace.retired_bytes,
-            free: namespace.free_bytes,
-        })),
+        Ok(stats) => {
+            findings.extend(problems(stats.problems));
+            findings.extend(stats.namespaces.into_iter().map(|namespace| Finding::Heap {
+                namespace: namespace.name,
+                live: namespace.live_bytes,
+                retired: namespace.retired_bytes,
+                free: namespace.free_bytes,
+            }));
+        }
         Err(error @ shm_state::Error::Corrupt { .. }) => findings.push(damage(&error)),
         Err(error) => findings.push(Finding::NotCounted {
             reason: error.to_string(),
         }),
     }
     diagnosis.status = Some(status);
+}
+
+/// One is often the cause of many: the first of them.
+fn problems(mut problems: Vec<String>) -> impl Iterator<Item = Finding> {
+    const TOLD: usize = 8;
+    let more = problems.len().saturating_sub(TOLD);
+    problems.truncate(TOLD);
+    problems.extend((more > 0).then(|| format!("{more} more problems")));
+    problems.into_iter().map(|what| Finding::Damage { what })
 }
 
 fn damage(error: &shm_state::Error) -> Finding {

@@ -158,11 +158,11 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// The bytes of a file that has an end.
 fn read(path: &Path) -> Result<Vec<u8>> {
     let read = || {
+        // Before it is opened: that could wait for whoever writes to a pipe, or do something to a device.
+        check_regular(&fs::metadata(path)?)?;
         let file = File::open(path)?;
         let about = file.metadata()?;
-        if !about.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
+        check_regular(&about)?;
         let mut bytes = Vec::new();
         let len = usize::try_from(about.len()).map_err(io::Error::other)?;
         bytes.try_reserve_exact(len)?;
@@ -172,11 +172,22 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     read().map_err(failed("reading", path))
 }
 
+fn check_regular(about: &fs::Metadata) -> io::Result<()> {
+    match about.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    }
+}
+
 /// Replaces a file by what `write` writes, as a whole or not at all.
 fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
     // The file that a link leads to, so that the link stays one.
-    let target = match fs::canonicalize(path) {
-        Ok(target) => target,
+    let existing = fs::canonicalize(path).and_then(|target| fs::metadata(&target).map(|about| (target, about)));
+    let target = match existing {
+        // The name of a pipe or a device is not to become that of a file.
+        Ok((target, about)) => check_regular(&about)
+            .map(|()| target)
+            .map_err(failed("writing", path))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         Err(error) => return Err(failed("writing", path)(error)),
     };

@@ -69,8 +69,7 @@ impl Round {
     }
 
     fn go(&mut self, shard: &Shard) -> bool {
-        // First: whoever rings from here on ends the sleep.
-        shard.bell.reset();
+        // First: whoever rings from here on ends the sleep, and what those want who rang before is seen.
         let bell = shard.bell.watch();
         let slice_over = self.next_slice.is_none_or(Deadline::passed);
         if slice_over {
@@ -104,8 +103,8 @@ impl Round {
             }
         }
         let Outcome { wakers, until, .. } = outcome;
+        // An executor or a listener to events that panics is not to take the others' news with it; it has told about the panic.
         for waker in wakers {
-            // An executor that panics is not to take the others' news with it; it has told about the panic.
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
         if slice_over {
@@ -117,7 +116,8 @@ impl Round {
 
     fn finish_for_the_dead(&self) {
         for namespace in self.sources.iter().filter_map(|source| source.namespace.upgrade()) {
-            namespace.finish_for_the_dead(PATIENCE);
+            // What was finished is told to whoever listens.
+            let _ = catch_unwind(AssertUnwindSafe(|| namespace.finish_for_the_dead(PATIENCE)));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::os;
 /// One thread, when there is somebody to tell.
 #[derive(Default)]
 pub(super) struct Shard {
-    /// On which the thread sleeps, besides what is watched: to *cancel* it is to ring it.
+    /// On which the thread sleeps, besides what is watched: to *interrupt* it is to ring it.
     pub(super) bell: CancelWord,
     pub(super) list: Mutex<List>,
 }
@@ -80,9 +80,9 @@ impl Shard {
         self.ring();
     }
 
-    /// Has the thread look.
+    /// Has the thread look. What came before is seen by it then.
     pub(super) fn ring(&self) {
-        self.bell.cancel();
+        self.bell.interrupt();
     }
 }
 
@@ -91,5 +91,29 @@ impl List {
     pub(super) fn share(&self, namespaces: usize) -> usize {
         let cancellers = self.needs.len().saturating_sub(namespaces);
         (MOST_WORDS - 1).saturating_sub(cancellers) / namespaces.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shm_state::{Deadline, Sleep};
+
+    use super::*;
+
+    /// The bell was a flag that the thread took down and then noted. If somebody rang in between, the next ring found the
+    /// flag up and changed nothing, and the thread slept on it until it looked for itself, after a second.
+    #[test]
+    fn a_ring_is_heard_though_another_came_before_the_bell_was_noted() {
+        let shard = Shard::default();
+        shard.ring();
+        let bell = shard.bell.watch();
+        shard.ring();
+        let mut sleep = Sleep::new();
+        sleep.add_word(&bell);
+        let hang = Deadline::after(Duration::from_secs(10));
+        sleep.until(hang);
+        assert!(!hang.passed());
     }
 }
