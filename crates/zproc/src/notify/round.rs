@@ -103,7 +103,8 @@ impl Round {
             }
         }
         let Outcome { wakers, until, .. } = outcome;
-        // An executor or a listener to events that panics is not to take the others' news with it; it has told about the panic.
+        // An executor or a listener to events that panics is not to take the others' news with it; it has told about
+        // the panic.
         for waker in wakers {
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
