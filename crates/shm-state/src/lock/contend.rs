@@ -42,10 +42,10 @@ const NEXT_SLICE: Duration = Duration::from_millis(1);
 const LONGEST_SLICE: Duration = Duration::from_millis(100);
 /// The slice of a test that looks for lost wake-ups.
 const FOR_EVER: Duration = Duration::from_secs(600);
-/// Pauses before the first sleep: some 10 µs, a fraction of what a sleep costs both sides. None in models: a look more or
-/// less changes nothing that they look for.
+/// Pauses before a sleep: 10 to 50 µs, as long as the processor makes them, about what a sleep costs both sides. None in
+/// models: a look more or less changes nothing that they look for.
 const PAUSES: u32 = if cfg!(all(loom, test)) { 0 } else { 1000 };
-/// The most between two looks at an owned lock: 1 to 2 µs. Two threads in tight loops would otherwise hand the lock, and
+/// The most between two looks at an owned lock: 2 to 6 µs. Two threads in tight loops would otherwise hand the lock, and
 /// every cache line behind it, to and fro at each commit, which takes several times as long as the commit itself.
 const LONGEST_PAUSE: u32 = 128;
 
