@@ -95,6 +95,24 @@ impl CancelWord {
         self.change(true);
     }
 
+    /// Ends the waits that are under way with this word, and none that begin later: a cancel and a reset in one.
+    ///
+    /// May be called in a signal handler, as [`CancelWord::cancel`].
+    ///
+    /// ```
+    /// use shm_state::CancelWord;
+    ///
+    /// let word = CancelWord::new();
+    /// let before = word.watch();
+    /// word.pulse();
+    /// assert!(before.is_cancelled() && !word.watch().is_cancelled());
+    /// ```
+    pub fn pulse(&self) {
+        // Two steps in one, so that the word says what it said before. Release: as in `cancel`.
+        self.0.fetch_add(2, Ordering::Release);
+        sys::keeping_errno(|| self.0.wake(u32::MAX, ANY));
+    }
+
     /// Adds one if the word is odd, or if it is even.
     fn change(&self, odd: bool) {
         let mut seen = self.0.load(Ordering::Relaxed);
