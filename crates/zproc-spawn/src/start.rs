@@ -112,3 +112,14 @@ pub fn name() -> String {
     let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
     name.trim_end().to_owned()
 }
+
+/// A copy of the descriptor that tells this process what to do, if it is a child that has not taken it.
+///
+/// # Errors
+/// Those of the system.
+pub fn pending_job() -> io::Result<Option<OwnedFd>> {
+    let Some(marker) = marker() else { return Ok(None) };
+    let path = format!("/proc/self/fd/{}", marker.job);
+    let file = std::fs::File::options().read(true).write(true).open(path)?;
+    Ok(Some(file.into()))
+}

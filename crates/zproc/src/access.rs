@@ -12,6 +12,7 @@ use std::time::Duration;
 use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
 
 use crate::error::{Error, Result};
+use crate::signals::{self, Signals};
 use crate::snapshot::Snapshot;
 
 thread_local! {
@@ -81,6 +82,9 @@ impl Shared {
         &self.closed
     }
 }
+
+/// How long a wait for the lock goes on before it looks for signals.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What no mark ever holds.
 const UNUSABLE: u64 = u64::MAX;
@@ -164,7 +168,7 @@ impl Access {
     pub(crate) fn begin(&self) -> Result<shm_state::Transaction<'_>> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        Ok(namespace.begin(self.deadline())?)
+        self.locked(|deadline| namespace.begin(deadline))
     }
 
     /// Until when to wait for the writer lock.
@@ -179,9 +183,33 @@ impl Access {
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        self.shared
-            .note_own(namespace.put(key, place, tag, bytes, self.deadline())?);
+        let seq = self.locked(|deadline| namespace.put(key, place, tag, bytes, deadline))?;
+        self.shared.note_own(seq);
         Ok(())
+    }
+
+    /// What `f` does with the writer lock, for which it waits until a deadline.
+    #[inline(always)]
+    fn locked<T>(&self, f: impl Fn(Deadline) -> shm_state::Result<T>) -> Result<T> {
+        if signals::is_active() {
+            self.locked_beside_signals(&f)
+        } else {
+            Ok(f(self.deadline())?)
+        }
+    }
+
+    /// As [`Access::locked`], and ended by a signal that is an event. The waits of the lock know nothing of signals, so it
+    /// waits a little and looks for them in between.
+    #[cold]
+    #[inline(never)]
+    fn locked_beside_signals<T>(&self, f: &dyn Fn(Deadline) -> shm_state::Result<T>) -> Result<T> {
+        let deadline = self.deadline();
+        loop {
+            match f(deadline.sooner_of(BETWEEN_LOOKS)) {
+                Err(shm_state::Error::LockTimeout { .. }) if !deadline.passed() => Signals::default().check()?,
+                result => return Ok(result?),
+            }
+        }
     }
 
     /// Makes one commit of what `f` does.

@@ -166,15 +166,20 @@ mod access;
 mod address;
 mod canceller;
 mod codec;
+mod context;
 mod doctor;
 mod dump;
 mod error;
 mod handle;
 pub mod key;
 mod notify;
+mod origin;
 mod os;
+mod process;
+mod remote;
 #[cfg(any(doc, doctest))]
 pub mod semantics;
+pub mod signals;
 mod snapshot;
 mod state;
 mod transaction;
@@ -184,11 +189,19 @@ mod view;
 mod watch;
 
 pub use canceller::Canceller;
+pub use context::{Context, ContextBuilder, Factory, TargetList};
 pub use doctor::{Diagnosis, Finding, Severity, doctor};
 pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
+#[doc(hidden)]
+pub use process::init_before_main as __init_before_main;
+pub use process::{
+    AnyProcess, Arguments, Backend, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings, Retry,
+    Returned, Target, WithContext, WithNothing, WithState, exit, init,
+};
+pub use remote::RemoteError;
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its
 /// traits with `#[rkyv(crate = zproc::rkyv)]`.
 pub use rkyv;
@@ -196,6 +209,7 @@ pub use shm_state::{
     Backing, Leftovers, Life, LockHolder, LockStatus, NamespaceStats, NamespaceStatus, Participant, PinInfo, Reaped,
     Report, Stats, Status, Strategy as WaitStrategy, WatcherInfo,
 };
+pub use signals::{restore_signal, signal_to_error};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;
