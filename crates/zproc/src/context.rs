@@ -5,6 +5,7 @@
 
 mod builder;
 mod factory;
+mod handler;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use crate::process::{AnyProcess, Launch, ProcessBuilder, ProcessSettings, Return
 use crate::state::State;
 pub use builder::ContextBuilder;
 pub use factory::{Factory, TargetList};
+pub use handler::{Handled, Handler, HandlerBuilder};
 
 /// A state, and the processes that share it.
 ///

@@ -189,7 +189,7 @@ mod view;
 mod watch;
 
 pub use canceller::Canceller;
-pub use context::{Context, ContextBuilder, Factory, TargetList};
+pub use context::{Context, ContextBuilder, Factory, Handled, Handler, HandlerBuilder, TargetList};
 pub use doctor::{Diagnosis, Finding, Severity, doctor};
 pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};

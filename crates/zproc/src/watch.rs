@@ -18,6 +18,7 @@ mod condition;
 mod feed;
 mod scout;
 mod select;
+mod standing;
 #[cfg(feature = "tokio")]
 mod stream;
 mod subject;
@@ -45,6 +46,7 @@ pub use condition::Verdict;
 pub use feed::EventFeed;
 pub(crate) use scout::Scout;
 pub use select::{Ready, Select};
+pub(crate) use standing::Standing;
 #[cfg(feature = "tokio")]
 pub use stream::UpdateStream;
 use subject::Subject;
