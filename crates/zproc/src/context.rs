@@ -15,6 +15,7 @@ use shm_state::Deadline;
 
 use crate::access::check_not_in_atomic;
 use crate::error::Result;
+use crate::map::{Tasks, Workers};
 use crate::process::{AnyProcess, Launch, ProcessBuilder, ProcessSettings, Returned, Supervised, Target, check_init};
 use crate::state::State;
 pub use builder::ContextBuilder;
@@ -58,6 +59,8 @@ pub struct Context {
     wait: bool,
     cleanup: bool,
     processes: Mutex<Vec<Arc<Supervised>>>,
+    workers: Arc<Workers>,
+    tasks: Tasks,
 }
 
 impl Context {
@@ -317,6 +320,14 @@ impl Context {
         Arc::clone(&self.base)
     }
 
+    pub(crate) fn worker_pool(&self) -> &Arc<Workers> {
+        &self.workers
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// Settings for a process, with what the context has for all.
     pub(crate) fn with_defaults(&self, settings: ProcessSettings) -> Result<ProcessSettings> {
         let settings = settings.or(&self.defaults);
@@ -345,12 +356,14 @@ impl Context {
                 process.wait(Deadline::never(), true)?;
             }
         }
+        self.tasks.clear();
+        let ended = self.workers.close();
         if self.cleanup {
             stop_all(&all)?;
         } else {
             all.iter().for_each(Supervised::let_go);
         }
-        Ok(())
+        ended
     }
 }
 

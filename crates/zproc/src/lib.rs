@@ -172,6 +172,7 @@ mod dump;
 mod error;
 mod handle;
 pub mod key;
+mod map;
 mod notify;
 mod origin;
 mod os;
@@ -195,6 +196,7 @@ pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
+pub use map::{MapBuilder, MapResults, MapTarget, Progress, Task, TaskResults};
 #[doc(hidden)]
 pub use process::init_before_main as __init_before_main;
 pub use process::{

@@ -34,7 +34,7 @@ pub(crate) use settings::{Restart, settings};
 use supervised::Ended;
 pub(crate) use supervised::Supervised;
 pub use target::{Arguments, Fallible, Given, Missing, Plain, Target, WithContext, WithNothing, WithState};
-pub(crate) use target::{Call, RunTarget, Targets, carry, from_bytes, to_bytes};
+pub(crate) use target::{Call, Targets, carry, from_bytes, to_bytes};
 
 /// A process that runs a function, which returns a `T`.
 ///

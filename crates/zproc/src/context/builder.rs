@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Context;
 use crate::error::Result;
+use crate::map::{Tasks, Workers};
 use crate::process::{ProcessSettings, check_init};
 use crate::state::{Builder, State};
 
@@ -191,8 +192,11 @@ impl ContextBuilder {
             Source::State(state) if self.namespace.is_none() => *state,
             Source::State(state) => named(state.fork()).open()?,
         };
+        let base = Arc::new(state.clone());
         Ok(Context {
-            base: Arc::new(state.clone()),
+            workers: Workers::new(Arc::clone(&base), self.defaults.clone()),
+            tasks: Tasks::new(),
+            base,
             state,
             defaults: self.defaults,
             wait: self.wait,

@@ -60,7 +60,7 @@ enum Phase {
 }
 
 /// One run of a child.
-struct Run {
+pub(crate) struct Run {
     child: Child,
     job: Job,
     restarts: u32,
@@ -332,6 +332,14 @@ impl Supervised {
         }
     }
 
+    /// A descriptor that is readable once the child has ended.
+    pub(crate) fn running(&self) -> Option<Arc<Run>> {
+        match &*self.phase() {
+            Phase::Running(run) => Some(Arc::clone(run)),
+            _ => None,
+        }
+    }
+
     /// Whether those who wait move it on, or a keeper does.
     fn is_mine_to_settle(&self) -> bool {
         self.end.is_none()
@@ -446,6 +454,12 @@ impl Supervised {
             let this = Arc::clone(self);
             let _ = os::quiet_thread("zproc-reaper", move || drop(this.wait(Deadline::never(), false)));
         }
+    }
+}
+
+impl AsFd for Run {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
     }
 }
 
