@@ -14,6 +14,8 @@
 //! **Signals** are blocked on the thread that clones, so no handler of this process runs in the child, which shares its
 //! memory. The child sets handlers back to their defaults, SIGPIPE too, and then unblocks all.
 //!
+//! **CPUs**: a child may run where the thread may that asks for it.
+//!
 //! **One thread** of the process starts all children and lives as long as the process: `PR_SET_PDEATHSIG` fires when the
 //! *thread* that made the child ends.
 
@@ -58,6 +60,7 @@ pub fn spawn(order: &Order<'_>) -> io::Result<Child> {
     let (answer, answered) = mpsc::channel();
     let keep = order.keep.iter().chain([&order.job]).map(AsRawFd::as_raw_fd).collect();
     let mut request = Request {
+        cpus: cpus(),
         keep,
         job: order.job.as_raw_fd(),
         tie: None,
@@ -78,6 +81,15 @@ pub fn spawn(order: &Order<'_>) -> io::Result<Child> {
     answered.recv().map_err(io::Error::other)?
 }
 
+/// The CPUs on which this thread may run; none on a machine with more than a set can hold.
+fn cpus() -> Option<libc::cpu_set_t> {
+    // SAFETY: plain data, for which zeros are valid.
+    let mut cpus = unsafe { std::mem::zeroed::<libc::cpu_set_t>() };
+    // SAFETY: writes a set of the size that is told.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut cpus) };
+    (result == 0).then_some(cpus)
+}
+
 /// What a process needs to start children. A forked process makes its own.
 struct Home {
     requests: mpsc::Sender<Request>,
@@ -87,6 +99,8 @@ struct Home {
 static HOME: PerProcess<Mutex<Option<Home>>> = PerProcess::new();
 
 struct Request {
+    /// Where the thread that asks may run: its child may run there, too.
+    cpus: Option<libc::cpu_set_t>,
     keep: Vec<RawFd>,
     job: RawFd,
     tie: Option<RawFd>,
@@ -117,6 +131,7 @@ pub fn quiet_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
 
 /// What the child finds in its parent's memory.
 struct Plan {
+    cpus: Option<libc::cpu_set_t>,
     keep: Vec<RawFd>,
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
@@ -143,6 +158,7 @@ fn start(request: &Request) -> io::Result<Child> {
     let mut keep = request.keep.clone();
     keep.extend(request.tie);
     let plan = Plan {
+        cpus: request.cpus,
         keep,
         arguments: pointers(&arguments),
         environment: pointers(&environment),
@@ -205,6 +221,10 @@ extern "C" fn in_child(plan: *mut c_void) -> c_int {
             // The parent ended before that.
             leave();
         }
+    }
+    if let Some(cpus) = &plan.cpus {
+        // SAFETY: reads a set of the size that is told. If it fails, the child runs where the spawning thread may.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), cpus) };
     }
     for fd in &plan.keep {
         // SAFETY: takes integers; the table of descriptors is this child's own.
