@@ -91,13 +91,7 @@ where
     }
 }
 
-impl<'c, 'p, F, M, I, A> MapBuilder<'c, 'p, F, M, I, A>
-where
-    M: 'static,
-    I: Iterator<Item: Serialize + DeserializeOwned + 'static>,
-    F: MapTarget<M, I::Item>,
-    A: Arguments<F::Args>,
-{
+impl<'c, 'p, F, M, I, A> MapBuilder<'c, 'p, F, M, I, A> {
     /// How many workers there are to be: one for each CPU if it is not set. Workers of earlier maps are used again; further
     /// ones are started, and unused ones end, unless another map still needs them.
     ///
@@ -161,7 +155,15 @@ where
             marker: PhantomData,
         }
     }
+}
 
+impl<'p, F, M, I, A> MapBuilder<'_, 'p, F, M, I, A>
+where
+    M: 'static,
+    I: Iterator<Item: Serialize + DeserializeOwned + 'static>,
+    F: MapTarget<M, I::Item>,
+    A: Arguments<F::Args>,
+{
     /// Starts the work. Items are taken from the iterator as far ahead of the results as keeps the workers busy: by this
     /// call, and then whenever a result is asked for.
     ///

@@ -172,7 +172,7 @@ impl<'c, L: TargetList<M>, M: 'static> Factory<'c, L, M> {
     }
 }
 
-impl<L: TargetList<M>, M: 'static, A: Arguments<L::Args>> Factory<'_, L, M, A> {
+impl<L: TargetList<M>, M: 'static, A> Factory<'_, L, M, A> {
     settings!();
 
     /// How many processes each target gets: 1 if it is not set.
@@ -212,7 +212,9 @@ impl<L: TargetList<M>, M: 'static, A: Arguments<L::Args>> Factory<'_, L, M, A> {
     fn settings_mut(&mut self) -> &mut ProcessSettings {
         &mut self.settings
     }
+}
 
+impl<L: TargetList<M>, M: 'static, A: Arguments<L::Args>> Factory<'_, L, M, A> {
     /// Starts them all, in order.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ impl<'c, H: Handler<M>, M: 'static> HandlerBuilder<'c, H, M> {
     }
 }
 
-impl<H: Handler<M>, M: 'static, A: Arguments<H::Args>> HandlerBuilder<'_, H, M, A> {
+impl<H: Handler<M>, M: 'static, A> HandlerBuilder<'_, H, M, A> {
     settings!();
 
     fn settings_mut(&mut self) -> &mut ProcessSettings {
@@ -258,7 +258,9 @@ impl<H: Handler<M>, M: 'static, A: Arguments<H::Args>> HandlerBuilder<'_, H, M, 
         }
         self
     }
+}
 
+impl<H: Handler<M>, M: 'static, A: Arguments<H::Args>> HandlerBuilder<'_, H, M, A> {
     /// Starts the process. It misses nothing that happens after this call has returned. It ends with the first error of the
     /// handler, or when it is stopped.
     ///

@@ -144,7 +144,7 @@ impl<'c, F: Target<M>, M: 'static> ProcessBuilder<'c, F, M> {
     }
 }
 
-impl<F: Target<M>, M: 'static, A: Arguments<F::Args>> ProcessBuilder<'_, F, M, A> {
+impl<F: Target<M>, M: 'static, A> ProcessBuilder<'_, F, M, A> {
     settings!();
 
     /// Arguments that the target gets instead when it is run again after a failure.
@@ -170,7 +170,9 @@ impl<F: Target<M>, M: 'static, A: Arguments<F::Args>> ProcessBuilder<'_, F, M, A
     fn settings_mut(&mut self) -> &mut ProcessSettings {
         &mut self.settings
     }
+}
 
+impl<F: Target<M>, M: 'static, A: Arguments<F::Args>> ProcessBuilder<'_, F, M, A> {
     /// Starts the process. Its state watches from this moment on, so it misses nothing that happens until it runs.
     ///
     /// # Errors
