@@ -27,7 +27,11 @@ fn main() -> Result<()> {
     zproc::init();
     let named: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let own = std::env::temp_dir().join(format!("zproc-downloader-{}", std::process::id()));
-    let pages = if named.is_empty() { write_pages(&own).map_err(Error::other)? } else { named };
+    let pages = if named.is_empty() {
+        write_pages(&own).map_err(Error::other)?
+    } else {
+        named
+    };
     let result = download(&pages);
     if own.exists() {
         std::fs::remove_dir_all(&own).map_err(Error::other)?;
@@ -60,7 +64,11 @@ fn download(pages: &[PathBuf]) -> Result<()> {
         }
     }
     bar.finish();
-    println!("{words} words in {} pages, {failed} failed, by {} workers", pages.len() - failed, ctx.workers().len());
+    println!(
+        "{words} words in {} pages, {failed} failed, by {} workers",
+        pages.len() - failed,
+        ctx.workers().len()
+    );
     Ok(())
 }
 

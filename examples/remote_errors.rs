@@ -4,7 +4,6 @@
 //! cargo run --example remote_errors
 //! ```
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use zproc::{Context, Error, Process, Result, State};
@@ -19,7 +18,10 @@ fn panics(state: State) -> Result<u32> {
 }
 
 fn gives_up(state: State) -> Result<u32> {
-    state.watch().timeout(Duration::from_millis(10)).get_when_available("cookies")?;
+    state
+        .watch()
+        .timeout(Duration::from_millis(10))
+        .get_when_available("cookies")?;
     Ok(0)
 }
 
@@ -28,9 +30,9 @@ fn is_killed(_: State) -> Result<u32> {
 }
 
 fn main() -> Result<()> {
-    zproc::init();
-    // Panics are told by their children, too.
+    // Before init, so that the children have it, too: what they tell is enough.
     std::panic::set_hook(Box::new(|_| {}));
+    zproc::init();
     let ctx = Context::new()?;
     let all = ctx.process_factory([misreads, panics, gives_up, is_killed]).start()?;
     for process in &all {
@@ -42,15 +44,14 @@ fn main() -> Result<()> {
 fn tell(process: &Process<u32>) {
     match process.wait() {
         Ok(value) => println!("a value: {value}"),
-        Err(error @ Error::ProcessWait { .. }) => {
-            let Error::ProcessWait { exit_code, source, .. } = &error else { return };
+        Err(Error::ProcessWait { exit_code, source, .. }) => {
             println!("exit code {exit_code}");
             if let Some(source) = source {
                 println!("  type     {}", source.type_name());
                 println!("  message  {}", source.message());
                 println!("  place    {}", source.location().unwrap_or("not known"));
+                source.chain().for_each(|cause| println!("  because  {cause}"));
             }
-            println!("  causes   {}", std::iter::successors(error.source(), |error| error.source()).count());
         }
         Err(error) => println!("it could not be waited for: {error}"),
     }

@@ -127,8 +127,14 @@ fn cookie_eater_eats_what_is_baked() {
 #[test]
 fn nested_processes_end_with_the_eldest() {
     let lines = run("nested_processes");
-    let pids: Vec<u32> = lines[..5].iter().map(|line| line.rsplit(' ').next().unwrap_or_default().parse().unwrap()).collect();
-    assert_eq!(lines[5..], ["the eldest ended with exit code -15, and the others with it"]);
+    let pids: Vec<u32> = lines[..5]
+        .iter()
+        .map(|line| line.rsplit(' ').next().unwrap_or_default().parse().unwrap())
+        .collect();
+    assert_eq!(
+        lines[5..],
+        ["the eldest ended with exit code -15, and the others with it"]
+    );
     let start = std::time::Instant::now();
     for pid in pids {
         // One that ended without being waited for yet is a zombie, which has no memory.
@@ -146,7 +152,10 @@ fn nested_processes_end_with_the_eldest() {
 #[test]
 fn remote_errors_tell_what_went_wrong_where() {
     let lines = run("remote_errors");
-    let places = lines.iter().filter(|line| line.contains("place    examples/remote_errors.rs:")).count();
+    let places = lines
+        .iter()
+        .filter(|line| line.contains("place    examples/remote_errors.rs:"))
+        .count();
     assert_eq!(places, 2, "{lines:#?}");
     for expected in [
         "  type     core::num::error::ParseIntError",
@@ -168,7 +177,11 @@ fn downloader_tells_of_each_page_in_order() {
     assert_eq!(lines.len(), 41, "{lines:#?}");
     let words = |n: u32| only_number(&lines, &format!("Page {n}:"), "words");
     assert!((0..40).filter(|n| *n != 20).all(|n| words(n) == n + 2), "{lines:#?}");
-    assert!(lines[20].contains("page-20") && lines[20].contains("No such file"), "{}", lines[20]);
+    assert!(
+        lines[20].contains("page-20") && lines[20].contains("No such file"),
+        "{}",
+        lines[20]
+    );
     assert!(lines[19].starts_with("Page 19:") && lines[21].starts_with("Page 21:"));
     assert_eq!(lines[40], "838 words in 39 pages, 1 failed, by 4 workers");
 }

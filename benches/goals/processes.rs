@@ -73,7 +73,10 @@ fn start(bench: &Bench) -> Measured {
         };
         let reference = |_| {
             let before = now_ns();
-            let output = Command::new("/proc/self/exe").arg(STAMP).output().expect("a process can be started");
+            let output = Command::new("/proc/self/exe")
+                .arg(STAMP)
+                .output()
+                .expect("a process can be started");
             let told = String::from_utf8(output.stdout).expect("a number");
             (told.trim().parse::<u64>().expect("a number") - before) as f64
         };
@@ -108,7 +111,11 @@ fn trivial_items(bench: &Bench) -> Measured {
     on_all_cpus(bench, || {
         let ours = |_| {
             let start = Instant::now();
-            let mut results = ctx.process_map(successor, 0..ITEMS).count(2).start().expect("workers can be started");
+            let mut results = ctx
+                .process_map(successor, 0..ITEMS)
+                .count(2)
+                .start()
+                .expect("workers can be started");
             let ns = sum_of(&mut results.by_ref().map(|result| result.expect("it cannot fail")));
             ns.max(start.elapsed().as_nanos() as f64 / ITEMS as f64)
         };
@@ -128,7 +135,11 @@ fn items_of_20_us(bench: &Bench) -> Measured {
         let ours = || {
             cpu::pin(&[bench.own_cpu(), bench.other_cpu()]);
             let start = Instant::now();
-            let results = ctx.process_map(work, 0..ITEMS).count(2).start().expect("workers can be started");
+            let results = ctx
+                .process_map(work, 0..ITEMS)
+                .count(2)
+                .start()
+                .expect("workers can be started");
             assert_eq!(results.count() as u64, ITEMS);
             let rate = ITEMS as f64 / start.elapsed().as_secs_f64();
             cpu::pin(&[bench.own_cpu()]);

@@ -226,8 +226,8 @@ impl Context {
     /// ```
     pub fn start_all(&self) -> Result<()> {
         let waiting = self.processes();
-        let waiting = waiting.iter().filter(|process| !process.supervised().is_started());
-        waiting.map(|process| process.start().map(drop)).collect()
+        let mut waiting = waiting.iter().filter(|process| !process.supervised().is_started());
+        waiting.try_for_each(|process| process.start().map(drop))
     }
 
     /// Stops all processes, each as [`Process::stop`](crate::Process::stop) does, and all at once. Returns their exit

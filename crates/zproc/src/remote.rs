@@ -66,7 +66,7 @@ impl RemoteError {
             _ => None,
         };
         let (type_name, location, backtrace) = match origin {
-            Some(origin) => (origin.type_name.to_owned(), Some(origin.location), origin.backtrace),
+            Some(origin) => (origin.type_name.to_owned(), origin.location, origin.backtrace),
             None => (variant(error), None, None),
         };
         Self {
@@ -159,7 +159,8 @@ impl RemoteError {
         std::iter::successors(self.chain.as_deref(), |link| link.next.as_deref()).map(|link| link.message.as_str())
     }
 
-    /// Where the error was made by [`Error::other`], or where the panic began: file, line and column.
+    /// Where the error was made by [`Error::other`], or where the panic began: file, line and column. `None` for errors of
+    /// this crate, and if it is not known.
     ///
     /// ```
     /// use zproc::{Context, Error, Result};

@@ -25,14 +25,24 @@ fn a_factory_makes_so_many_of_each() {
     let all = ctx.process_factory([double, square]).count(2).args(5).start().unwrap();
     let values: Vec<u32> = all.iter().map(|process| process.wait().unwrap()).collect();
     assert_eq!(values, [10, 10, 25, 25]);
-    let mixed = (double, |_: State, n: u32| n + 1, |_: Context, n: u32| -> Result<u32> { Ok(n + 2) });
+    let mixed = (
+        double,
+        |_: State, n: u32| n + 1,
+        |_: Context, n: u32| -> Result<u32> { Ok(n + 2) },
+    );
     let all = ctx.process_factory(mixed).args(1).deferred().unwrap();
     ctx.start_all().unwrap();
     let values: Vec<u32> = all.iter().map(|process| process.wait().unwrap()).collect();
     assert_eq!(values, [2, 2, 3]);
     assert_eq!(ctx.processes().len(), 7);
     let retried = ctx.process_factory(vec![|n: u32| if n == 0 { Err(Error::Timeout) } else { Ok(n) }]);
-    let retried = retried.args(0).retry_args(4).retry_for_any().retry_delay(Duration::ZERO).start().unwrap();
+    let retried = retried
+        .args(0)
+        .retry_args(4)
+        .retry_for_any()
+        .retry_delay(Duration::ZERO)
+        .start()
+        .unwrap();
     assert_eq!(retried[0].wait().unwrap(), 4);
 }
 
@@ -45,7 +55,11 @@ fn wait_all_returns_the_values_in_order_and_has_one_timeout_for_all() {
     });
     first.start().unwrap();
     ctx.process(|| 2u64).start().unwrap();
-    ctx.process_map(|n: u64| n, 0..10).count(1).start().unwrap().for_each(drop);
+    ctx.process_map(|n: u64| n, 0..10)
+        .count(1)
+        .start()
+        .unwrap()
+        .for_each(drop);
     let start = Instant::now();
     assert!(matches!(ctx.wait_all(Duration::from_millis(50)), Err(Error::Timeout)));
     let safe = ctx.wait_all_safe(Duration::from_millis(20));
@@ -65,10 +79,20 @@ fn errors_stand_in_the_place_of_their_processes() {
     ctx.process(|| -> u8 { zproc::exit(3) }).start().unwrap();
     ctx.process(|| Err::<u8, _>(Error::other("no"))).start().unwrap();
     ctx.process(|| 4u8).deferred().unwrap();
-    assert!(matches!(ctx.wait_all(None), Err(Error::ProcessWait { exit_code: 3, .. })));
+    assert!(matches!(
+        ctx.wait_all(None),
+        Err(Error::ProcessWait { exit_code: 3, .. })
+    ));
     let safe = ctx.wait_all_safe(None);
     assert!(safe[0].is_ok());
-    assert!(matches!(safe[1], Err(Error::ProcessWait { exit_code: 3, source: None, .. })));
+    assert!(matches!(
+        safe[1],
+        Err(Error::ProcessWait {
+            exit_code: 3,
+            source: None,
+            ..
+        })
+    ));
     assert!(matches!(&safe[2], Err(Error::ProcessWait { source: Some(source), .. }) if source.message() == "no"));
     assert!(matches!(safe[3], Err(Error::Process { .. })), "it was not started");
 }
@@ -96,7 +120,11 @@ fn stop_all_returns_exit_codes_in_order_and_takes_one_grace() {
         }
     };
     for n in 0..4 {
-        ctx.process(stubborn).args(n).stop_grace(Duration::from_millis(300)).start().unwrap();
+        ctx.process(stubborn)
+            .args(n)
+            .stop_grace(Duration::from_millis(300))
+            .start()
+            .unwrap();
     }
     ctx.state().get_when(|now| now.len().map(|len| len == 4)).unwrap();
     ctx.process(sleep).start().unwrap();
@@ -133,8 +161,13 @@ fn threads_may_share_a_context() {
             let ctx = &ctx;
             scope.spawn(move || {
                 assert_eq!(ctx.process(double).args(n).start().unwrap().wait().unwrap(), 2 * n);
-                let squares: Vec<u32> =
-                    ctx.process_map(square, 0..500).count(2).start().unwrap().map(Result::unwrap).collect();
+                let squares: Vec<u32> = ctx
+                    .process_map(square, 0..500)
+                    .count(2)
+                    .start()
+                    .unwrap()
+                    .map(Result::unwrap)
+                    .collect();
                 assert_eq!(squares.len(), 500);
             });
         }

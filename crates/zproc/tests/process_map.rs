@@ -246,10 +246,10 @@ fn several_maps_share_the_workers_and_none_is_in_the_way_of_another() {
 #[test]
 fn workers_are_used_again_and_those_too_many_end() {
     let ctx = Context::new().unwrap();
-    let mut pids = |count: usize, new: bool| {
+    let pids = |count: usize, new: bool| {
         let map = ctx.process_map(|_: u32| std::process::id(), 0..50).count(count);
         let map = if new { map.new_workers() } else { map };
-        map.start().unwrap().for_each(|pid| drop(pid.unwrap()));
+        map.start().unwrap().for_each(|pid| assert!(pid.is_ok()));
         let mut pids: Vec<u32> = ctx.workers().iter().filter_map(|worker| worker.pid()).collect();
         pids.sort_unstable();
         pids

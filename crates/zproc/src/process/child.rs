@@ -104,6 +104,7 @@ pub fn init_before_main() {
 ///     assert_eq!(ctx.process(|| 5).start().unwrap().wait().unwrap(), 5);
 /// }
 /// ```
+#[allow(clippy::test_attr_in_doctest, reason = "that is where it is used")]
 #[macro_export]
 macro_rules! init_tests {
     () => {
