@@ -1,7 +1,7 @@
 //! What another process is to run: a function of a type that both know, found by its place.
 //!
 //! [`locate`] is given a target `F`, which has no size (a function, or a closure that captures nothing) or is a plain
-//! function pointer. The compiler makes one [`Entry`] for each target and way to run it ([`Run`]): a constant with a mark,
+//! function pointer. The compiler makes one `Entry` for each target and way to run it ([`Run`]): a constant with a mark,
 //! the [`Kind`], and the address of a function that conjures the target up and runs it. [`find`] turns the place of the
 //! entry back into the entry, in another process of the same build.
 //!

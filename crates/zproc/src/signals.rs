@@ -1,9 +1,16 @@
-//! Signals that end blocking calls.
+//! Numbers of signals, for [`signal_to_error`], [`Retry::signal`](crate::Retry::signal) and
+//! [`restart_for`](crate::ProcessBuilder::restart_for). Any other number of the system's may be used, too.
 //!
-//! The counters and the handler are those of `zproc_spawn::signal`, whose header has the argument why no signal is missed.
-//! A wait keeps a [`Signals`]: it looks for signals that came already, and gives the kernel the word that the next one
-//! moves. While no signal is an event ([`signal_to_error`]), neither costs more than a look at a flag, and waits stay what
-//! they are without.
+//! ```
+//! use zproc::signals::SIGTERM;
+//!
+//! zproc::signal_to_error(SIGTERM)?;
+//! # Ok::<(), zproc::Error>(())
+//! ```
+
+// The counters and the handler are those of `zproc_spawn::signal`, whose header has the argument why no signal is missed.
+// A wait keeps a `Signals`: it looks for signals that came already, and gives the kernel the word that the next one moves.
+// While no signal is an event, neither costs more than a look at a flag, and waits stay what they are without.
 
 use shm_state::Watched;
 use zproc_spawn::signal;
