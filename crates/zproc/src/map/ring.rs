@@ -417,36 +417,49 @@ impl Ring {
         compiler_fence(Ordering::SeqCst);
     }
 
-    /// Writes the result of an item at `at`; returns where the next one goes.
+    /// Writes the result of item `item` of `count` at `at`: the first `length` of `bytes`. Returns where the next one goes.
     #[inline]
     pub(super) fn finish(
         &self,
         slot: usize,
-        item: u32,
-        count: u32,
+        (item, count): (u32, u32),
         at: usize,
         status: u32,
         bytes: &[u8],
+        length: usize,
     ) -> io::Result<usize> {
         // Those to come need room for a place each.
         let reserved = LARGE * (count - item - 1) as usize;
         let end = Self::table(slot) + OUTPUT;
-        let next = if at + bytes.len() + reserved <= end {
-            self.memory.write(at, bytes);
-            self.entry(slot, item)
-                .store(entry(status, bytes.len()), Ordering::Relaxed);
-            at + bytes.len()
-        } else {
-            let mut place = [0; LARGE];
-            place[..8].copy_from_slice(&self.put_large(bytes)?.to_le_bytes());
-            place[8..].copy_from_slice(&((bytes.len() as u64) << STATUS_BITS | u64::from(status)).to_le_bytes());
-            self.memory.write(at, &place);
-            self.entry(slot, item).store(entry(ELSEWHERE, LARGE), Ordering::Relaxed);
-            at + LARGE
+        let next = match bytes.first_chunk::<LARGE>() {
+            // A short one is written with what is behind it, which the next one overwrites: that needs no call.
+            Some(short) if length <= LARGE && at + LARGE + reserved <= end => {
+                self.memory.write(at, short);
+                at + length
+            }
+            _ if at + length + reserved <= end => {
+                self.memory.write(at, &bytes[..length]);
+                at + length
+            }
+            _ => return self.finish_elsewhere(slot, item, at, status, &bytes[..length]),
         };
+        self.entry(slot, item).store(entry(status, length), Ordering::Relaxed);
         // Release: with the result, for the parent that finds the slot of a dead worker.
         self.slot(slot, FINISHED).store(item + 1, Ordering::Release);
         Ok(next)
+    }
+
+    /// As [`Ring::finish`], for a result for which there is no room in the slot.
+    #[cold]
+    fn finish_elsewhere(&self, slot: usize, item: u32, at: usize, status: u32, bytes: &[u8]) -> io::Result<usize> {
+        let mut place = [0; LARGE];
+        place[..8].copy_from_slice(&self.put_large(bytes)?.to_le_bytes());
+        place[8..].copy_from_slice(&((bytes.len() as u64) << STATUS_BITS | u64::from(status)).to_le_bytes());
+        self.memory.write(at, &place);
+        self.entry(slot, item).store(entry(ELSEWHERE, LARGE), Ordering::Relaxed);
+        // Release: as in `finish`.
+        self.slot(slot, FINISHED).store(item + 1, Ordering::Release);
+        Ok(at + LARGE)
     }
 
     /// Hands a slot back.

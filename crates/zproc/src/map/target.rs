@@ -141,7 +141,7 @@ impl Chunk<'_> {
     fn finish_with<R: Serialize>(&mut self, number: u32, value: &R) {
         let mut scratch = std::mem::take(&mut self.scratch);
         match encode(value, &mut scratch, 0) {
-            Ok(end) => self.finish(number, VALUE, &scratch[..end]),
+            Ok(end) => self.finish(number, VALUE, &scratch, end),
             Err(error) => self.finish_failed(number, &RemoteError::of_error(&carry::<R>("the result", &error))),
         }
         self.scratch = scratch;
@@ -150,7 +150,7 @@ impl Chunk<'_> {
     #[cold]
     fn finish_failed(&mut self, number: u32, failure: &RemoteError) {
         let bytes = to_bytes("the error of a worker", failure).unwrap_or_default();
-        self.finish(number, FAILED, &bytes);
+        self.finish(number, FAILED, &bytes, bytes.len());
     }
 
     #[cold]
@@ -165,14 +165,87 @@ impl Chunk<'_> {
 /// Writes a value to a buffer from `at` on, which grows as it has to; returns where it ends.
 #[inline]
 pub(super) fn encode<T: Serialize>(value: &T, buffer: &mut Vec<u8>, at: usize) -> Result<usize, postcard::Error> {
-    loop {
-        match postcard::to_slice(value, &mut buffer[at..]) {
-            Ok(written) => return Ok(at + written.len()),
-            Err(postcard::Error::SerializeBufferFull) => {
-                let length = (buffer.len() * 2).max(256);
-                buffer.resize(length, 0);
+    postcard::serialize_with_flavor(value, Buffer { buffer, at })
+}
+
+/// A buffer that grows, and keeps its length, so that short values are written without a call.
+struct Buffer<'b> {
+    buffer: &'b mut Vec<u8>,
+    at: usize,
+}
+
+/// The longest integer of postcard, but for those of 128 bits.
+const SHORT: usize = 10;
+
+impl Buffer<'_> {
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self, by: usize) {
+        let length = (self.buffer.len() * 2).max(self.at + by).max(256);
+        self.buffer.resize(length, 0);
+    }
+}
+
+impl postcard::ser_flavors::Flavor for Buffer<'_> {
+    type Output = usize;
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        if self.at == self.buffer.len() {
+            self.grow(1);
+        }
+        self.buffer[self.at] = byte;
+        self.at += 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        if self.buffer.len() - self.at < bytes.len().max(SHORT) {
+            self.grow(bytes.len().max(SHORT));
+        }
+        let room = &mut self.buffer[self.at..];
+        self.at += bytes.len();
+        match (room.first_chunk_mut::<SHORT>(), bytes.len()) {
+            // One by one: they were just written one by one, and reading them at once would wait for that.
+            (Some(room), ..=SHORT) => {
+                for number in 0..SHORT {
+                    if number == bytes.len() {
+                        break;
+                    }
+                    room[number] = bytes[number];
+                }
             }
-            Err(error) => return Err(error),
+            _ => room[..bytes.len()].copy_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn finalize(self) -> postcard::Result<usize> {
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_holds_what_postcard_writes_wherever_it_begins() {
+        let value = (
+            1u8,
+            -70_000i64,
+            u128::MAX,
+            "text".repeat(100),
+            vec![1u16; 300],
+            Some('x'),
+        );
+        let expected = postcard::to_stdvec(&value).unwrap();
+        for at in [0, 1, 255, 256, 257] {
+            let mut buffer = vec![7; at];
+            let end = encode(&value, &mut buffer, at).unwrap();
+            assert!(buffer[..at].iter().all(|byte| *byte == 7) && buffer[at..end] == expected[..]);
         }
     }
 }

@@ -78,8 +78,11 @@ impl<'a> Chunk<'a> {
     }
 
     #[inline]
-    pub(super) fn finish(&mut self, number: u32, status: u32, bytes: &[u8]) {
-        match self.ring.finish(self.slot, number, self.count, self.at, status, bytes) {
+    pub(super) fn finish(&mut self, number: u32, status: u32, bytes: &[u8], length: usize) {
+        match self
+            .ring
+            .finish(self.slot, (number, self.count), self.at, status, bytes, length)
+        {
             Ok(next) => self.at = next,
             Err(error) => self.broken = Some(error),
         }

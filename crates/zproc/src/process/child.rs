@@ -6,10 +6,11 @@
 //! A thread that stands for a process ([`Backend::Thread`](crate::Backend::Thread)) comes to [`run`] directly.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use zproc_spawn::{entry, start};
 
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::remote::RemoteError;
 use crate::signals;
 use crate::state::{Handover, State};
+use crate::watch::Progress;
 use crate::{origin, os};
 
 static INITIALISED: AtomicBool = AtomicBool::new(false);
@@ -161,27 +163,53 @@ struct ExitWith(i32);
 #[doc(hidden)]
 pub struct Home {
     /// Where a state begins to watch.
-    place: std::cell::RefCell<Handover>,
-    state: State,
+    place: RefCell<Handover>,
+    /// Its memory, which is opened when a state is asked for: not every target does.
+    memory: RefCell<Option<OwnedFd>>,
+    /// The first state, of which others are made.
+    state: OnceCell<State>,
     /// How far the state that was given to the target is.
-    given: RefCell<Option<std::sync::Arc<crate::watch::Progress>>>,
-    fds: Vec<std::os::fd::RawFd>,
+    given: RefCell<Option<Arc<Progress>>>,
+    fds: Vec<RawFd>,
 }
 
 impl Home {
-    pub(crate) fn new(place: Handover, state: State, fds: Vec<std::os::fd::RawFd>) -> Self {
+    /// In a child, which has inherited the memory and further descriptors.
+    fn in_child(place: Handover, memory: OwnedFd, fds: Vec<RawFd>) -> Self {
         Self {
             place: RefCell::new(place),
-            state,
+            memory: RefCell::new(Some(memory)),
+            state: OnceCell::new(),
             given: RefCell::new(None),
             fds,
         }
     }
 
+    /// In a thread of the process that has the state.
+    pub(crate) fn in_thread(place: Handover, state: State) -> Self {
+        Self {
+            place: RefCell::new(place),
+            memory: RefCell::new(None),
+            state: OnceCell::from(state),
+            given: RefCell::new(None),
+            fds: Vec::new(),
+        }
+    }
+
     /// A state for the target.
     pub(crate) fn state(&self) -> Result<State> {
-        let state = self.place.borrow().open_beside(&self.state)?;
-        *self.given.borrow_mut() = Some(std::sync::Arc::clone(state.progress()));
+        let place = self.place.borrow();
+        let first = match (self.state.get(), self.memory.borrow_mut().take()) {
+            (Some(state), _) => state,
+            (None, Some(memory)) => {
+                let state = place.open(memory)?;
+                self.state.get_or_init(|| state)
+            }
+            // It could not be opened before.
+            (None, None) => return Err(Error::Closed),
+        };
+        let state = place.open_beside(first)?;
+        *self.given.borrow_mut() = Some(Arc::clone(state.progress()));
         Ok(state)
     }
 
@@ -191,7 +219,7 @@ impl Home {
     }
 
     /// The descriptors that were left open for the target.
-    pub(crate) fn fds(&self) -> &[std::os::fd::RawFd] {
+    pub(crate) fn fds(&self) -> &[RawFd] {
         &self.fds
     }
 
@@ -204,7 +232,7 @@ impl Home {
 }
 
 /// The whole life of a child behind `init`.
-fn main(fd: std::os::fd::OwnedFd) -> ! {
+fn main(fd: OwnedFd) -> ! {
     INITIALISED.store(true, Ordering::Relaxed);
     let job = match Job::open(fd) {
         Ok(job) => JOB.get_or_init(|| job),
@@ -219,8 +247,7 @@ fn main(fd: std::os::fd::OwnedFd) -> ! {
     let done = job.order().and_then(|order| {
         start::set_name(&order.title);
         let memory = start::inherited(order.memory).map_err(|source| os::failed("inheriting the state", source))?;
-        let state = order.state.open(memory)?;
-        let home = Home::new(order.state.clone(), state, order.fds.clone());
+        let home = Home::in_child(order.state.clone(), memory, order.fds.clone());
         Ok(run(&order, &home))
     });
     let (outcome, code) = match done {

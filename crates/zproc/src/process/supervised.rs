@@ -118,11 +118,7 @@ impl Supervised {
         }
         let order = self.launch.order()?;
         if self.launch.settings.backend_or_default() == Backend::Thread {
-            let home = Home::new(
-                order.state.clone(),
-                order.state.open_beside(&self.launch.state)?,
-                Vec::new(),
-            );
+            let home = Home::in_thread(order.state.clone(), order.state.open_beside(&self.launch.state)?);
             let keeper = Arc::clone(self);
             let thread = std::thread::Builder::new().name("zproc-thread".into());
             let thread = thread.spawn(move || keeper.run_here(&order, &home));
