@@ -14,7 +14,7 @@ use std::time::Duration;
 use shm_state::Deadline;
 
 use crate::access::check_not_in_atomic;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::map::{Tasks, Workers};
 use crate::process::{AnyProcess, Launch, ProcessBuilder, ProcessSettings, Returned, Supervised, Target, check_init};
 use crate::state::State;
@@ -61,6 +61,8 @@ pub struct Context {
     processes: Mutex<Vec<Arc<Supervised>>>,
     workers: Arc<Workers>,
     tasks: Tasks,
+    /// The process that made it.
+    owner: u32,
 }
 
 impl Context {
@@ -350,6 +352,10 @@ impl Context {
     }
 
     fn end(&mut self) -> Result<()> {
+        if self.owner != std::process::id() {
+            // A fork has copied it. What it has started is the business of the process that did.
+            return Err(Error::Forked);
+        }
         let all = std::mem::take(&mut *self.list());
         if self.wait {
             for process in all.iter().filter(|process| process.is_started()) {

@@ -242,6 +242,8 @@ fn who_does_not_end_by_sigterm_is_killed_after_the_grace() {
         .start()
         .unwrap();
     kill(pid(&stopped), Signal::SIGSTOP).unwrap();
+    let stat = format!("/proc/{}/stat", pid(&stopped));
+    eventually(|| std::fs::read_to_string(&stat).unwrap().contains(") T "));
     assert_eq!(stopped.stop().unwrap(), -SIGKILL);
 }
 
@@ -476,6 +478,81 @@ fn a_grandchild_that_outlives_its_parent_delays_nothing() {
     let sleeper = child.start().unwrap().wait().unwrap();
     assert!(started.elapsed() < Duration::from_secs(25));
     kill(Pid::from_raw(sleeper as i32), Signal::SIGKILL).unwrap();
+}
+
+/// Each look at a child that was on its way to `init` once counted as a tenth of a second, however quickly they came: one
+/// that was asked for often was killed as if it had forgotten `init`.
+#[test]
+fn a_child_that_is_asked_for_often_is_not_given_up() {
+    let ctx = Context::new().unwrap();
+    for _ in 0..5 {
+        let child = ctx.process(|| 5).start().unwrap();
+        while let Err(error) = child.wait_timeout(Duration::ZERO) {
+            assert!(matches!(error, Error::Timeout), "{error}");
+        }
+        assert_eq!(child.wait().unwrap(), 5);
+    }
+}
+
+#[test]
+fn results_come_also_where_others_reap_the_children() {
+    fn parent(ctx: Context, ignored: bool) -> Result<(u32, Option<i32>, i32)> {
+        if ignored {
+            // SAFETY: ignoring a signal runs no code.
+            let result = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn) };
+            result.map_err(|errno| Error::other(std::io::Error::from(errno)))?;
+        } else {
+            std::thread::spawn(|| {
+                loop {
+                    if nix::sys::wait::wait().is_err() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            });
+        }
+        let (mut sum, mut code) = (0, None);
+        for n in 0..20 {
+            let child = ctx.process(|n: u32| n).args(n).start()?;
+            sum += child.wait()?;
+            code = child.exitcode();
+        }
+        let killed = ctx.process(|| -> () { std::process::abort() }).start()?;
+        match killed.wait() {
+            Err(Error::ProcessWait { exit_code, .. }) => Ok((sum, code, exit_code)),
+            other => Err(Error::other(format!("{other:?}"))),
+        }
+    }
+    let ctx = Context::new().unwrap();
+    for ignored in [true, false] {
+        let (sum, code, killed) = ctx.process(parent).args(ignored).start().unwrap().wait().unwrap();
+        assert_eq!((sum, code), (190, Some(0)));
+        // Before Linux 6.15 nobody tells that it was a signal.
+        assert!([-SIGABRT, 1].contains(&killed), "{killed}");
+    }
+}
+
+#[test]
+fn a_forked_copy_of_a_context_ends_nothing() {
+    fn parent(ctx: Context) -> Result<bool> {
+        let child = ctx.process(sleep).start()?;
+        let other = child.clone();
+        // SAFETY: the forked child drops a value, which makes no use of what other threads may have locked, and leaves.
+        let forked = unsafe { libc::fork() };
+        if forked == 0 {
+            let refused = matches!(other.wait_timeout(Duration::ZERO), Err(Error::Forked));
+            drop((child, other, ctx));
+            // SAFETY: ends the forked child.
+            unsafe { libc::_exit(i32::from(!refused)) };
+        }
+        let status = nix::sys::wait::waitpid(Pid::from_raw(forked), None);
+        let fine = matches!(status, Ok(nix::sys::wait::WaitStatus::Exited(_, 0)));
+        std::thread::sleep(Duration::from_millis(20));
+        let alive = child.is_alive();
+        child.stop()?;
+        Ok(fine && alive)
+    }
+    let ctx = Context::new().unwrap();
+    assert!(ctx.process(parent).start().unwrap().wait().unwrap());
 }
 
 #[test]

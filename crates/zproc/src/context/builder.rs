@@ -196,6 +196,7 @@ impl ContextBuilder {
         Ok(Context {
             workers: Workers::new(Arc::clone(&base), self.defaults.clone()),
             tasks: Tasks::new(),
+            owner: std::process::id(),
             base,
             state,
             defaults: self.defaults,

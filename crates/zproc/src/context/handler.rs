@@ -19,6 +19,11 @@ use crate::state::State;
 use crate::value::ToValue;
 use crate::watch::{Standing, Verdict};
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be called for updates",
+    note = "a handler is a function, or a closure that captures nothing, of (Snapshot<'_>, &State, then up to three arguments) \
+            that returns () or zproc::Result<()>"
+)]
 /// A function that is called for updates: of a [`Snapshot`], which is the state right after the update, a [`State`], and up
 /// to three arguments, which returns nothing or a [`Result`] of nothing.
 ///
@@ -33,11 +38,6 @@ use crate::watch::{Standing, Verdict};
 ///     if now.get::<u32>("cookies")? > Some(limit) { state.insert("too many", true) } else { Ok(()) }
 /// });
 /// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be called for updates",
-    note = "a handler is a function, or a closure that captures nothing, of (Snapshot<'_>, &State, then up to three arguments) \
-            that returns () or zproc::Result<()>"
-)]
 pub trait Handler<M>: Copy + Send + 'static {
     /// Its arguments behind snapshot and state.
     type Args: Serialize + DeserializeOwned;

@@ -13,6 +13,11 @@ use crate::process::{Attempt, Fallible, Plain, WithNothing, WithState, attempt, 
 use crate::remote::RemoteError;
 use crate::state::State;
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be run by workers on items of type `{T}`",
+    note = "it is a function, or a closure that captures nothing, of (&State or nothing, then the item, then up to three \
+            arguments), whose types implement Serialize and DeserializeOwned (String, not &str)"
+)]
 /// A function that workers can run on items of type `T`: of a `&State` or of nothing, then of the item, then of up to three
 /// arguments that are the same for all items. It captures nothing, and returns a value or a [`Result`](crate::Result).
 ///
@@ -24,11 +29,6 @@ use crate::state::State;
 /// is_target(|text: String, limit: usize| -> Result<bool> { Ok(text.len() < limit) });
 /// is_target(|state: &State, n: u64| state.insert("last", n));
 /// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be run by workers on items of type `{T}`",
-    note = "it is a function, or a closure that captures nothing, of (&State or nothing, then the item, then up to three \
-            arguments), whose types implement Serialize and DeserializeOwned (String, not &str)"
-)]
 pub trait MapTarget<M, T>: Copy + Send + 'static {
     /// The arguments that are the same for all items.
     type Args: Serialize + DeserializeOwned + Clone;

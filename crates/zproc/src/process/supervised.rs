@@ -31,14 +31,19 @@ use crate::error::{Error, Result};
 use crate::os::{self, failed};
 use crate::remote::RemoteError;
 
-/// A child that has not come to `init` after so many looks of [`LOOK`] is given up. By looks and not by the clock, so that
+/// A child that has not come to `init` after so long is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a child on its way there is looked at. Time that passes between two looks counts twice that at most, so that
 /// time in which the whole machine stands still does not count.
-const LOOKS: u32 = 50;
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a wait for another child lasts until it begins anew.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A process, shared by its handles and its context.
 pub(crate) struct Supervised {
     launch: Launch,
+    /// The process whose child it is.
+    owner: u32,
     phase: Mutex<Phase>,
     /// For the keeper, who rests between a death and a restart.
     stopping: Condvar,
@@ -65,7 +70,8 @@ pub(crate) struct Run {
     job: Job,
     restarts: u32,
     stopped: std::sync::atomic::AtomicBool,
-    looks: std::sync::atomic::AtomicU32,
+    /// When it was looked at last, and how much time has passed until then.
+    way: Mutex<(Instant, Duration)>,
 }
 
 /// How it ended.
@@ -83,6 +89,7 @@ impl Supervised {
         let end = if has_keeper { Some(os::event_fd()?) } else { None };
         Ok(Arc::new(Self {
             launch,
+            owner: std::process::id(),
             phase: Mutex::new(Phase::Deferred),
             stopping: Condvar::new(),
             end,
@@ -156,7 +163,7 @@ impl Supervised {
             job,
             restarts,
             stopped: false.into(),
-            looks: 0.into(),
+            way: Mutex::new((Instant::now(), Duration::ZERO)),
         }))
     }
 
@@ -194,7 +201,7 @@ impl Supervised {
             };
             let pidfd = run.child.pidfd.as_fd();
             // A failure would be one of the descriptor, after which there is nothing to keep.
-            let Ok(_) = os::wait_readable(&[pidfd], Deadline::after(LOOK), false) else {
+            let Ok(_) = os::wait_readable(&[pidfd], Deadline::after(run.slice()), false) else {
                 return;
             };
             run.look();
@@ -288,6 +295,9 @@ impl Supervised {
     }
 
     pub(crate) fn wait(&self, deadline: Deadline, tell_signals: bool) -> Result<Arc<Ended>> {
+        if !self.is_own() {
+            return Err(Error::Forked);
+        }
         let mut last = false;
         loop {
             let run = {
@@ -314,11 +324,7 @@ impl Supervised {
                 (None, Some(run)) => run.child.pidfd.as_fd(),
                 (None, None) => continue,
             };
-            let look = deadline.sooner_of(if run.as_ref().is_some_and(|run| run.is_beginning()) {
-                LOOK
-            } else {
-                Duration::from_secs(60)
-            });
+            let look = deadline.sooner_of(run.as_ref().map_or(LONG, |run| run.slice()));
             if !os::wait_readable(&[fd], look, tell_signals)? && deadline.passed() {
                 last = true;
             }
@@ -349,6 +355,9 @@ impl Supervised {
 
     /// The first half of [`Supervised::stop`].
     pub(crate) fn ask_to_stop(&self) {
+        if !self.is_own() {
+            return;
+        }
         let mut phase = self.phase();
         match &*phase {
             Phase::Running(run) => {
@@ -394,6 +403,11 @@ impl Supervised {
         if let Phase::Running(run) = &*self.phase() {
             let _ = exit::send(&run.child, Signal::SIGKILL);
         }
+    }
+
+    /// Whether it is a child of this process, and not of the one that this was forked from.
+    pub(crate) fn is_own(&self) -> bool {
+        self.owner == std::process::id()
     }
 
     /// How long it has to end by itself when it is stopped.
@@ -460,20 +474,27 @@ impl AsFd for Run {
 }
 
 impl Run {
-    /// Whether it may still be on its way to `init`.
-    fn is_beginning(&self) -> bool {
-        self.looks.load(std::sync::atomic::Ordering::Relaxed) < LOOKS && self.job.stage() == Stage::Started
+    /// How long to wait before the next look at it.
+    fn slice(&self) -> Duration {
+        if self.job.stage() == Stage::Started { LOOK } else { LONG }
     }
 
     /// Takes note of time that has passed, and ends a child that does not come to `init`.
     fn look(&self) {
-        if self.job.stage() != Stage::Started {
-            return;
-        }
-        let looks = self.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if looks + 1 >= LOOKS {
+        if self.job.stage() == Stage::Started && self.passed(true) >= PATIENCE {
             let _ = exit::send(&self.child, Signal::SIGKILL);
         }
+    }
+
+    /// How much time has passed, until now or until the last look.
+    fn passed(&self, until_now: bool) -> Duration {
+        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        if until_now {
+            let now = Instant::now();
+            let passed = now.duration_since(way.0).min(2 * LOOK);
+            *way = (now, way.1 + passed);
+        }
+        way.1
     }
 
     /// Why a child ended that wrote no outcome, if that is known.
@@ -484,7 +505,7 @@ impl Run {
                 Some("it came to Context::new without zproc::init(): make that the first statement of main".into())
             }
             Stage::Started if stopped => None,
-            Stage::Started if self.looks.load(std::sync::atomic::Ordering::Relaxed) >= LOOKS => Some(
+            Stage::Started if self.passed(false) >= PATIENCE => Some(
                 "it did not come to zproc::init() within 5 s, and was ended: make it the first statement of main"
                     .into(),
             ),
@@ -498,9 +519,10 @@ impl Run {
 /// A process that nobody can ask about any more does not outlive its last handle, unless it is meant to.
 impl Drop for Supervised {
     fn drop(&mut self) {
+        let is_ours = self.launch.tied && self.is_own();
         let phase = self.phase.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Phase::Running(run) = phase
-            && self.launch.tied
+            && is_ours
         {
             let _ = exit::send(&run.child, Signal::SIGKILL);
             let _ = exit::reap(&run.child);

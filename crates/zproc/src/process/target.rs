@@ -16,6 +16,14 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::state::State;
 
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the target of a process",
+    label = "not a target",
+    note = "a target is a function, or a closure that captures nothing, of (State or Context or neither, then up to four \
+            arguments)",
+    note = "its arguments and its result must implement Serialize and DeserializeOwned (String, not &str); it may return a \
+            zproc::Result of such a type"
+)]
 /// A function that a process can run.
 ///
 /// These are functions, and closures that capture nothing, that take
@@ -65,14 +73,6 @@ use crate::state::State;
 /// # Ok(())
 /// # }
 /// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be the target of a process",
-    label = "not a target",
-    note = "a target is a function, or a closure that captures nothing, of (State or Context or neither, then up to four \
-            arguments)",
-    note = "its arguments and its result must implement Serialize and DeserializeOwned (String, not &str); it may return a \
-            zproc::Result of such a type"
-)]
 pub trait Target<M>: Copy + Send + 'static {
     /// Its arguments: `()`, the only one, or a tuple of them.
     type Args: Serialize + DeserializeOwned;
@@ -259,6 +259,11 @@ pub struct Missing;
 #[derive(Clone, Copy, Debug)]
 pub struct Given<A>(pub(crate) A);
 
+#[diagnostic::on_unimplemented(
+    message = "the target takes arguments of type `{A}`, and has none",
+    label = "arguments are missing",
+    note = "give them with `.args(…)`: the only one as it is, several as a tuple"
+)]
 /// Whether all arguments are there: [`Given`], or [`Missing`] where there are none.
 ///
 /// A process is not started without its arguments:
@@ -270,11 +275,6 @@ pub struct Given<A>(pub(crate) A);
 /// # Ok(())
 /// # }
 /// ```
-#[diagnostic::on_unimplemented(
-    message = "the target takes arguments of type `{A}`, and has none",
-    label = "arguments are missing",
-    note = "give them with `.args(…)`: the only one as it is, several as a tuple"
-)]
 pub trait Arguments<A> {
     #[doc(hidden)]
     fn take(self) -> A;
