@@ -558,7 +558,7 @@ fn a_forked_copy_of_a_context_ends_nothing() {
 #[test]
 fn a_thousand_processes_lose_no_result() {
     let ctx = Context::new().unwrap();
-    for first in (0..1000u32).step_by(8) {
+    for first in (0..1000 * load()).step_by(8) {
         let all: Vec<_> = (first..first + 8)
             .map(|n| ctx.process(|n: u32| n).args(n).start().unwrap())
             .collect();
@@ -579,4 +579,12 @@ fn eventually(mut test: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "it does not happen");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// How many times as often as usual things are repeated: more in a soak.
+fn load() -> u32 {
+    std::env::var("ZPROC_LOAD")
+        .ok()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(1)
 }

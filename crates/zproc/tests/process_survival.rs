@@ -75,7 +75,7 @@ fn kill_now(pid: u32) {
 fn a_hundred_kills_of_a_parent_leave_nothing() {
     let _turn = turn();
     let ctx = Context::new().unwrap();
-    for _ in 0..100 {
+    for _ in 0..100 * load() {
         let (eldest, pids) = found(&ctx);
         kill_now(pids[0]);
         let error = eldest.wait().unwrap_err();
@@ -208,4 +208,12 @@ fn no_descriptor_is_left_here_and_none_too_many_is_there() {
         "",
         "no child is left, not even a dead one"
     );
+}
+
+/// How many times as often as usual things are repeated: more in a soak.
+fn load() -> u32 {
+    std::env::var("ZPROC_LOAD")
+        .ok()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(1)
 }
