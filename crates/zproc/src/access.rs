@@ -168,7 +168,7 @@ impl Access {
     pub(crate) fn begin(&self) -> Result<shm_state::Transaction<'_>> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        self.locked(|deadline| namespace.begin(deadline))
+        self.locked(move |deadline| namespace.begin(deadline))
     }
 
     /// Until when to wait for the writer lock.
@@ -183,16 +183,18 @@ impl Access {
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        let seq = self.locked(|deadline| namespace.put(key, place, tag, bytes, deadline))?;
+        let seq = self.locked(move |deadline| namespace.put(key, place, tag, bytes, deadline))?;
         self.shared.note_own(seq);
         Ok(())
     }
 
     /// What `f` does with the writer lock, for which it waits until a deadline.
     #[inline(always)]
-    fn locked<T>(&self, f: impl Fn(Deadline) -> shm_state::Result<T>) -> Result<T> {
+    fn locked<T>(&self, f: impl Fn(Deadline) -> shm_state::Result<T> + Copy) -> Result<T> {
         if signals::is_active() {
-            self.locked_beside_signals(&f)
+            // A copy, so that what the other path uses stays in registers.
+            let copy = f;
+            self.locked_beside_signals(&copy)
         } else {
             Ok(f(self.deadline())?)
         }

@@ -1,5 +1,7 @@
 //! Contexts: many processes at once, their order, their ends.
 
+#![forbid(unsafe_code)] // init_tests! does not need it
+
 use std::time::{Duration, Instant};
 
 use zproc::signals::{SIGKILL, SIGTERM};
