@@ -80,7 +80,7 @@ fn place_in(backtrace: &str) -> Option<String> {
     let mut is_ours = true;
     for line in backtrace.lines().map(str::trim) {
         match line.strip_prefix("at ") {
-            Some(place) if !is_ours && !place.starts_with(STANDARD_LIBRARY) => {
+            Some(place) if !is_ours && place.contains(".rs:") && !place.starts_with(STANDARD_LIBRARY) => {
                 return Some(place.trim_start_matches("./").to_owned());
             }
             Some(_) => {}
@@ -112,5 +112,10 @@ mod tests {
                          \u{20}            at /rustc/5/ops.rs:1:2\n   2: program::eat\n             at ./main.rs:3:4\n";
         assert_eq!(place_in(backtrace), Some("main.rs:3:4".to_owned()));
         assert_eq!(place_in("   0: program::eat\n   1: main\n"), None);
+        // A stripped program, in a C library that is not.
+        assert_eq!(
+            place_in("   0: <unknown>\n   1: main\n             at csu/libc-start.c:1:2\n"),
+            None
+        );
     }
 }

@@ -97,7 +97,8 @@ impl Retry {
         Self::when(Is::<E>::of)
     }
 
-    /// Panics.
+    /// Panics. In a program whose panics abort the process, only its parent can start it again:
+    /// [`ProcessBuilder::restart_for`](crate::ProcessBuilder::restart_for).
     ///
     /// ```
     /// let clumsy = zproc::Retry::panic();
