@@ -74,6 +74,16 @@ pub fn pending() -> Option<i32> {
     })
 }
 
+/// Whether [`pending`] would return one. It is the thread's first look, if there was none.
+pub fn is_pending() -> bool {
+    SEEN.with_borrow_mut(|seen| {
+        // Acquire: as in `pending`.
+        let now = |signal: usize| COUNTS[signal].load(Ordering::Acquire);
+        let seen = seen.get_or_insert_with(|| std::array::from_fn(now));
+        (1..MOST).any(|signal| now(signal) != seen[signal])
+    })
+}
+
 /// Makes a signal an event. What was there before is run, too.
 ///
 /// # Errors
@@ -89,6 +99,7 @@ pub fn install(signal: i32) -> io::Result<()> {
         }
     };
     RING.store(event.as_fd().as_raw_fd(), Ordering::Relaxed);
+    shm_state::interrupt_lock_waits(is_pending);
     // This thread watches from now on.
     let _ = pending();
     ACTIVE.store(true, Ordering::Relaxed);

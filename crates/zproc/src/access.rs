@@ -12,7 +12,6 @@ use std::time::Duration;
 use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
 
 use crate::error::{Error, Result};
-use crate::signals::{self, Signals};
 use crate::snapshot::Snapshot;
 
 thread_local! {
@@ -82,9 +81,6 @@ impl Shared {
         &self.closed
     }
 }
-
-/// How long a wait for the lock goes on before it looks for signals.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What no mark ever holds.
 const UNUSABLE: u64 = u64::MAX;
@@ -168,7 +164,7 @@ impl Access {
     pub(crate) fn begin(&self) -> Result<shm_state::Transaction<'_>> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        self.locked(move |deadline| namespace.begin(deadline))
+        Ok(namespace.begin(self.deadline())?)
     }
 
     /// Until when to wait for the writer lock.
@@ -183,35 +179,9 @@ impl Access {
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let namespace = self.open()?;
         check_not_in_atomic()?;
-        let seq = self.locked(move |deadline| namespace.put(key, place, tag, bytes, deadline))?;
-        self.shared.note_own(seq);
+        self.shared
+            .note_own(namespace.put(key, place, tag, bytes, self.deadline())?);
         Ok(())
-    }
-
-    /// What `f` does with the writer lock, for which it waits until a deadline.
-    #[inline(always)]
-    fn locked<T>(&self, f: impl Fn(Deadline) -> shm_state::Result<T> + Copy) -> Result<T> {
-        if signals::is_active() {
-            // A copy, so that what the other path uses stays in registers.
-            let copy = f;
-            self.locked_beside_signals(&copy)
-        } else {
-            Ok(f(self.deadline())?)
-        }
-    }
-
-    /// As [`Access::locked`], and ended by a signal that is an event. The waits of the lock know nothing of signals, so it
-    /// waits a little and looks for them in between.
-    #[cold]
-    #[inline(never)]
-    fn locked_beside_signals<T>(&self, f: &dyn Fn(Deadline) -> shm_state::Result<T>) -> Result<T> {
-        let deadline = self.deadline();
-        loop {
-            match f(deadline.sooner_of(BETWEEN_LOOKS)) {
-                Err(shm_state::Error::LockTimeout { .. }) if !deadline.passed() => Signals::default().check()?,
-                result => return Ok(result?),
-            }
-        }
     }
 
     /// Makes one commit of what `f` does.

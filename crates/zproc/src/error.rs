@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::key::Key;
 use crate::origin;
 use crate::remote::RemoteError;
+use crate::signals;
 use crate::value::{DecodeError, EncodeError};
 
 /// The result of the calls of this crate.
@@ -350,7 +351,8 @@ impl From<shm_state::Error> for Error {
                 capacity,
                 pins,
             },
-            Engine::LockTimeout { pid, tid } => Self::LockTimeout { pid, tid },
+            // A signal that is an event ends these waits, too.
+            Engine::LockTimeout { pid, tid } => signals::pending().unwrap_or(Self::LockTimeout { pid, tid }),
             Engine::Deadlock => Self::NestedAtomic,
             Engine::Forked => Self::Forked,
             other => Self::Engine(other),

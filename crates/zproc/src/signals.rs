@@ -118,6 +118,12 @@ pub(crate) fn is_active() -> bool {
     signal::is_active()
 }
 
+/// A signal that this thread was not told of; it is now.
+pub(crate) fn pending() -> Option<Error> {
+    let signal = if is_active() { signal::pending() } else { None };
+    signal.map(|signal| Error::Signal { signal })
+}
+
 /// Forgets the signals that came until now, on this thread.
 pub(crate) fn forget() {
     while is_active() && signal::pending().is_some() {}
