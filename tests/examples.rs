@@ -117,6 +117,76 @@ fn chain_reaction_goes_in_order() {
 }
 
 #[test]
+fn cookie_eater_eats_what_is_baked() {
+    let lines = run("cookie_eater");
+    let count = |text: &str| lines.iter().filter(|line| *line == text).count();
+    assert_eq!((count("here's a cookie!"), count("nom nom")), (5, 5), "{lines:#?}");
+    assert_eq!(lines[10..], ["eaten: 5", "left: 0"]);
+}
+
+#[test]
+fn nested_processes_end_with_the_eldest() {
+    let lines = run("nested_processes");
+    let pids: Vec<u32> = lines[..5]
+        .iter()
+        .map(|line| line.rsplit(' ').next().unwrap_or_default().parse().unwrap())
+        .collect();
+    assert_eq!(
+        lines[5..],
+        ["the eldest ended with exit code -15, and the others with it"]
+    );
+    let start = std::time::Instant::now();
+    for pid in pids {
+        // One that ended without being waited for yet is a zombie, which has no memory.
+        let lives = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.is_ok_and(|status| status.contains("VmRSS"))
+        };
+        while lives() {
+            assert!(start.elapsed().as_secs() < 30, "{pid} is left");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn remote_errors_tell_what_went_wrong_where() {
+    let lines = run("remote_errors");
+    let places = lines
+        .iter()
+        .filter(|line| line.contains("place    examples/remote_errors.rs:"))
+        .count();
+    assert_eq!(places, 2, "{lines:#?}");
+    for expected in [
+        "  type     core::num::error::ParseIntError",
+        "  message  invalid digit found in string",
+        "  type     panic",
+        "  message  somebody has baked",
+        "  type     zproc::Error::Timeout",
+        "  place    not known",
+        "exit code -6",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected:?} in {lines:#?}");
+    }
+    assert_eq!(lines.iter().filter(|line| *line == "exit code 1").count(), 3);
+}
+
+#[test]
+fn downloader_tells_of_each_page_in_order() {
+    let lines = run("downloader");
+    assert_eq!(lines.len(), 41, "{lines:#?}");
+    let words = |n: u32| only_number(&lines, &format!("Page {n}:"), "words");
+    assert!((0..40).filter(|n| *n != 20).all(|n| words(n) == n + 2), "{lines:#?}");
+    assert!(
+        lines[20].contains("page-20") && lines[20].contains("No such file"),
+        "{}",
+        lines[20]
+    );
+    assert!(lines[19].starts_with("Page 19:") && lines[21].starts_with("Page 21:"));
+    assert_eq!(lines[40], "838 words in 39 pages, 1 failed, by 4 workers");
+}
+
+#[test]
 fn luck_test_has_one_winner_whom_all_know() {
     let lines = run("luck_test");
     assert_eq!(lines.len(), 6, "{lines:#?}");

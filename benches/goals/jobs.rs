@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use zproc::{Builder, Error, State, WaitStrategy};
 use zproc_bench::board::{Board, descriptor_of};
-use zproc_bench::clock::now_ns;
+use zproc_bench::clock::{now_ns, stay_busy};
 use zproc_bench::keys::{Draws, distinct};
 use zproc_bench::peer::Service;
 use zproc_bench::{cpu, futex};
@@ -43,6 +43,15 @@ pub const CONTROL: u32 = 8;
 /// The same by a bare futex.
 pub const CONTROL_BY_FUTEX: u32 = 9;
 
+/// Does so many items of [`work`].
+pub const WORK: u32 = 10;
+
+/// An item that takes 20 µs.
+pub fn work(n: u64) -> u64 {
+    stay_busy(Duration::from_micros(20));
+    n
+}
+
 /// Serves with the state that the arguments name.
 pub fn serve(service: &Service) -> ! {
     let fd = service
@@ -70,6 +79,7 @@ pub fn serve(service: &Service) -> ! {
         SLEEP => fall_asleep(&sleepy),
         CONTROL => in_real_time(|| control(&sleepy, argument)),
         CONTROL_BY_FUTEX => in_real_time(|| control_by_futex(board, argument)),
+        WORK => (0..argument).map(work).sum(),
         _ => unreachable!("job {job}"),
     })
 }

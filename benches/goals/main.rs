@@ -14,6 +14,7 @@ mod control;
 mod jobs;
 mod memory;
 mod notifying;
+mod processes;
 mod reading;
 mod subject;
 mod together;
@@ -85,6 +86,11 @@ impl Row {
 }
 
 fn main() -> ExitCode {
+    zproc::init();
+    if std::env::args().nth(1).as_deref() == Some(processes::STAMP) {
+        processes::stamp();
+        return ExitCode::SUCCESS;
+    }
     if let Some(service) = Service::from_args() {
         jobs::serve(&service);
     }
@@ -129,6 +135,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
         watching::ROWS,
         control::ROWS,
         memory::ROWS,
+        processes::ROWS,
     ]
     .concat();
     let mut missed = 0;

@@ -106,8 +106,23 @@ fn round(options: &Options, seed: u64, figures: &Path, root: &Path) -> Result<()
     if let Some(deaths) = options.deaths {
         command.env("ZPROC_SOAK_DEATHS", deaths.to_string());
     }
+    step::finish(&mut command)?;
+    processes(options, root)
+}
+
+/// The tests of processes that repeat something many times, ten times as often as usual with the usual number of kills.
+fn processes(options: &Options, root: &Path) -> Result<(), String> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "--release", "-p", "zproc", "--locked"])
+        .args(PROCESS_TESTS.iter().flat_map(|test| ["--test", test]))
+        .env("ZPROC_LOAD", (options.kills / 1000).max(1).to_string())
+        .current_dir(root)
+        .stdin(Stdio::null());
     step::finish(&mut command)
 }
+
+const PROCESS_TESTS: [&str; 4] = ["process", "process_survival", "process_signals", "process_map"];
 
 #[cfg(test)]
 mod tests {

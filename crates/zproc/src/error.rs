@@ -7,6 +7,9 @@ use shm_state::PinInfo;
 use thiserror::Error;
 
 use crate::key::Key;
+use crate::origin;
+use crate::remote::RemoteError;
+use crate::signals;
 use crate::value::{DecodeError, EncodeError};
 
 /// The result of the calls of this crate.
@@ -208,6 +211,70 @@ pub enum Error {
         /// What is wrong with it and what to do.
         reason: String,
     },
+    /// The program has not called [`zproc::init`](crate::init()), which processes need.
+    #[error(
+        "zproc::init() was not called: make it the first statement of main (in a test binary, put \
+             zproc::init_tests!() at the top); without it a child would run the program from its beginning"
+    )]
+    NotInitialised,
+    /// A process did not return a value; see [`Process::wait`](crate::Process::wait).
+    ///
+    /// ```
+    /// # #![allow(clippy::needless_doctest_main)]
+    /// use zproc::{Context, Error, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     zproc::init();
+    ///     let ctx = Context::new()?;
+    ///     let baker = ctx.process(|| Err::<(), _>(Error::other("out of flour"))).start()?;
+    ///     let Err(Error::ProcessWait { exit_code, source: Some(source), .. }) = baker.wait() else { panic!() };
+    ///     assert_eq!((exit_code, source.message()), (1, "out of flour"));
+    ///     Ok(())
+    /// }
+    /// ```
+    #[error("process {pid} {}", ended(*.exit_code, .source.as_deref()))]
+    ProcessWait {
+        /// Its exit code; −N if it was ended by signal N.
+        exit_code: i32,
+        /// Its process id; 0 if it could not be started.
+        pid: u32,
+        /// The error or panic that ended it; none if it ended without a word.
+        source: Option<Box<RemoteError>>,
+    },
+    /// An error or a panic in another process, where that process goes on: see
+    /// [`Context::process_map`](crate::Context::process_map).
+    #[error(transparent)]
+    Remote(Box<RemoteError>),
+    /// A signal came while the call waited, or before it; see [`signal_to_error`](crate::signal_to_error).
+    #[error("the wait was ended by signal {signal}, and consumed nothing: call it again to go on waiting")]
+    Signal {
+        /// The number of the signal.
+        signal: i32,
+    },
+    /// The process was used in a way that does not fit what it is doing.
+    #[error("{reason}")]
+    Process {
+        /// What was wrong, and what to do.
+        reason: String,
+    },
+    /// The target of a process cannot be found in another process.
+    #[error("the target {name} cannot be run in another process: {reason}")]
+    Target {
+        /// Its name.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Arguments or results could not be carried to another process.
+    #[error("{what} of type {type_name} cannot be carried between processes: {reason}")]
+    Carry {
+        /// What was to be carried.
+        what: &'static str,
+        /// Its type.
+        type_name: String,
+        /// What serde said.
+        reason: String,
+    },
     /// Some other failure of the store or the system.
     #[error(transparent)]
     Engine(shm_state::Error),
@@ -231,8 +298,11 @@ impl Error {
     /// assert!(!state.contains_key("order")?);
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Custom(error.into())
+    #[track_caller]
+    pub fn other<E: Into<Box<dyn StdError + Send + Sync>>>(error: E) -> Self {
+        let error = error.into();
+        origin::note::<E>(&*error);
+        Self::Custom(error)
     }
 
     /// Puts the address in place of what the engine knows the state by.
@@ -281,7 +351,8 @@ impl From<shm_state::Error> for Error {
                 capacity,
                 pins,
             },
-            Engine::LockTimeout { pid, tid } => Self::LockTimeout { pid, tid },
+            // A signal that is an event ends these waits, too.
+            Engine::LockTimeout { pid, tid } => signals::pending().unwrap_or(Self::LockTimeout { pid, tid }),
             Engine::Deadlock => Self::NestedAtomic,
             Engine::Forked => Self::Forked,
             other => Self::Engine(other),
@@ -294,6 +365,19 @@ fn holder(pid: u32, tid: u32) -> String {
     match pid {
         0 => format!("thread {tid} of a process that is not known"),
         pid => format!("process {pid} (thread {tid})"),
+    }
+}
+
+/// How a process ended that returned no value.
+fn ended(exit_code: i32, source: Option<&RemoteError>) -> String {
+    let how = match exit_code {
+        0 => "ended without a value".to_owned(),
+        ..0 => format!("was ended by signal {}", exit_code.unsigned_abs()),
+        code => format!("ended with exit code {code}"),
+    };
+    match source {
+        Some(source) => format!("{how}: {source}"),
+        None => how,
     }
 }
 

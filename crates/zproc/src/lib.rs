@@ -36,6 +36,11 @@
 //! something holds. Watchers are buffered: they miss nothing since they last looked, or get the exact number of updates
 //! that they lost. [`State::watch`] has settings. The page [`semantics`] says all of it exactly.
 //!
+//! **Run processes.** A [`Context`] is a state and the processes that share it: [`Context::process`] runs a function in a
+//! process of its own and returns what it returns, [`Context::process_map`] a function of many items by workers,
+//! [`Context::call_when_change`] and its kin a handler for each update. They end with their parent, however that ends. A
+//! program that uses them calls [`init`](init()) first.
+//!
 //! **Keep apart.** A state has namespaces, each a dict with a writer lock and a history of its own:
 //! [`State::fork`]`().namespace("…").open()`.
 //!
@@ -82,6 +87,20 @@
 //! | end | [`close`](State::close), or drop it; [`zproc::remove`](remove()) | – | – |
 //! | see how it is | [`seq`](State::seq) [`cursor`](State::cursor) [`status`](State::status) [`stats`](State::stats) [`verify`](State::verify) [`reap`](State::reap) [`doctor`] | – | – |
 //!
+//! Processes:
+//!
+//! | to | there is |
+//! |---|---|
+//! | begin | [`init`](init()) first in `main`, [`init_tests!`] in tests; [`Context::new`] [`Context::builder`] |
+//! | run a function | [`process`](Context::process) with [`args`](ProcessBuilder::args), [`start`](ProcessBuilder::start) or [`deferred`](ProcessBuilder::deferred); [`process_factory`](Context::process_factory) |
+//! | have its value | [`wait`](Process::wait) [`wait_timeout`](Process::wait_timeout); [`wait_all`](Context::wait_all) [`wait_all_safe`](Context::wait_all_safe) |
+//! | end it | [`stop`](Process::stop) [`stop_all`](Context::stop_all) [`close`](Context::close) [`exit`](exit()) |
+//! | look at it | [`is_alive`](Process::is_alive) [`pid`](Process::pid) [`exitcode`](Process::exitcode) [`processes`](Context::processes) [`workers`](Context::workers) |
+//! | be tolerant | [`retry_for`](ProcessBuilder::retry_for) [`retry_for_any`](ProcessBuilder::retry_for_any) [`restart_for`](ProcessBuilder::restart_for) and their settings, in [`ProcessSettings`] for a whole context |
+//! | run it for many items | [`process_map`](Context::process_map) with [`count`](MapBuilder::count), [`progress`](MapBuilder::progress), [`start`](MapBuilder::start) or [`submit`](MapBuilder::submit); [`pull_results_for_task`](Context::pull_results_for_task) |
+//! | run it for updates | [`call_when_change`](Context::call_when_change) [`_change_except`](Context::call_when_change_except) [`call_when`](Context::call_when) [`_equal`](Context::call_when_equal) [`_not_equal`](Context::call_when_not_equal) [`_none`](Context::call_when_none) [`_not_none`](Context::call_when_not_none) [`_available`](Context::call_when_available) |
+//! | hear of signals | [`signal_to_error`] [`restore_signal`] |
+//!
 //! # Errors
 //!
 //! One enum, [`Error`], with a variant for each cause; messages carry the numbers and the way out. Those that a program
@@ -97,6 +116,8 @@
 //! | [`WrongType`](Error::WrongType) | read a [`Value`], and look |
 //! | [`Cancelled`](Error::Cancelled) | end, or reset the [`Canceller`] and call again |
 //! | [`Closed`](Error::Closed) | end: somebody has called [`State::close`] |
+//! | [`Signal`](Error::Signal) | do what the signal asks for; the call may be made again |
+//! | [`ProcessWait`](Error::ProcessWait) | look at its source, which is what went wrong in the process |
 //!
 //! ```
 //! use std::time::Duration;
@@ -144,6 +165,7 @@
 //! | history was given up because memory is short | INFO `shm_state` | `namespace`, `from`, `to`: the oldest update that watchers can read |
 //! | more memory was taken | DEBUG `shm_state` | `from`, `to`: bytes |
 //! | a watcher fell out of the history | WARN `zproc` | `namespace`, `missed`, `oldest` |
+//! | a process died and will be restarted | WARN `zproc` | `process`, `pid`, `signal`, `delay` |
 //!
 //! They are told after the update in which they happened, when its lock is free again: a listener may take its time, and use
 //! the same state. If it panics, the call panics whose update is made by then. None is told from the paths that are
@@ -156,9 +178,11 @@
 //!
 //! # Inside
 //!
-//! The layers, each of which only knows those after it: `doctor`, `dump` → `state` → `watch`, `handle`, `transaction` →
+//! The layers, each of which only knows those after it: `context`, `process` and `map`, which know each other → `doctor`,
+//! `dump` → `state` → `watch`, `handle`, `transaction` →
 //! `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
-//! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`].
+//! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`], and beside it
+//! `zproc_spawn`, which starts processes.
 
 #![deny(unsafe_code)]
 
@@ -166,15 +190,21 @@ mod access;
 mod address;
 mod canceller;
 mod codec;
+mod context;
 mod doctor;
 mod dump;
 mod error;
 mod handle;
 pub mod key;
+mod map;
 mod notify;
+mod origin;
 mod os;
+mod process;
+mod remote;
 #[cfg(any(doc, doctest))]
 pub mod semantics;
+pub mod signals;
 mod snapshot;
 mod state;
 mod transaction;
@@ -184,11 +214,20 @@ mod view;
 mod watch;
 
 pub use canceller::Canceller;
+pub use context::{Context, ContextBuilder, Factory, Handled, Handler, HandlerBuilder, TargetList};
 pub use doctor::{Diagnosis, Finding, Severity, doctor};
 pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
+pub use map::{MapBuilder, MapResults, MapTarget, Progress, Task, TaskResults};
+#[doc(hidden)]
+pub use process::init_before_main as __init_before_main;
+pub use process::{
+    AnyProcess, Arguments, Backend, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings, Retry,
+    Returned, Target, WithContext, WithNothing, WithState, exit, init,
+};
+pub use remote::RemoteError;
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its
 /// traits with `#[rkyv(crate = zproc::rkyv)]`.
 pub use rkyv;
@@ -196,6 +235,7 @@ pub use shm_state::{
     Backing, Leftovers, Life, LockHolder, LockStatus, NamespaceStats, NamespaceStatus, Participant, PinInfo, Reaped,
     Report, Stats, Status, Strategy as WaitStrategy, WatcherInfo,
 };
+pub use signals::{restore_signal, signal_to_error};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;

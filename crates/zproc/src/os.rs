@@ -1,16 +1,19 @@
 //! The operating system, as far as telling others of updates needs it: eventfds, poll, and a thread without signals.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::time::TimeSpec;
 
+use shm_state::{Deadline, SLICE};
+use zproc_spawn::signal::Bell;
+
 use crate::error::{Error, Result};
+use crate::signals::Signals;
 
 /// An eventfd that never blocks and is not inherited by programs that are executed.
 pub(crate) fn event_fd() -> Result<EventFd> {
@@ -65,15 +68,33 @@ pub(crate) fn poll<'a>(
     Ok(())
 }
 
+/// Waits until one of the descriptors is readable; false at the deadline. A signal that is an event ends it, if asked for.
+pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], deadline: Deadline, tell_signals: bool) -> Result<bool> {
+    let mut signals = Signals::default();
+    let mut bell = None;
+    loop {
+        if tell_signals {
+            if bell.is_none() {
+                bell = Bell::new().map_err(|source| failed("making an epoll", source))?;
+            }
+            // Its news are found by the look; later ones make it readable again.
+            bell.iter().for_each(Bell::silence);
+            signals.check()?;
+        }
+        let mut ready = false;
+        let own = fds.iter().map(|fd| (0, *fd, Interest::Readable));
+        let bells = bell.iter().map(|bell| (1, bell.as_fd(), Interest::Readable));
+        let slice = deadline.sooner_of(SLICE).remaining();
+        poll(own.chain(bells), slice, |number| ready |= number == 0)?;
+        if ready || deadline.passed() {
+            return Ok(ready);
+        }
+    }
+}
+
 /// Starts a thread on which no signal handler of the program ever runs.
 pub(crate) fn quiet_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let blocked = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
-    if let Ok(before) = blocked {
-        // It was valid when it was read.
-        let _ = before.thread_set_mask();
-    }
-    thread.map_err(|source| failed("starting a thread", source))
+    zproc_spawn::spawn::quiet_thread(name, run).map_err(|source| failed("starting a thread", source))
 }
 
 pub(crate) fn failed(call: &str, source: io::Error) -> Error {

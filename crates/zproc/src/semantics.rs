@@ -104,6 +104,8 @@
 //!
 //! [`Watch::cancel`] names a [`Canceller`], with which another thread or a signal handler ends a wait: it fails with
 //! [`Error::Cancelled`] and has consumed nothing either. [`State::close`] ends all waits of a state with [`Error::Closed`].
+//! A signal that [`signal_to_error`](crate::signal_to_error) was called for ends every wait with [`Error::Signal`], once for
+//! each thread that waits, and consumes nothing.
 //!
 //! # More than one thing
 //!

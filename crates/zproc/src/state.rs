@@ -5,6 +5,7 @@
 
 mod builder;
 mod dict;
+mod handover;
 mod watching;
 
 use std::fmt;
@@ -16,9 +17,11 @@ use shm_state::{Arena, Reaped, Report, Stats, Status};
 use crate::access::check_not_in_atomic;
 use crate::address::arena_name;
 use crate::error::{Error, Result};
-use crate::watch::Watcher;
+use crate::snapshot::Snapshot;
+use crate::watch::{Progress, Watcher};
 pub use builder::Builder;
 pub use dict::atomic;
+pub(crate) use handover::Handover;
 
 /// A dict that processes share.
 ///
@@ -183,6 +186,16 @@ impl State {
     /// Makes one update of what `f` does with keys and values as they are stored.
     pub(crate) fn write_stored(&self, f: impl FnOnce(&mut shm_state::Transaction<'_>) -> Result<()>) -> Result<()> {
         self.watcher.access.write(f)
+    }
+
+    /// How far its watchers are, for those who do not keep it.
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
+        self.watcher.progress()
+    }
+
+    /// The state after the update `seq`; `None` if it fell out of the history.
+    pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<Snapshot<'_>>> {
+        Snapshot::at(self.watcher.access.ready()?, seq)
     }
 
     fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {

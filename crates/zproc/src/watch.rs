@@ -18,6 +18,7 @@ mod condition;
 mod feed;
 mod scout;
 mod select;
+mod standing;
 #[cfg(feature = "tokio")]
 mod stream;
 mod subject;
@@ -30,12 +31,14 @@ use std::fmt;
 use std::time::Duration;
 
 use shm_state::{Cancel, Deadline, Ended, Small, Watched};
+use smallvec::SmallVec;
 
 use crate::access::is_in_atomic;
 use crate::canceller::Canceller;
 use crate::codec::own_key;
 use crate::error::{Error, Result};
 use crate::key::ToKey;
+use crate::signals::Signals;
 use crate::snapshot::Snapshot;
 use crate::value::ToValue;
 use condition::Condition;
@@ -43,12 +46,13 @@ pub use condition::Verdict;
 pub use feed::EventFeed;
 pub(crate) use scout::Scout;
 pub use select::{Ready, Select};
+pub(crate) use standing::Standing;
 #[cfg(feature = "tokio")]
 pub use stream::UpdateStream;
 use subject::Subject;
 pub use update::{Update, Updates};
 use walk::{Changes, Log, States};
-pub(crate) use watcher::{Sought, Watcher};
+pub(crate) use watcher::{Progress, Sought, Watcher};
 pub use writer::{Writer, set_process_name};
 
 /// How to watch, and the watchers themselves. Made by [`State::watch`](crate::State::watch).
@@ -509,7 +513,7 @@ impl<'s> Watch<'s> {
         let log = Log::new(self.watcher, sought)?;
         changes.start(&log);
         let result = self.wait(&sought.subject, cancel, |until| changes.next(&log, until, &take));
-        if matches!(result, Err(Error::Timeout | Error::Cancelled)) {
+        if matches!(result, Err(Error::Timeout | Error::Cancelled | Error::Signal { .. })) {
             changes.gave_up(&log);
         }
         result
@@ -543,7 +547,7 @@ impl<'s> Watch<'s> {
         let log = Log::new(self.watcher, sought)?;
         let mut states = States::new(&log, self.live, tested);
         let result = self.wait(&sought.subject, cancel, |until| states.next(&log, until, &mut test));
-        if matches!(result, Err(Error::Timeout | Error::Cancelled)) {
+        if matches!(result, Err(Error::Timeout | Error::Cancelled | Error::Signal { .. })) {
             states.gave_up(&log);
         }
         result
@@ -573,20 +577,28 @@ impl<'s> Watch<'s> {
             Some(timeout) => Deadline::after(timeout),
             None => Deadline::never(),
         };
-        let cancel = Cancel {
-            closed: self.watcher.access.shared().closed(),
-            words: cancel.as_slice(),
-        };
         let strategy = self.watcher.access.patience.strategy;
-        let ended = subject.on(|on| {
-            // An error of ours ends the wait as a success does.
-            namespace.wait(on, strategy, deadline, cancel, |seq| Ok(look(seq).transpose()))
-        })?;
-        match ended {
-            Ok(result) => result,
-            Err(Ended::TimedOut) => Err(Error::Timeout),
-            Err(Ended::Cancelled(_)) => Err(Error::Cancelled),
-            Err(Ended::Closed) => Err(Error::Closed),
+        let mut signals = Signals::default();
+        loop {
+            signals.check()?;
+            let own = cancel.is_some();
+            let words: SmallVec<[Watched<'_>; 2]> = cancel.into_iter().chain(signals.word()).collect();
+            let cancel = Cancel {
+                closed: self.watcher.access.shared().closed(),
+                words: &words,
+            };
+            let ended = subject.on(|on| {
+                // An error of ours ends the wait as a success does.
+                namespace.wait(on, strategy, deadline, cancel, |seq| Ok(look(seq).transpose()))
+            })?;
+            return match ended {
+                Ok(result) => result,
+                Err(Ended::TimedOut) => Err(Error::Timeout),
+                Err(Ended::Cancelled(0)) if own => Err(Error::Cancelled),
+                // The next look at the signals says which.
+                Err(Ended::Cancelled(_)) => continue,
+                Err(Ended::Closed) => Err(Error::Closed),
+            };
         }
     }
 }

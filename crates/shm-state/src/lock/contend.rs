@@ -30,6 +30,7 @@ use super::thread::Thread;
 use super::word::{self, LockState, Owner};
 use super::{LockError, NEXT, REST, WriterLock};
 use crate::fault::{Fault, planted};
+use crate::interrupt;
 use crate::participant::Attachment;
 use crate::sync::{Ordering, Word, has_backstops};
 use crate::sys::time::Deadline;
@@ -187,6 +188,9 @@ impl<'a> Contender<'a> {
                 true => self.take_over(seen),
                 false => Some(Err(self.timed_out(seen))),
             };
+        }
+        if self.has_slept() && interrupt::is_asked_for() {
+            return Some(Err(self.timed_out(seen)));
         }
         let seen = word::announce_waiter(&self.lock.word, seen).ok()?;
         if self.slice_is_over(seen.owner(), late) {

@@ -390,6 +390,13 @@ impl Builder {
         self.finish(Arena::from_fd(fd).map_err(Error::at("the descriptor"))?)
     }
 
+    /// Opens the state in a descriptor, under the address that it had where the descriptor comes from.
+    pub(super) fn in_file(mut self, fd: OwnedFd, address: Option<String>) -> Result<State> {
+        self.source = address.map_or(Source::Anonymous, Source::Address);
+        let arena = Arena::from_fd(fd).map_err(Error::at(self.source.name()))?;
+        self.finish(arena)
+    }
+
     fn finish(self, arena: Arena) -> Result<State> {
         arena
             .check_value_format(VALUE_FORMAT, describe_format)

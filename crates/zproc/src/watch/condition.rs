@@ -50,6 +50,20 @@ impl Stored {
         })?)
     }
 
+    /// Its tag and its bytes, to be carried to another process.
+    pub(super) fn carried(value: impl ToValue) -> Result<(u16, Vec<u8>)> {
+        let stored = Self::new(value)?;
+        Ok((stored.tag, stored.bytes.into_vec()))
+    }
+
+    /// What was carried here.
+    pub(super) fn of(tag: u16, bytes: &[u8]) -> Self {
+        Self {
+            tag,
+            bytes: SmallVec::from_slice(bytes),
+        }
+    }
+
     fn equals(&self, payload: &Payload) -> bool {
         Encoded::new(self.tag, &self.bytes).same_value(Encoded::new(payload.tag(), payload.bytes()))
     }

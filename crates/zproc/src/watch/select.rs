@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use shm_state::{Deadline, Events, MOST_WORDS, Namespace, On, SLICE, Sleep, Strategy, Watched};
+use zproc_spawn::signal::Bell;
 
 use super::{Scout, Watch};
 use crate::access::is_in_atomic;
@@ -20,6 +21,7 @@ use crate::canceller::Canceller;
 use crate::error::{Error, Result};
 use crate::notify::{self, Lookout, Registered, Teller};
 use crate::os::{self, Interest};
+use crate::signals::Signals;
 
 /// Waits until one of several watchers has something to return, or one of several descriptors is ready.
 ///
@@ -282,7 +284,9 @@ impl<'a> Select<'a> {
             Some(Strategy::Block) | None => return Ok(()),
         };
         let mut slice = Deadline::after(SLICE);
+        let mut signals = Signals::default();
         while self.ready.is_empty() && !until.passed() {
+            signals.check()?;
             if cancel.is_some_and(Watched::is_cancelled) {
                 return Err(Error::Cancelled);
             }
@@ -299,8 +303,11 @@ impl<'a> Select<'a> {
     /// Sleeps on the words of all watchers until something is ready.
     fn sleep_on_words(&mut self, deadline: Deadline, cancel: Option<&Watched<'_>>, seen: &[u32]) -> Result<()> {
         let mut slice = Deadline::after(SLICE);
+        let mut signals = Signals::default();
         while self.ready.is_empty() {
             self.sleep.clear();
+            signals.check()?;
+            signals.word().iter().for_each(|word| self.sleep.add_word(word));
             self.sleep_on_cancellers(cancel, seen);
             let share = MOST_WORDS.saturating_sub(self.sleep.len()) / self.groups.len().max(1);
             for group in &mut self.groups {
@@ -362,8 +369,14 @@ impl<'a> Select<'a> {
             _ => Feed::of(&self.items, self.canceller.as_ref())?,
         };
         let feed = self.feed.insert(feed);
+        let bell = Bell::new().map_err(|source| os::failed("making an epoll", source))?;
+        let mut signals = Signals::default();
         let result = loop {
             os::silence(&feed.fd);
+            bell.iter().for_each(Bell::silence);
+            if let Err(error) = signals.check() {
+                break Err(error);
+            }
             for (number, registered) in &feed.registered {
                 let (at, seen) = match number.and_then(|number| Some((self.items.get(number)?, seen.get(number)?))) {
                     Some((Item::Watcher(watcher), seen)) => (watcher.at, *seen),
@@ -373,11 +386,16 @@ impl<'a> Select<'a> {
             }
             let ready = &mut self.ready;
             let of_feed = (usize::MAX, feed.fd.as_fd(), Interest::Readable);
-            let polled = os::poll(fds(&self.items).chain([of_feed]), deadline.remaining(), |number| {
-                if number != usize::MAX {
-                    ready.push(number);
-                }
-            });
+            let of_signals = bell.iter().map(|bell| (usize::MAX, bell.as_fd(), Interest::Readable));
+            let polled = os::poll(
+                fds(&self.items).chain([of_feed]).chain(of_signals),
+                deadline.remaining(),
+                |number| {
+                    if number != usize::MAX {
+                        ready.push(number);
+                    }
+                },
+            );
             if let Err(error) = polled {
                 break Err(error);
             }

@@ -1,0 +1,241 @@
+//! Signals as events that waits are told of.
+//!
+//! **Words.** One counter for each signal, and [`news`], a word that moves when one of the counters has. The handler
+//! counts, moves the word and wakes its sleepers, writes to an eventfd for those who poll, and runs the handler that was
+//! there before. All of that may be done on whichever thread a signal interrupts.
+//!
+//! **Who waits** notes the word, then compares the counters with those that its thread has seen ([`pending`]), and then
+//! sleeps on the word as it was noted. A signal before the comparison is found by it; one after it has moved the word, and
+//! the kernel looks at the word once more before it lets the thread sleep. So there is no instant in which a signal is
+//! missed, whichever thread the handler runs on.
+//!
+//! **Who sees a signal**: each thread, once. A thread begins to watch with its first look; signals before that are not its
+//! business. Signals of one kind that come between two looks of a thread are one to it, as they are to the kernel.
+//!
+//! **Polling.** Nobody reads the eventfd: each wait watches it by an epoll of its own, edge-triggered ([`Bell`]), so that
+//! no wait takes another's news.
+
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use shm_state::{CancelWord, Watched};
+
+use crate::check;
+
+/// Numbers of signals are below this.
+const MOST: usize = 65;
+
+static ACTIVE: AtomicBool = AtomicBool::new(false);
+static NEWS: CancelWord = CancelWord::new();
+static COUNTS: [AtomicU32; MOST] = [const { AtomicU32::new(0) }; MOST];
+/// The eventfd, for the handler; −1 before there is one.
+static RING: AtomicI32 = AtomicI32::new(-1);
+static EVENT: OnceLock<EventFd> = OnceLock::new();
+/// What was there before; set before the handler is installed, and never taken back.
+static PREVIOUS: [OnceLock<libc::sigaction>; MOST] = [const { OnceLock::new() }; MOST];
+/// Which signals are ours now. Held while handlers are changed.
+static INSTALLED: Mutex<[bool; MOST]> = Mutex::new([false; MOST]);
+
+thread_local! {
+    /// What this thread has seen of the counters.
+    static SEEN: RefCell<Option<[u32; MOST]>> = const { RefCell::new(None) };
+}
+
+/// Whether any signal is an event now. While none is, waits need not look.
+#[inline]
+pub fn is_active() -> bool {
+    // Relaxed: a wait that runs while the first is made an event may be on either side of it.
+    ACTIVE.load(Ordering::Relaxed)
+}
+
+/// The word that moves with each signal, as it is now.
+pub fn news() -> Watched<'static> {
+    NEWS.watch()
+}
+
+/// A signal that this thread has not been told of yet; it is now.
+pub fn pending() -> Option<i32> {
+    SEEN.with_borrow_mut(|seen| {
+        // Acquire pairs with the handler's Release.
+        let now = |signal: usize| COUNTS[signal].load(Ordering::Acquire);
+        let Some(seen) = seen else {
+            *seen = Some(std::array::from_fn(now));
+            return None;
+        };
+        let signal = (1..MOST).find(|signal| now(*signal) != seen[*signal])?;
+        seen[signal] = now(signal);
+        i32::try_from(signal).ok()
+    })
+}
+
+/// Whether [`pending`] would return one. It is the thread's first look, if there was none.
+pub fn is_pending() -> bool {
+    SEEN.with_borrow_mut(|seen| {
+        // Acquire: as in `pending`.
+        let now = |signal: usize| COUNTS[signal].load(Ordering::Acquire);
+        let seen = seen.get_or_insert_with(|| std::array::from_fn(now));
+        (1..MOST).any(|signal| now(signal) != seen[signal])
+    })
+}
+
+/// Makes a signal an event. What was there before is run, too.
+///
+/// # Errors
+/// EINVAL for a number that is no signal, or that cannot be handled.
+pub fn install(signal: i32) -> io::Result<()> {
+    let number = index(signal)?;
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    let event = match EVENT.get() {
+        Some(event) => event,
+        None => {
+            let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+            EVENT.get_or_init(|| event)
+        }
+    };
+    RING.store(event.as_fd().as_raw_fd(), Ordering::Relaxed);
+    shm_state::interrupt_lock_waits(is_pending);
+    // This thread watches from now on.
+    let _ = pending();
+    ACTIVE.store(true, Ordering::Relaxed);
+    if installed[number] {
+        return Ok(());
+    }
+    // SAFETY: plain data, for which zeros are valid.
+    let mut before = unsafe { std::mem::zeroed::<libc::sigaction>() };
+    // SAFETY: writes what is this function's own.
+    check(unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut before) })?;
+    let _ = PREVIOUS[number].set(before);
+    // SAFETY: plain data, for which zeros are valid.
+    let mut action = unsafe { std::mem::zeroed::<libc::sigaction>() };
+    action.sa_sigaction = handle as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for, does only what may be done in a handler, and is a
+    // function of this program.
+    check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
+    installed[number] = true;
+    Ok(())
+}
+
+/// Gives a signal back to what was there before the first [`install`].
+///
+/// # Errors
+/// EINVAL for a number that is no signal.
+pub fn restore(signal: i32) -> io::Result<()> {
+    let number = index(signal)?;
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(before) = PREVIOUS[number].get().filter(|_| installed[number]) else {
+        return Ok(());
+    };
+    // SAFETY: what the system said was there before.
+    check(unsafe { libc::sigaction(signal, &raw const *before, std::ptr::null_mut()) })?;
+    installed[number] = false;
+    // Others that are events stay so. What came until now is still told: that needs `is_active`, which costs little.
+    Ok(())
+}
+
+fn index(signal: i32) -> io::Result<usize> {
+    match usize::try_from(signal) {
+        Ok(number) if (1..MOST).contains(&number) => Ok(number),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let errno = nix::errno::Errno::last_raw();
+    let number = usize::try_from(signal).unwrap_or(0);
+    if let Some(count) = COUNTS.get(number) {
+        // Release pairs with the Acquire of `pending`: what came before the signal is seen by who is told of it.
+        count.fetch_add(1, Ordering::Release);
+    }
+    NEWS.interrupt();
+    let ring = RING.load(Ordering::Relaxed);
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: writes eight bytes of this function's own to an eventfd that is never closed; a full counter is an error,
+    // which means that it is readable.
+    unsafe { libc::write(ring, one.as_ptr().cast(), one.len()) };
+    if let Some(before) = PREVIOUS.get(number).and_then(OnceLock::get) {
+        chain(before, signal, info, context);
+    }
+    nix::errno::Errno::set_raw(errno);
+}
+
+/// Runs the handler that was there before, if it was one.
+fn chain(before: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let handler = before.sa_sigaction;
+    if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
+        return;
+    }
+    let handler = std::ptr::with_exposed_provenance::<()>(handler);
+    if before.sa_flags & libc::SA_SIGINFO != 0 {
+        type Full = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+        // SAFETY: the system said that this is a handler of that kind, neither of the two values that are none.
+        let handler = unsafe { std::mem::transmute::<*const (), Full>(handler) };
+        handler(signal, info, context);
+    } else {
+        // SAFETY: as above.
+        let handler = unsafe { std::mem::transmute::<*const (), extern "C" fn(c_int)>(handler) };
+        handler(signal);
+    }
+}
+
+/// News of signals for one wait that polls.
+pub struct Bell {
+    epoll: Epoll,
+}
+
+impl Bell {
+    /// One for a wait that begins now; `None` while no signal is an event.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn new() -> io::Result<Option<Self>> {
+        match EVENT.get().filter(|_| is_active()) {
+            Some(event) => Self::of(event.as_fd()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// One that is told of each write to an eventfd, which nobody reads.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn of(event: BorrowedFd<'_>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(event, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
+        let bell = Self { epoll };
+        // What came before is found by the look that follows.
+        bell.silence();
+        Ok(bell)
+    }
+
+    /// Makes it unreadable until the next news. Call it before looking.
+    pub fn silence(&self) {
+        let _ = self.epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
+/// An eventfd to tell others by, who watch it by a [`Bell`] or a descriptor of their own.
+///
+/// # Errors
+/// Those of the system.
+pub fn event_fd() -> io::Result<OwnedFd> {
+    let fd = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    Ok(fd.into())
+}
+
+/// Writes to an eventfd.
+pub fn ring(event: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(event, &1u64.to_ne_bytes());
+}

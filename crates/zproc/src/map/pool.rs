@@ -1,0 +1,478 @@
+//! The workers of a context, as their parent has them: how many there are, what they are at, and who has died.
+//!
+//! Tasks share the workers and the slots. Each task has a queue of its chunks in order, which are in a slot until they are
+//! collected. If slots run out, those of other tasks that are done are collected for them, so that a task whose results
+//! nobody takes yet is in nobody's way.
+//!
+//! Nobody watches the workers in between: whoever waits for results polls their pidfds beside the eventfd that they write
+//! to, and deals with what has happened ([`Workers::tend`]). The lock is never held while somebody waits.
+
+use std::any::TypeId;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use shm_state::Deadline;
+use zproc_spawn::entry;
+use zproc_spawn::shared::Shared;
+use zproc_spawn::signal::{self, Bell};
+
+use super::ring::{LENGTH, MOST_WORKERS, Orders, Results, Ring, SLOTS};
+use super::worker::{RunWorker, TaskOrders, Worker};
+use crate::error::{Error, Result};
+use crate::os::{self, failed};
+use crate::process::{Backend, Launch, ProcessSettings, Supervised, Targets, to_bytes};
+use crate::state::State;
+
+/// The workers of a context.
+pub(crate) struct Workers {
+    base: Arc<State>,
+    defaults: ProcessSettings,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    /// There once there are workers.
+    shared: Option<Common>,
+    members: Vec<Member>,
+    /// How many workers there are to be.
+    wanted: usize,
+    next_worker: u32,
+    next_task: u32,
+    next_order: u64,
+    tasks: HashMap<u32, Queue>,
+    free: Vec<usize>,
+    /// Deaths since anything was achieved.
+    barren: usize,
+    closed: bool,
+}
+
+/// What all workers have.
+struct Common {
+    ring: Ring,
+    news: OwnedFd,
+    /// For workers to inherit.
+    fds: Vec<Arc<OwnedFd>>,
+}
+
+struct Member {
+    id: u32,
+    place: usize,
+    process: Arc<Supervised>,
+    retired: bool,
+}
+
+struct Queue {
+    orders: Orders,
+    chunks: VecDeque<Chunk>,
+    /// Nobody takes its results any more.
+    abandoned: bool,
+}
+
+enum Chunk {
+    InSlot(usize),
+    Done(Finished),
+}
+
+/// A chunk that was run.
+pub(super) struct Finished {
+    pub(super) results: Results,
+    pub(super) count: u32,
+    pub(super) took: Duration,
+}
+
+/// What is at the front of a task's queue.
+pub(super) enum Front {
+    Finished(Finished),
+    Pending,
+    Nothing,
+}
+
+/// So many deaths in a row without any result, and for each worker, end a task: something is wrong with all workers.
+const MOST_BARREN: usize = 3;
+
+impl Workers {
+    pub(crate) fn new(base: Arc<State>, defaults: ProcessSettings) -> Arc<Self> {
+        Arc::new(Self {
+            base,
+            defaults,
+            pool: Mutex::default(),
+        })
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The processes of the workers.
+    pub(crate) fn processes(&self) -> Vec<Arc<Supervised>> {
+        self.pool()
+            .members
+            .iter()
+            .map(|member| Arc::clone(&member.process))
+            .collect()
+    }
+
+    /// Begins a task with so many workers; with that many new ones if `new`.
+    pub(super) fn begin(&self, orders: &TaskOrders, count: usize, new: bool) -> Result<u32> {
+        let bytes = to_bytes("the orders of a task", orders)?;
+        let mut pool = self.pool();
+        if pool.closed {
+            return Err(Error::Closed);
+        }
+        self.tend_locked(&mut pool)?;
+        let alive = pool.alive();
+        pool.wanted = if new {
+            alive + count
+        } else if pool.tasks.values().all(|task| task.abandoned) {
+            count
+        } else {
+            alive.max(count)
+        };
+        if pool.wanted > MOST_WORKERS {
+            return Err(Error::Process {
+                reason: format!(
+                    "{} workers were asked for: a context has {MOST_WORKERS} at most",
+                    pool.wanted
+                ),
+            });
+        }
+        self.adjust(&mut pool)?;
+        let pool = &mut *pool;
+        let common = pool.common()?;
+        let at = common
+            .ring
+            .put_large(&bytes)
+            .map_err(|source| failed("writing the orders of a task", source))?;
+        pool.next_task = pool.next_task.wrapping_add(1);
+        let queue = Queue {
+            orders: Orders {
+                task: pool.next_task,
+                at,
+                length: bytes.len() as u64,
+            },
+            chunks: VecDeque::new(),
+            abandoned: false,
+        };
+        pool.tasks.insert(pool.next_task, queue);
+        Ok(pool.next_task)
+    }
+
+    /// Something that rings when a worker has finished a chunk.
+    pub(super) fn bell(&self) -> Result<Bell> {
+        let mut pool = self.pool();
+        let bell = Bell::of(pool.common()?.news.as_fd());
+        bell.map_err(|source| failed("making an epoll", source))
+    }
+
+    /// Whether a task may have another chunk on its way.
+    pub(super) fn has_room(&self, task: u32) -> bool {
+        let mut pool = self.pool();
+        let window = (4 * pool.members.len() + 4).min(SLOTS * 3 / 4);
+        let within = pool.tasks.get(&task).is_some_and(|queue| queue.chunks.len() < window);
+        within && pool.find_slot(task).is_some()
+    }
+
+    /// Hands a chunk to the workers; false if there is no slot for it yet.
+    pub(super) fn offer(&self, task: u32, count: u32, input: &[u8]) -> Result<bool> {
+        let mut pool = self.pool();
+        if pool.closed {
+            return Err(Error::Closed);
+        }
+        let Some(slot) = pool.find_slot(task) else {
+            return Ok(false);
+        };
+        let pool = &mut *pool;
+        let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get_mut(&task)) else {
+            return Err(Error::Closed);
+        };
+        pool.free.retain(|free| *free != slot);
+        let posted = common.ring.post(slot, queue.orders, pool.next_order, count, input);
+        posted.map_err(|source| failed("handing items to workers", source))?;
+        pool.next_order += 1;
+        queue.chunks.push_back(Chunk::InSlot(slot));
+        Ok(true)
+    }
+
+    /// Takes what is at the front of a task's queue, if it is done.
+    pub(super) fn front(&self, task: u32) -> Result<Front> {
+        let mut pool = self.pool();
+        if pool.closed {
+            return Err(Error::Closed);
+        }
+        let pool = &mut *pool;
+        let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get_mut(&task)) else {
+            return Ok(Front::Nothing);
+        };
+        let slot = match queue.chunks.front() {
+            None => return Ok(Front::Nothing),
+            Some(Chunk::InSlot(slot)) if !common.ring.is_done(*slot) => return Ok(Front::Pending),
+            Some(Chunk::InSlot(slot)) => Some(*slot),
+            Some(Chunk::Done(_)) => None,
+        };
+        let finished = match (slot, queue.chunks.pop_front()) {
+            (None, Some(Chunk::Done(finished))) => finished,
+            (Some(slot), _) => {
+                let collected = collect(&common.ring, slot);
+                pool.free.push(slot);
+                collected?
+            }
+            _ => return Ok(Front::Nothing),
+        };
+        pool.barren = 0;
+        Ok(Front::Finished(finished))
+    }
+
+    /// Deals with workers that have ended.
+    pub(super) fn tend(&self) -> Result<()> {
+        self.tend_locked(&mut self.pool())
+    }
+
+    fn tend_locked(&self, pool: &mut Pool) -> Result<()> {
+        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut pool.members)
+            .into_iter()
+            .partition(|member| member.process.exit_code().is_some());
+        pool.members = left;
+        let mut last = None;
+        for member in gone {
+            let (pid, code) = (
+                member.process.pid().unwrap_or(0),
+                member.process.exit_code().unwrap_or(0),
+            );
+            let mut last_words = [0; 16];
+            last_words[..4].copy_from_slice(&code.to_le_bytes());
+            last_words[4..8].copy_from_slice(&pid.to_le_bytes());
+            if let Some(common) = &pool.shared {
+                if common.ring.bury(member.id, &last_words) {
+                    pool.barren = 0;
+                }
+                // Who else waits has to look, too.
+                signal::ring(common.news.as_fd());
+            }
+            if !member.retired {
+                pool.barren += 1;
+                last = Some(member.process);
+            }
+        }
+        if let Some(last) = last
+            && pool.barren > MOST_BARREN * (pool.wanted + 1)
+        {
+            pool.barren = 0;
+            let ended = last.wait(Deadline::at_once(), false)?;
+            return Err(Error::ProcessWait {
+                exit_code: ended.exit_code,
+                pid: ended.pid,
+                source: ended.value.as_ref().err().cloned().flatten(),
+            });
+        }
+        pool.wanted = if pool.closed { 0 } else { pool.wanted };
+        if pool.alive() < pool.wanted {
+            self.adjust(pool)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Starts and retires workers until there are as many as are wanted.
+    fn adjust(&self, pool: &mut Pool) -> Result<()> {
+        while pool.alive() > pool.wanted {
+            let Some(member) = pool.members.iter_mut().rev().find(|member| !member.retired) else {
+                break;
+            };
+            member.retired = true;
+            let place = member.place;
+            pool.common()?.ring.retire(place, true);
+        }
+        while pool.alive() < pool.wanted {
+            let places = 0..2 * MOST_WORKERS;
+            let place = places
+                .into_iter()
+                .find(|place| pool.members.iter().all(|member| member.place != *place));
+            let place = place
+                .filter(|place| *place < MOST_WORKERS)
+                .ok_or_else(|| Error::Process {
+                    reason: "too many workers are still at their last chunk: wait for results first".into(),
+                })?;
+            // Their number stands beside the state of a slot in one word.
+            pool.next_worker = (pool.next_worker + 1) & (u32::MAX >> 2);
+            let id = pool.next_worker;
+            let fds = {
+                let common = pool.common()?;
+                common.ring.retire(place, false);
+                common.fds.clone()
+            };
+            let process = self.start_worker(id, place, fds)?;
+            pool.members.push(Member {
+                id,
+                place,
+                process,
+                retired: false,
+            });
+        }
+        Ok(())
+    }
+
+    fn start_worker(&self, id: u32, place: usize, fds: Vec<Arc<OwnedFd>>) -> Result<Arc<Supervised>> {
+        let target = entry::locate::<Targets, Worker, RunWorker>(Worker);
+        let target = target.map_err(|reason| Error::Target {
+            name: "of workers".into(),
+            reason,
+        })?;
+        let settings = ProcessSettings {
+            namespace: self.defaults.namespace.clone(),
+            stop_grace: self.defaults.stop_grace,
+            backend: Some(Backend::Process),
+            ..ProcessSettings::default()
+        };
+        let process = Supervised::new(Launch {
+            target,
+            name: "zproc::worker".into(),
+            args: to_bytes("the number of a worker", &(id, place as u32))?,
+            retry_args: None,
+            output: (TypeId::of::<()>(), "()"),
+            state: Arc::clone(&self.base),
+            settings,
+            fds,
+            tied: true,
+        })?;
+        process.start()?;
+        Ok(process)
+    }
+
+    /// Waits until a worker has finished a chunk since the bell was silenced, or has ended; for a second at most.
+    pub(super) fn wait(&self, bell: &Bell) -> Result<()> {
+        let runs: Vec<_> = self
+            .processes()
+            .iter()
+            .filter_map(|process| process.running())
+            .collect();
+        let fds: Vec<_> = runs.iter().map(|run| run.as_fd()).chain([bell.as_fd()]).collect();
+        os::wait_readable(&fds, Deadline::after(Duration::from_secs(1)), true).map(drop)
+    }
+
+    /// Nobody takes the results of a task any more.
+    pub(super) fn abandon(&self, task: u32) {
+        let mut pool = self.pool();
+        if let Some(queue) = pool.tasks.get_mut(&task) {
+            queue.abandoned = true;
+            queue.chunks.retain(|chunk| matches!(chunk, Chunk::InSlot(_)));
+        }
+        pool.sweep();
+    }
+
+    /// Ends all workers.
+    pub(crate) fn close(&self) -> Result<()> {
+        let members = {
+            let mut pool = self.pool();
+            pool.closed = true;
+            pool.wanted = 0;
+            if let Some(common) = &pool.shared {
+                signal::ring(common.news.as_fd());
+            }
+            std::mem::take(&mut pool.members)
+        };
+        let processes: Vec<_> = members.into_iter().map(|member| member.process).collect();
+        let stopped = crate::context::stop_all(&processes).map(drop);
+        self.pool().shared = None;
+        stopped
+    }
+}
+
+fn collect(ring: &Ring, slot: usize) -> Result<Finished> {
+    let (count, took_ns) = ring.effort(slot);
+    let results = ring.collect(slot);
+    Ok(Finished {
+        results: results.map_err(|source| failed("reading the results of workers", source))?,
+        count,
+        took: Duration::from_nanos(took_ns),
+    })
+}
+
+impl Pool {
+    fn alive(&self) -> usize {
+        self.members.iter().filter(|member| !member.retired).count()
+    }
+
+    fn common(&mut self) -> Result<&mut Common> {
+        if self.shared.is_none() {
+            self.shared = Some(Common::new()?);
+            self.free = (0..SLOTS).collect();
+        }
+        self.shared.as_mut().ok_or(Error::Closed)
+    }
+
+    /// A slot for a task; collects what is done of others if it has to.
+    fn find_slot(&mut self, task: u32) -> Option<usize> {
+        if self.free.is_empty() {
+            self.sweep();
+        }
+        if self.free.is_empty()
+            && let Some(common) = &self.shared
+        {
+            let others = self.tasks.iter_mut().filter(|(other, _)| **other != task);
+            for chunk in others.flat_map(|(_, queue)| &mut queue.chunks) {
+                if let Chunk::InSlot(slot) = *chunk
+                    && common.ring.is_done(slot)
+                    && let Ok(finished) = collect(&common.ring, slot)
+                {
+                    self.free.push(slot);
+                    *chunk = Chunk::Done(finished);
+                }
+            }
+        }
+        self.free.last().copied()
+    }
+
+    /// Frees the slots of abandoned tasks that are done, and forgets those that have none left.
+    fn sweep(&mut self) {
+        let Some(common) = &self.shared else { return };
+        let free = &mut self.free;
+        self.tasks.retain(|_, queue| {
+            if !queue.abandoned {
+                return true;
+            }
+            queue.chunks.retain(|chunk| match chunk {
+                Chunk::InSlot(slot) if common.ring.withdraw(*slot) => {
+                    free.push(*slot);
+                    false
+                }
+                Chunk::InSlot(_) => true,
+                Chunk::Done(_) => false,
+            });
+            let goes = queue.chunks.is_empty();
+            if goes {
+                common.ring.punch_large(queue.orders.at, queue.orders.length);
+            }
+            !goes
+        });
+    }
+}
+
+impl Common {
+    fn new() -> Result<Self> {
+        let memory =
+            Shared::create("zproc-workers", LENGTH).map_err(|source| failed("making slots for workers", source))?;
+        let large = memfd_create("zproc-large", MFdFlags::MFD_CLOEXEC);
+        let large = large.map_err(|errno| failed("memfd_create", errno.into()))?;
+        let news = signal::event_fd().map_err(|source| failed("making an eventfd", source))?;
+        let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+            let copy = fd
+                .try_clone_to_owned()
+                .map_err(|source| failed("copying a descriptor", source));
+            copy.map(Arc::new)
+        };
+        let fds = vec![copy(memory.as_fd())?, copy(large.as_fd())?, copy(news.as_fd())?];
+        Ok(Self {
+            ring: Ring {
+                memory,
+                large: File::from(large),
+            },
+            news,
+            fds,
+        })
+    }
+}

@@ -1,0 +1,476 @@
+//! The slots by which items go to workers and results come back.
+//!
+//! One memory for all workers of a context. A slot holds a chunk: so many items, encoded one behind the other, and room for
+//! a table and the bytes of their results. Who may touch it says its state, one word:
+//!
+//! ```text
+//! FREE ── parent ──▶ READY ── a worker, by compare-and-swap ──▶ CLAIMED by worker N ── it ──▶ DONE ── parent ──▶ FREE
+//!                      ▲                                             │ N is dead
+//!                      └──────────────────── parent ◀────────────────┘
+//! ```
+//!
+//! **A worker** takes the ready slot with the lowest order. Before it runs an item it notes that it has `started` it, and
+//! behind it writes the result, its place in the table, and then that it is `finished`.
+//!
+//! **A worker that dies** leaves a slot that is claimed by it. The parent, once it knows that the process is gone, finds
+//! in the slot how far it came: what is finished counts, the item that was started is marked as lost (it is not run
+//! again: it may have had its effect, or be what killed the worker), and the rest is ready again. There is no counter of
+//! tickets that could be lost with a worker.
+//!
+//! **Large things**, which do not fit into a slot, lie in a file beside the memory, at offsets that are never used twice;
+//! what has been read is punched out of it.
+//!
+//! **Ordering.** What is in a slot is written before the state that hands it over (Release), and read after that was seen
+//! (Acquire). Workers sleep on `posted`, which they read before they look for a slot; the parent posts and then wakes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
+use std::time::Duration;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use zproc_spawn::shared::{self, Shared};
+
+/// Chunks that can be on their way at once.
+pub(super) const SLOTS: usize = 32;
+/// Bytes of items, and of results with their table, in a slot.
+pub(super) const INPUT: usize = 64 << 10;
+const OUTPUT: usize = 256 << 10;
+/// Items in a chunk, at most: each has room in the table, and for the place of a large result.
+pub(super) const MOST_ITEMS: u32 = 8192;
+const _: () = assert!(MOST_ITEMS as usize * (4 + LARGE) <= OUTPUT);
+/// Workers at once.
+pub(super) const MOST_WORKERS: usize = 256;
+
+// The header.
+const POSTED: usize = 0;
+const LARGE_END: usize = 8;
+const RETIRED: usize = 64; // one word for each worker's place
+const HEADER: usize = 4096;
+const _: () = assert!(RETIRED + 4 * MOST_WORKERS <= HEADER);
+
+// A slot.
+const STATE: usize = 0;
+const COUNT: usize = 4;
+const FIRST: usize = 8;
+const STARTED: usize = 12;
+const FINISHED: usize = 16;
+const INPUT_LENGTH: usize = 20;
+const TASK: usize = 24;
+const ORDER: usize = 32;
+const TOOK: usize = 40;
+const INPUT_AT: usize = 48;
+const ORDERS_AT: usize = 56;
+const ORDERS_LENGTH: usize = 64;
+const SLOT_HEADER: usize = 128;
+const SLOT: usize = SLOT_HEADER + INPUT + OUTPUT;
+pub(super) const LENGTH: usize = HEADER + SLOTS * SLOT;
+
+pub(super) const FREE: u32 = 0;
+const READY: u32 = 1;
+pub(super) const DONE: u32 = 2;
+const CLAIMED: u32 = 3;
+
+/// What became of an item: the low bits of its entry in the table, below the length of its bytes.
+const STATUS_BITS: u32 = 2;
+/// Its value.
+pub(super) const VALUE: u32 = 0;
+/// An error or a panic.
+pub(super) const FAILED: u32 = 1;
+/// It was lost with its worker: exit code and pid.
+pub(super) const LOST: u32 = 2;
+/// The place of its bytes in the large file, and its status.
+const ELSEWHERE: u32 = 3;
+/// Bytes of such a place: offset, and length with status.
+const LARGE: usize = 16;
+
+/// The memory and the file of a pool of workers.
+pub(super) struct Ring {
+    pub(super) memory: Shared,
+    pub(super) large: File,
+}
+
+/// Where the orders of a task lie: what to run with which arguments.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orders {
+    pub(super) task: u32,
+    pub(super) at: u64,
+    pub(super) length: u64,
+}
+
+/// The results of a chunk.
+pub(super) struct Results {
+    table: Vec<u32>,
+    bytes: Vec<u8>,
+    next: usize,
+    at: usize,
+}
+
+impl Results {
+    /// Status and bytes of the next item.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<(u32, &[u8])> {
+        let entry = *self.table.get(self.next)?;
+        let length = (entry >> STATUS_BITS) as usize;
+        let bytes = self.bytes.get(self.at..self.at + length)?;
+        self.next += 1;
+        self.at += length;
+        Some((entry & ((1 << STATUS_BITS) - 1), bytes))
+    }
+}
+
+impl Ring {
+    fn slot(&self, slot: usize, field: usize) -> &AtomicU32 {
+        self.memory.word(HEADER + slot * SLOT + field)
+    }
+
+    fn long(&self, slot: usize, field: usize) -> &std::sync::atomic::AtomicU64 {
+        self.memory.long(HEADER + slot * SLOT + field)
+    }
+
+    fn input(slot: usize) -> usize {
+        HEADER + slot * SLOT + SLOT_HEADER
+    }
+
+    fn table(slot: usize) -> usize {
+        Self::input(slot) + INPUT
+    }
+
+    /// Where the bytes of results lie.
+    fn output(slot: usize, count: u32) -> usize {
+        Self::table(slot) + 4 * count as usize
+    }
+
+    fn get(&self, slot: usize, field: usize) -> u32 {
+        self.slot(slot, field).load(Ordering::Relaxed)
+    }
+
+    fn set(&self, slot: usize, field: usize, value: u32) {
+        self.slot(slot, field).store(value, Ordering::Relaxed);
+    }
+
+    // What both do.
+
+    /// Puts bytes into the large file; returns where.
+    pub(super) fn put_large(&self, bytes: &[u8]) -> io::Result<u64> {
+        // Whole pages, so that they can be punched out. Relaxed: only the sum counts.
+        let length = (bytes.len() as u64).next_multiple_of(4096);
+        let at = self.memory.long(LARGE_END).fetch_add(length, Ordering::Relaxed);
+        self.large.write_all_at(bytes, at)?;
+        Ok(at)
+    }
+
+    /// Bytes of the large file. What a broken process tells of is not there.
+    pub(super) fn get_large(&self, at: u64, length: u64) -> io::Result<Vec<u8>> {
+        if at.saturating_add(length) > self.large.metadata()?.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = vec![0; length as usize];
+        self.large.read_exact_at(&mut bytes, at)?;
+        Ok(bytes)
+    }
+
+    /// Gives back the memory of bytes in the large file.
+    pub(super) fn punch_large(&self, at: u64, length: u64) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (at, length) = (at.cast_signed(), length.next_multiple_of(4096).max(1).cast_signed());
+        // If it fails, the memory is given back with the file.
+        let _ = fallocate(&self.large, flags, at, length);
+    }
+
+    // The parent.
+
+    /// Hands a chunk to the workers, in a slot that is free.
+    pub(super) fn post(&self, slot: usize, orders: Orders, order: u64, count: u32, input: &[u8]) -> io::Result<()> {
+        if input.len() <= INPUT {
+            self.memory.write(Self::input(slot), input);
+        } else {
+            self.long(slot, INPUT_AT)
+                .store(self.put_large(input)?, Ordering::Relaxed);
+        }
+        for (field, value) in [
+            (COUNT, count),
+            (FIRST, 0),
+            (STARTED, 0),
+            (FINISHED, 0),
+            (INPUT_LENGTH, u32::try_from(input.len()).map_err(io::Error::other)?),
+            (TASK, orders.task),
+        ] {
+            self.set(slot, field, value);
+        }
+        self.long(slot, ORDER).store(order, Ordering::Relaxed);
+        self.long(slot, ORDERS_AT).store(orders.at, Ordering::Relaxed);
+        self.long(slot, ORDERS_LENGTH).store(orders.length, Ordering::Relaxed);
+        self.make_ready(slot);
+        Ok(())
+    }
+
+    fn make_ready(&self, slot: usize) {
+        // Release: with all that is in the slot.
+        self.slot(slot, STATE).store(READY, Ordering::Release);
+        self.wake(1);
+    }
+
+    /// Wakes workers that sleep.
+    fn wake(&self, count: u32) {
+        let posted = self.memory.word(POSTED);
+        // Release: whoever sees it sees the slot.
+        posted.fetch_add(1, Ordering::Release);
+        shared::wake(posted, count);
+    }
+
+    pub(super) fn is_done(&self, slot: usize) -> bool {
+        // Acquire: with the results.
+        self.slot(slot, STATE).load(Ordering::Acquire) == DONE
+    }
+
+    /// How many items the slot has, and in how many nanoseconds they were run.
+    pub(super) fn effort(&self, slot: usize) -> (u32, u64) {
+        (self.get(slot, COUNT), self.long(slot, TOOK).load(Ordering::Relaxed))
+    }
+
+    /// Takes the results of a slot that is done, and frees it.
+    pub(super) fn collect(&self, slot: usize) -> io::Result<Results> {
+        let count = self.get(slot, COUNT).min(MOST_ITEMS);
+        let table: Vec<u32> = (0..count)
+            .map(|item| self.entry(slot, item).load(Ordering::Relaxed))
+            .collect();
+        let length: usize = table.iter().map(|entry| (entry >> STATUS_BITS) as usize).sum();
+        let mut bytes = Vec::new();
+        let room = OUTPUT - 4 * count as usize;
+        self.memory
+            .read(Self::output(slot, count), length.min(room), &mut bytes);
+        self.free_input(slot);
+        self.set(slot, STATE, FREE);
+        let mut results = Results {
+            table,
+            bytes,
+            next: 0,
+            at: 0,
+        };
+        if results
+            .table
+            .iter()
+            .any(|entry| entry & ((1 << STATUS_BITS) - 1) == ELSEWHERE)
+        {
+            results = self.fetch_large(results)?;
+        }
+        Ok(results)
+    }
+
+    fn free_input(&self, slot: usize) {
+        let length = self.get(slot, INPUT_LENGTH);
+        if length as usize > INPUT {
+            self.punch_large(self.long(slot, INPUT_AT).load(Ordering::Relaxed), length.into());
+        }
+    }
+
+    fn fetch_large(&self, mut results: Results) -> io::Result<Results> {
+        let (mut table, mut all) = (Vec::new(), Vec::new());
+        while let Some((status, bytes)) = results.next() {
+            let (status, bytes) = match (status, bytes.as_chunks::<8>().0) {
+                (ELSEWHERE, [at, entry]) => {
+                    let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
+                    let length = entry >> STATUS_BITS;
+                    let bytes = self.get_large(at, length)?;
+                    self.punch_large(at, length);
+                    (
+                        (entry & ((1 << STATUS_BITS) - 1)) as u32,
+                        std::borrow::Cow::Owned(bytes),
+                    )
+                }
+                _ => (status, bytes.into()),
+            };
+            table.push(entry(status, bytes.len()));
+            all.extend_from_slice(&bytes);
+        }
+        Ok(Results {
+            table,
+            bytes: all,
+            next: 0,
+            at: 0,
+        })
+    }
+
+    /// Deals with the slots of a worker that is gone: see the header.
+    /// Tells whether it had got anywhere.
+    pub(super) fn bury(&self, worker: u32, last_words: &[u8; LARGE]) -> bool {
+        let mut achieved = false;
+        for slot in 0..SLOTS {
+            // Acquire: with what it wrote before it took the slot; what it wrote since is there, because it is gone.
+            if self.slot(slot, STATE).load(Ordering::Acquire) != CLAIMED | worker << 2 {
+                continue;
+            }
+            let (count, started) = (self.get(slot, COUNT).min(MOST_ITEMS), self.get(slot, STARTED));
+            let mut first = self.slot(slot, FINISHED).load(Ordering::Acquire).min(count);
+            if started > first && first < count {
+                let at = self.output_end(slot, first, count);
+                self.memory.write(at, last_words);
+                self.entry(slot, first).store(entry(LOST, LARGE), Ordering::Relaxed);
+                first += 1;
+            }
+            achieved |= first > self.get(slot, FIRST);
+            self.set(slot, FIRST, first);
+            self.set(slot, STARTED, first);
+            self.set(slot, FINISHED, first);
+            if first < count {
+                self.make_ready(slot);
+            } else {
+                self.set(slot, STATE, DONE);
+            }
+        }
+        achieved
+    }
+
+    /// Frees a slot whose results nobody wants, unless a worker is at it.
+    pub(super) fn withdraw(&self, slot: usize) -> bool {
+        let state = self.slot(slot, STATE);
+        for from in [READY, DONE] {
+            // Acquire: what the worker did in it comes before it is used again.
+            if state
+                .compare_exchange(from, FREE, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
+                self.free_input(slot);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Asks a worker to end when it has nothing to do.
+    pub(super) fn retire(&self, place: usize, retired: bool) {
+        self.memory
+            .word(RETIRED + 4 * place)
+            .store(retired.into(), Ordering::Relaxed);
+        self.wake(u32::MAX);
+    }
+
+    // A worker.
+
+    /// Takes the next chunk; sleeps until there is one. `None` once the worker is to end.
+    pub(super) fn claim(&self, worker: u32, place: usize) -> Option<usize> {
+        loop {
+            // Acquire: before the look for slots; what is posted behind it moves the word.
+            let seen = self.memory.word(POSTED).load(Ordering::Acquire);
+            let order = |slot: &usize| self.long(*slot, ORDER).load(Ordering::Relaxed);
+            let ready = (0..SLOTS).filter(|slot| self.get(*slot, STATE) == READY);
+            if let Some(slot) = ready.min_by_key(order) {
+                let state = self.slot(slot, STATE);
+                // Acquire: with all that is in the slot.
+                let claimed = CLAIMED | worker << 2;
+                if state
+                    .compare_exchange(READY, claimed, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    return Some(slot);
+                }
+                continue;
+            }
+            if self.memory.word(RETIRED + 4 * place).load(Ordering::Relaxed) != 0 {
+                return None;
+            }
+            shared::sleep(self.memory.word(POSTED), seen, Duration::from_secs(1));
+        }
+    }
+
+    /// What is in a slot: the orders of its task, how many items it has and which is the first to be run, and the items.
+    pub(super) fn take(&self, slot: usize) -> io::Result<(Orders, u32, u32, Vec<u8>)> {
+        let orders = Orders {
+            task: self.get(slot, TASK),
+            at: self.long(slot, ORDERS_AT).load(Ordering::Relaxed),
+            length: self.long(slot, ORDERS_LENGTH).load(Ordering::Relaxed),
+        };
+        let length = self.get(slot, INPUT_LENGTH) as usize;
+        let input = if length <= INPUT {
+            let mut input = Vec::new();
+            self.memory.read(Self::input(slot), length, &mut input);
+            input
+        } else {
+            self.get_large(self.long(slot, INPUT_AT).load(Ordering::Relaxed), length as u64)?
+        };
+        Ok((
+            orders,
+            self.get(slot, COUNT).min(MOST_ITEMS),
+            self.get(slot, FIRST),
+            input,
+        ))
+    }
+
+    /// Where the result of item `item` begins: behind those before it.
+    pub(super) fn output_end(&self, slot: usize, item: u32, count: u32) -> usize {
+        let lengths = (0..item).map(|item| (self.entry(slot, item).load(Ordering::Relaxed) >> STATUS_BITS) as usize);
+        let most = Self::table(slot) + OUTPUT - LARGE;
+        (Self::output(slot, count) + lengths.sum::<usize>()).min(most)
+    }
+
+    fn entry(&self, slot: usize, item: u32) -> &AtomicU32 {
+        self.memory.word(Self::table(slot) + 4 * item as usize)
+    }
+
+    /// Notes that an item is about to be run.
+    #[inline]
+    pub(super) fn begin(&self, slot: usize, item: u32) {
+        self.set(slot, STARTED, item + 1);
+        // Before anything that the item does, for the parent that finds the slot of a dead worker.
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Writes the result of item `item` of `count` at `at`: the first `length` of `bytes`. Returns where the next one goes.
+    #[inline]
+    pub(super) fn finish(
+        &self,
+        slot: usize,
+        (item, count): (u32, u32),
+        at: usize,
+        status: u32,
+        bytes: &[u8],
+        length: usize,
+    ) -> io::Result<usize> {
+        // Those to come need room for a place each.
+        let reserved = LARGE * (count - item - 1) as usize;
+        let end = Self::table(slot) + OUTPUT;
+        let next = match bytes.first_chunk::<LARGE>() {
+            // A short one is written with what is behind it, which the next one overwrites: that needs no call.
+            Some(short) if length <= LARGE && at + LARGE + reserved <= end => {
+                self.memory.write(at, short);
+                at + length
+            }
+            _ if at + length + reserved <= end => {
+                self.memory.write(at, &bytes[..length]);
+                at + length
+            }
+            _ => return self.finish_elsewhere(slot, item, at, status, &bytes[..length]),
+        };
+        self.entry(slot, item).store(entry(status, length), Ordering::Relaxed);
+        // Release: with the result, for the parent that finds the slot of a dead worker.
+        self.slot(slot, FINISHED).store(item + 1, Ordering::Release);
+        Ok(next)
+    }
+
+    /// As [`Ring::finish`], for a result for which there is no room in the slot.
+    #[cold]
+    fn finish_elsewhere(&self, slot: usize, item: u32, at: usize, status: u32, bytes: &[u8]) -> io::Result<usize> {
+        let mut place = [0; LARGE];
+        place[..8].copy_from_slice(&self.put_large(bytes)?.to_le_bytes());
+        place[8..].copy_from_slice(&((bytes.len() as u64) << STATUS_BITS | u64::from(status)).to_le_bytes());
+        self.memory.write(at, &place);
+        self.entry(slot, item).store(entry(ELSEWHERE, LARGE), Ordering::Relaxed);
+        // Release: as in `finish`.
+        self.slot(slot, FINISHED).store(item + 1, Ordering::Release);
+        Ok(at + LARGE)
+    }
+
+    /// Hands a slot back.
+    pub(super) fn hand_back(&self, slot: usize, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.long(slot, TOOK).store(took, Ordering::Relaxed);
+        // Release: with the results.
+        self.slot(slot, STATE).store(DONE, Ordering::Release);
+    }
+}
+
+fn entry(status: u32, length: usize) -> u32 {
+    (length as u32) << STATUS_BITS | status
+}

@@ -1,0 +1,531 @@
+//! The phases that a process goes through, as its parent sees them.
+//!
+//! ```text
+//! deferred ── start ──▶ running ── it ended ──▶ ended
+//!                        ▲   │ killed, and to be restarted
+//!                        └── resting
+//! ```
+//!
+//! Nobody watches a process that nobody asks about: whoever waits polls its pidfd, and whoever finds that it has ended
+//! reaps it, reads the outcome and moves it on ([`Supervised::settle`]). One that is to be restarted, and one that is a
+//! thread, has a thread that does so (the *keeper*), and an eventfd that becomes readable at the end, for those who wait.
+//!
+//! The lock of the phase is never held while somebody waits.
+
+use std::any::TypeId;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::Signal;
+use shm_state::Deadline;
+use zproc_spawn::exit::{self, Exit};
+use zproc_spawn::spawn::{self, Child};
+
+use super::builder::Launch;
+use super::child::{self, Home};
+use super::job::{Job, Order, Stage};
+use super::settings::Backend;
+use crate::error::{Error, Result};
+use crate::os::{self, failed};
+use crate::remote::RemoteError;
+
+/// A child that has not come to `init` after so long is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a child on its way there is looked at. Time that passes between two looks counts twice that at most, so that
+/// time in which the whole machine stands still does not count.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a wait for another child lasts until it begins anew.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A process, shared by its handles and its context.
+pub(crate) struct Supervised {
+    launch: Launch,
+    /// The process whose child it is.
+    owner: u32,
+    phase: Mutex<Phase>,
+    /// For the keeper, who rests between a death and a restart.
+    stopping: Condvar,
+    /// Readable once it has ended, if there is a keeper.
+    end: Option<EventFd>,
+}
+
+enum Phase {
+    Deferred,
+    Running(Arc<Run>),
+    /// A thread runs the target.
+    Thread,
+    /// It died, and will be started again unless it is stopped.
+    Resting {
+        pid: u32,
+        exit_code: i32,
+    },
+    Ended(Arc<Ended>),
+}
+
+/// One run of a child.
+pub(crate) struct Run {
+    child: Child,
+    job: Job,
+    restarts: u32,
+    stopped: std::sync::atomic::AtomicBool,
+    /// When it was looked at last, and how much time has passed until then.
+    way: Mutex<(Instant, Duration)>,
+}
+
+/// How it ended.
+pub(crate) struct Ended {
+    pub(crate) exit_code: i32,
+    pub(crate) pid: u32,
+    /// The value; or the failure, if there was a word of it.
+    pub(crate) value: Result<Vec<u8>, Option<Box<RemoteError>>>,
+}
+
+impl Supervised {
+    pub(crate) fn new(launch: Launch) -> Result<Arc<Self>> {
+        let has_keeper =
+            launch.settings.restart_for.is_some() || launch.settings.backend_or_default() == Backend::Thread;
+        let end = if has_keeper { Some(os::event_fd()?) } else { None };
+        Ok(Arc::new(Self {
+            launch,
+            owner: std::process::id(),
+            phase: Mutex::new(Phase::Deferred),
+            stopping: Condvar::new(),
+            end,
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.launch.name
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        self.launch.namespace()
+    }
+
+    pub(crate) fn returns<T: 'static>(&self) -> bool {
+        self.launch.output.0 == TypeId::of::<T>()
+    }
+
+    pub(crate) fn output_name(&self) -> &'static str {
+        self.launch.output.1
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn start(self: &Arc<Self>) -> Result<u32> {
+        let mut phase = self.phase();
+        if !matches!(*phase, Phase::Deferred) {
+            return Err(Error::Process {
+                reason: format!("{} was started already: a process can be started once", self.name()),
+            });
+        }
+        let order = self.launch.order()?;
+        if self.launch.settings.backend_or_default() == Backend::Thread {
+            let home = Home::in_thread(order.state.clone(), order.state.open_beside(&self.launch.state)?);
+            let keeper = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("zproc-thread".into());
+            let thread = thread.spawn(move || keeper.run_here(&order, &home));
+            thread.map_err(|source| failed("starting a thread", source))?;
+            *phase = Phase::Thread;
+            return Ok(std::process::id());
+        }
+        let run = self.launch_child(&order, 0)?;
+        let pid = run.child.pid;
+        *phase = Phase::Running(run);
+        drop(phase);
+        if self.launch.settings.restart_for.is_some() {
+            let keeper = Arc::clone(self);
+            if let Err(error) = os::quiet_thread("zproc-keeper", move || keeper.keep()) {
+                self.kill();
+                return Err(error);
+            }
+        }
+        Ok(pid)
+    }
+
+    fn launch_child(&self, order: &Order, restarts: u32) -> Result<Arc<Run>> {
+        let job = Job::create(order)?;
+        let memory = self.launch.memory()?;
+        let mut keep: Vec<BorrowedFd<'_>> = vec![memory];
+        keep.extend(self.launch.fds.iter().map(AsFd::as_fd));
+        let child = spawn::spawn(&spawn::Order {
+            job: job.as_fd(),
+            keep: &keep,
+            tied: self.launch.tied,
+        });
+        let child = child.map_err(|source| failed("starting a process", source))?;
+        Ok(Arc::new(Run {
+            child,
+            job,
+            restarts,
+            stopped: false.into(),
+            way: Mutex::new((Instant::now(), Duration::ZERO)),
+        }))
+    }
+
+    /// The life of a thread that stands for a process.
+    fn run_here(&self, order: &Order, home: &Home) {
+        let done = child::run(order, home);
+        let value = match done.outcome {
+            Some(outcome) => outcome.map_err(Some),
+            None => Err(None),
+        };
+        let ended = Ended {
+            exit_code: done.code,
+            pid: std::process::id(),
+            value,
+        };
+        self.end(&mut self.phase(), ended);
+    }
+
+    fn end(&self, phase: &mut Phase, ended: Ended) -> Arc<Ended> {
+        let ended = Arc::new(ended);
+        *phase = Phase::Ended(Arc::clone(&ended));
+        self.stopping.notify_all();
+        if let Some(end) = &self.end {
+            os::ring(end);
+        }
+        ended
+    }
+
+    /// The life of the thread that restarts it.
+    fn keep(&self) {
+        loop {
+            let run = match &*self.phase() {
+                Phase::Running(run) => Arc::clone(run),
+                _ => return,
+            };
+            let pidfd = run.child.pidfd.as_fd();
+            // A failure would be one of the descriptor, after which there is nothing to keep.
+            let Ok(_) = os::wait_readable(&[pidfd], Deadline::after(run.slice()), false) else {
+                return;
+            };
+            run.look();
+            let mut phase = self.phase();
+            let delay = match &*phase {
+                Phase::Running(running) if Arc::ptr_eq(running, &run) => match self.settle(&mut phase) {
+                    Some(delay) => delay,
+                    None => continue,
+                },
+                _ => return,
+            };
+            let Some(delay) = delay else { continue };
+            if !self.rest(phase, delay) {
+                return;
+            }
+            if let Err(error) = self.restart(&run) {
+                let text = format!("it could not be restarted: {error}");
+                let mut phase = self.phase();
+                let (pid, exit_code) = match &*phase {
+                    Phase::Resting { pid, exit_code } => (*pid, *exit_code),
+                    _ => return,
+                };
+                let value = Err(Some(Box::new(RemoteError::of_process(text))));
+                self.end(&mut phase, Ended { exit_code, pid, value });
+                return;
+            }
+        }
+    }
+
+    /// Waits, unless it is stopped meanwhile.
+    fn rest(&self, phase: MutexGuard<'_, Phase>, delay: Duration) -> bool {
+        let until = Instant::now() + delay;
+        let mut phase = phase;
+        while matches!(*phase, Phase::Resting { .. }) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let waited = self.stopping.wait_timeout(phase, left);
+            phase = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        false
+    }
+
+    fn restart(&self, last: &Run) -> Result<()> {
+        let order = self.launch.order()?;
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Resting { .. }) {
+            *phase = Phase::Running(self.launch_child(&order, last.restarts.saturating_add(1))?);
+        }
+        Ok(())
+    }
+
+    /// If it has ended: reaps it, reads the outcome, and moves it on. Tells the time until a restart if there is to be one,
+    /// and whether it has ended for good by `Some(None)`; `None` if it runs.
+    fn settle(&self, phase: &mut Phase) -> Option<Option<Duration>> {
+        let Phase::Running(run) = phase else { return Some(None) };
+        if !exit::has_ended(&run.child) {
+            return None;
+        }
+        let run = Arc::clone(run);
+        let pid = run.child.pid;
+        let exit = exit::reap(&run.child).unwrap_or(Exit::Unknown);
+        let outcome = run.job.outcome().ok().flatten();
+        let exit_code = match (exit, &outcome) {
+            (Exit::Code(code), _) => code,
+            (Exit::Signal(signal), _) => -signal,
+            // Somebody else has taken it: the outcome says.
+            (Exit::Unknown, Some(Ok(_))) => 0,
+            (Exit::Unknown, _) => 1,
+        };
+        let stopped = run.stopped.load(std::sync::atomic::Ordering::Relaxed);
+        if let Exit::Signal(signal) = exit
+            && !stopped
+            && let Some(delay) = self.launch.settings.next_restart(signal, run.restarts)
+        {
+            tracing::warn!(target: "zproc", process = self.name(), pid, signal, ?delay, "a process died and will be restarted");
+            *phase = Phase::Resting { pid, exit_code };
+            return Some(Some(delay));
+        }
+        let value = match outcome {
+            Some(Ok(value)) if exit_code == 0 => Ok(value),
+            Some(Ok(_)) => Err(None),
+            Some(Err(failure)) => Err(Some(failure)),
+            None => Err(run
+                .why_without_a_word(stopped)
+                .map(|text| Box::new(RemoteError::of_process(text)))),
+        };
+        self.end(phase, Ended { exit_code, pid, value });
+        Some(None)
+    }
+
+    pub(crate) fn wait(&self, deadline: Deadline, tell_signals: bool) -> Result<Arc<Ended>> {
+        if !self.is_own() {
+            return Err(Error::Forked);
+        }
+        let mut last = false;
+        loop {
+            let run = {
+                let mut phase = self.phase();
+                if self.is_mine_to_settle() {
+                    self.settle(&mut phase);
+                }
+                match &*phase {
+                    Phase::Ended(ended) => return Ok(Arc::clone(ended)),
+                    Phase::Deferred => {
+                        return Err(Error::Process {
+                            reason: format!("{} was not started: call start first", self.name()),
+                        });
+                    }
+                    Phase::Running(run) => Some(Arc::clone(run)),
+                    Phase::Thread | Phase::Resting { .. } => None,
+                }
+            };
+            if last {
+                return Err(Error::Timeout);
+            }
+            let fd = match (&self.end, &run) {
+                (Some(end), _) => end.as_fd(),
+                (None, Some(run)) => run.child.pidfd.as_fd(),
+                (None, None) => continue,
+            };
+            let look = deadline.sooner_of(run.as_ref().map_or(LONG, |run| run.slice()));
+            if !os::wait_readable(&[fd], look, tell_signals)? && deadline.passed() {
+                last = true;
+            }
+            if let Some(run) = &run {
+                run.look();
+            }
+        }
+    }
+
+    /// A descriptor that is readable once the child has ended.
+    pub(crate) fn running(&self) -> Option<Arc<Run>> {
+        match &*self.phase() {
+            Phase::Running(run) => Some(Arc::clone(run)),
+            _ => None,
+        }
+    }
+
+    /// Whether those who wait move it on, or a keeper does.
+    fn is_mine_to_settle(&self) -> bool {
+        self.end.is_none()
+    }
+
+    pub(crate) fn stop(&self) -> Result<i32> {
+        let grace = Deadline::after(self.grace());
+        self.ask_to_stop();
+        self.finish_stop(grace)
+    }
+
+    /// The first half of [`Supervised::stop`].
+    pub(crate) fn ask_to_stop(&self) {
+        if !self.is_own() {
+            return;
+        }
+        let mut phase = self.phase();
+        match &*phase {
+            Phase::Running(run) => {
+                run.stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+                let _ = exit::send(&run.child, Signal::SIGTERM);
+            }
+            Phase::Resting { pid, exit_code } => {
+                let (pid, exit_code) = (*pid, *exit_code);
+                self.end(
+                    &mut phase,
+                    Ended {
+                        exit_code,
+                        pid,
+                        value: Err(None),
+                    },
+                );
+            }
+            Phase::Deferred | Phase::Thread | Phase::Ended(_) => {}
+        }
+    }
+
+    /// The second half of [`Supervised::stop`].
+    pub(crate) fn finish_stop(&self, grace: Deadline) -> Result<i32> {
+        match self.wait(grace, false) {
+            Ok(ended) => return Ok(ended.exit_code),
+            Err(Error::Timeout) => {}
+            Err(error) => return Err(error),
+        }
+        if matches!(*self.phase(), Phase::Thread) {
+            return Err(Error::Process {
+                reason: format!(
+                    "{} is a thread, which cannot be killed: have it end by itself",
+                    self.name()
+                ),
+            });
+        }
+        self.kill();
+        // The kernel ends it, however busy the machine is.
+        Ok(self.wait(Deadline::never(), false)?.exit_code)
+    }
+
+    fn kill(&self) {
+        if let Phase::Running(run) = &*self.phase() {
+            let _ = exit::send(&run.child, Signal::SIGKILL);
+        }
+    }
+
+    /// Whether it is a child of this process, and not of the one that this was forked from.
+    pub(crate) fn is_own(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
+    /// How long it has to end by itself when it is stopped.
+    pub(crate) fn grace(&self) -> Duration {
+        self.launch.settings.grace()
+    }
+
+    /// Whether it was started.
+    pub(crate) fn is_started(&self) -> bool {
+        !matches!(*self.phase(), Phase::Deferred)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        let mut phase = self.phase();
+        if self.is_mine_to_settle() {
+            self.settle(&mut phase);
+        }
+        match &*phase {
+            Phase::Running(run) => !self.is_over(run),
+            Phase::Thread | Phase::Resting { .. } => true,
+            Phase::Deferred | Phase::Ended(_) => false,
+        }
+    }
+
+    /// Whether a process with a keeper has ended, which has not got to it yet, and will not be restarted.
+    fn is_over(&self, run: &Run) -> bool {
+        exit::has_ended(&run.child) && run.stopped.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &*self.phase() {
+            Phase::Deferred => None,
+            Phase::Running(run) => Some(run.child.pid),
+            Phase::Thread => Some(std::process::id()),
+            Phase::Resting { pid, .. } => Some(*pid),
+            Phase::Ended(ended) => Some(ended.pid),
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        let mut phase = self.phase();
+        if self.is_mine_to_settle() {
+            self.settle(&mut phase);
+        }
+        match &*phase {
+            Phase::Ended(ended) => Some(ended.exit_code),
+            _ => None,
+        }
+    }
+
+    /// Lets a process that outlives its context be collected when it ends.
+    pub(crate) fn let_go(self: &Arc<Self>) {
+        if self.end.is_none() && self.is_alive() {
+            let this = Arc::clone(self);
+            let _ = os::quiet_thread("zproc-reaper", move || drop(this.wait(Deadline::never(), false)));
+        }
+    }
+}
+
+impl AsFd for Run {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+}
+
+impl Run {
+    /// How long to wait before the next look at it.
+    fn slice(&self) -> Duration {
+        if self.job.stage() == Stage::Started { LOOK } else { LONG }
+    }
+
+    /// Takes note of time that has passed, and ends a child that does not come to `init`.
+    fn look(&self) {
+        if self.job.stage() == Stage::Started && self.passed(true) >= PATIENCE {
+            let _ = exit::send(&self.child, Signal::SIGKILL);
+        }
+    }
+
+    /// How much time has passed, until now or until the last look.
+    fn passed(&self, until_now: bool) -> Duration {
+        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        if until_now {
+            let now = Instant::now();
+            let passed = now.duration_since(way.0).min(2 * LOOK);
+            *way = (now, way.1 + passed);
+        }
+        way.1
+    }
+
+    /// Why a child ended that wrote no outcome, if that is known.
+    fn why_without_a_word(&self, stopped: bool) -> Option<String> {
+        match self.job.stage() {
+            Stage::Reached => None,
+            Stage::Forgot => {
+                Some("it came to Context::new without zproc::init(): make that the first statement of main".into())
+            }
+            Stage::Started if stopped => None,
+            Stage::Started if self.passed(false) >= PATIENCE => Some(
+                "it did not come to zproc::init() within 5 s, and was ended: make it the first statement of main"
+                    .into(),
+            ),
+            Stage::Started => {
+                Some("it ended before it came to zproc::init(): make that the first statement of main".into())
+            }
+        }
+    }
+}
+
+/// A process that nobody can ask about any more does not outlive its last handle, unless it is meant to.
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        let is_ours = self.launch.tied && self.is_own();
+        let phase = self.phase.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Phase::Running(run) = phase
+            && is_ours
+        {
+            let _ = exit::send(&run.child, Signal::SIGKILL);
+            let _ = exit::reap(&run.child);
+        }
+    }
+}

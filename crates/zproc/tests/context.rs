@@ -1,0 +1,187 @@
+//! Contexts: many processes at once, their order, their ends.
+
+#![forbid(unsafe_code)] // init_tests! does not need it
+
+use std::time::{Duration, Instant};
+
+use zproc::signals::{SIGKILL, SIGTERM};
+use zproc::{Context, Error, Result, State};
+
+zproc::init_tests!();
+
+fn double(n: u32) -> u32 {
+    2 * n
+}
+
+fn square(n: u32) -> u32 {
+    n * n
+}
+
+fn sleep(state: State) -> Result<()> {
+    state.get_when_available("never").map(drop)
+}
+
+#[test]
+fn a_factory_makes_so_many_of_each() {
+    let ctx = Context::new().unwrap();
+    let all = ctx.process_factory([double, square]).count(2).args(5).start().unwrap();
+    let values: Vec<u32> = all.iter().map(|process| process.wait().unwrap()).collect();
+    assert_eq!(values, [10, 10, 25, 25]);
+    let mixed = (
+        double,
+        |_: State, n: u32| n + 1,
+        |_: Context, n: u32| -> Result<u32> { Ok(n + 2) },
+    );
+    let all = ctx.process_factory(mixed).args(1).deferred().unwrap();
+    ctx.start_all().unwrap();
+    let values: Vec<u32> = all.iter().map(|process| process.wait().unwrap()).collect();
+    assert_eq!(values, [2, 2, 3]);
+    assert_eq!(ctx.processes().len(), 7);
+    let retried = ctx.process_factory(vec![|n: u32| if n == 0 { Err(Error::Timeout) } else { Ok(n) }]);
+    let retried = retried
+        .args(0)
+        .retry_args(4)
+        .retry_for_any()
+        .retry_delay(Duration::ZERO)
+        .start()
+        .unwrap();
+    assert_eq!(retried[0].wait().unwrap(), 4);
+}
+
+#[test]
+fn wait_all_returns_the_values_in_order_and_has_one_timeout_for_all() {
+    let ctx = Context::new().unwrap();
+    let first = ctx.process(|state: State| -> Result<String> {
+        state.get_when_available("go")?;
+        Ok("first".into())
+    });
+    first.start().unwrap();
+    ctx.process(|| 2u64).start().unwrap();
+    ctx.process_map(|n: u64| n, 0..10)
+        .count(1)
+        .start()
+        .unwrap()
+        .for_each(drop);
+    let start = Instant::now();
+    assert!(matches!(ctx.wait_all(Duration::from_millis(50)), Err(Error::Timeout)));
+    let safe = ctx.wait_all_safe(Duration::from_millis(20));
+    assert!(matches!(safe[0], Err(Error::Timeout)) && safe[1].as_ref().unwrap().get::<u64>().unwrap() == 2);
+    assert!(start.elapsed() < Duration::from_secs(30));
+    ctx.state().insert("go", true).unwrap();
+    let values = ctx.wait_all(None).unwrap();
+    assert_eq!(values.len(), 2, "workers are none of them");
+    assert_eq!(values[0].get::<String>().unwrap(), "first");
+    assert!(matches!(values[0].get::<u64>(), Err(Error::Process { .. })));
+}
+
+#[test]
+fn errors_stand_in_the_place_of_their_processes() {
+    let ctx = Context::new().unwrap();
+    ctx.process(|| 1u8).start().unwrap();
+    ctx.process(|| -> u8 { zproc::exit(3) }).start().unwrap();
+    ctx.process(|| Err::<u8, _>(Error::other("no"))).start().unwrap();
+    ctx.process(|| 4u8).deferred().unwrap();
+    assert!(matches!(
+        ctx.wait_all(None),
+        Err(Error::ProcessWait { exit_code: 3, .. })
+    ));
+    let safe = ctx.wait_all_safe(None);
+    assert!(safe[0].is_ok());
+    assert!(matches!(
+        safe[1],
+        Err(Error::ProcessWait {
+            exit_code: 3,
+            source: None,
+            ..
+        })
+    ));
+    assert!(matches!(&safe[2], Err(Error::ProcessWait { source: Some(source), .. }) if source.message() == "no"));
+    assert!(matches!(safe[3], Err(Error::Process { .. })), "it was not started");
+}
+
+#[test]
+fn handles_without_a_type_can_be_given_it_again() {
+    let ctx = Context::new().unwrap();
+    ctx.process(|| 5u32).start().unwrap();
+    let any = ctx.processes().remove(0);
+    assert!(any.downcast::<u64>().is_none());
+    assert_eq!(any.downcast::<u32>().unwrap().wait().unwrap(), 5);
+    assert_eq!(any.wait().unwrap().get::<u32>().unwrap(), 5);
+    assert_eq!((any.is_alive(), any.exitcode()), (false, Some(0)));
+    assert!(any.target().contains("handles_without_a_type"), "{}", any.target());
+}
+
+#[test]
+fn stop_all_returns_exit_codes_in_order_and_takes_one_grace() {
+    let ctx = Context::new().unwrap();
+    let stubborn = |state: State, n: u32| -> Result<()> {
+        zproc::signal_to_error(SIGTERM)?;
+        state.insert(n, "ready")?;
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    };
+    for n in 0..4 {
+        ctx.process(stubborn)
+            .args(n)
+            .stop_grace(Duration::from_millis(300))
+            .start()
+            .unwrap();
+    }
+    ctx.state().get_when(|now| now.len().map(|len| len == 4)).unwrap();
+    ctx.process(sleep).start().unwrap();
+    ctx.process(sleep).deferred().unwrap();
+    let done = ctx.process(|| ()).start().unwrap();
+    done.wait().unwrap();
+    let start = Instant::now();
+    let codes = ctx.stop_all().unwrap();
+    let killed = Some(-SIGKILL);
+    assert_eq!(codes, [killed, killed, killed, killed, Some(-SIGTERM), None, Some(0)]);
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_context_that_waits_ends_behind_its_processes() {
+    let ctx = Context::builder().wait(true).build().unwrap();
+    let state = ctx.state().clone();
+    for n in 0..3u32 {
+        let slow = |state: State, n: u32| {
+            std::thread::sleep(Duration::from_millis(50));
+            state.insert(n, true)
+        };
+        ctx.process(slow).args(n).start().unwrap();
+    }
+    drop(ctx);
+    assert_eq!(state.len().unwrap(), 3);
+}
+
+#[test]
+fn threads_may_share_a_context() {
+    let ctx = Context::new().unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..4u32 {
+            let ctx = &ctx;
+            scope.spawn(move || {
+                assert_eq!(ctx.process(double).args(n).start().unwrap().wait().unwrap(), 2 * n);
+                let squares: Vec<u32> = ctx
+                    .process_map(square, 0..500)
+                    .count(2)
+                    .start()
+                    .unwrap()
+                    .map(Result::unwrap)
+                    .collect();
+                assert_eq!(squares.len(), 500);
+            });
+        }
+    });
+    assert_eq!(ctx.processes().len(), 4);
+}
+
+#[test]
+fn no_wait_nests_in_atomic() {
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(|| 5).start().unwrap();
+    let result = ctx.state().atomic(|_| process.wait());
+    assert!(matches!(result, Err(Error::NestedAtomic)));
+    assert_eq!(process.wait().unwrap(), 5);
+}

@@ -1,0 +1,324 @@
+//! Targets that are run again: in the child after failures, by the parent after deaths.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::signals::{SIGABRT, SIGKILL, SIGSEGV, SIGTERM, SIGUSR1};
+use zproc::{Context, Error, Process, Result, Retry, State};
+
+zproc::init_tests!();
+
+const SOON: Duration = Duration::from_millis(5);
+
+/// Counts its runs, and fails in all but the last of `runs`.
+fn count(state: State, runs: u32, how: u8) -> Result<u32> {
+    let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+    if run >= runs {
+        return Ok(run);
+    }
+    match how {
+        0 => Err(Error::Timeout),
+        1 => Err(Error::other(std::io::Error::other("broken"))),
+        2 => panic!("on purpose"),
+        3 => std::process::abort(),
+        _ => zproc::exit(how.into()),
+    }
+}
+
+fn runs(ctx: &Context) -> u32 {
+    ctx.state().get("runs").unwrap().unwrap_or(0)
+}
+
+#[test]
+fn only_the_chosen_failures_are_retried() {
+    let is_timeout = || Retry::when(|error| matches!(error, Error::Timeout));
+    let cases: [(Retry, u8, bool); 9] = [
+        (is_timeout(), 0, true),
+        (is_timeout(), 1, false),
+        (Retry::error::<std::io::Error>(), 1, true),
+        (Retry::error::<std::fmt::Error>(), 1, false),
+        (Retry::panic(), 2, true),
+        (Retry::panic(), 0, false),
+        (Retry::any(), 1, true),
+        (Retry::any(), 2, true),
+        (Retry::any(), 9, false),
+    ];
+    for (retry, how, retried) in cases {
+        let ctx = Context::new().unwrap();
+        let process = ctx
+            .process(count)
+            .args((3, how))
+            .retry_for(retry.clone())
+            .retry_delay(SOON)
+            .start()
+            .unwrap();
+        let result = process.wait();
+        assert_eq!(
+            (result.is_ok(), runs(&ctx)),
+            (retried, if retried { 3 } else { 1 }),
+            "{retry:?} {how}"
+        );
+    }
+}
+
+#[test]
+fn max_retries_counts_retries_and_not_runs() {
+    for retries in [0, 1, 4] {
+        let ctx = Context::new().unwrap();
+        let process = ctx
+            .process(count)
+            .args((99, 0))
+            .retry_for_any()
+            .max_retries(retries)
+            .retry_delay(SOON);
+        let error = process.start().unwrap().wait().unwrap_err();
+        assert!(error.to_string().contains("Timeout"), "{error}");
+        assert_eq!(runs(&ctx), retries + 1);
+    }
+}
+
+#[test]
+fn retry_args_take_the_place_of_the_arguments() {
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(count)
+        .args((99, 2))
+        .retry_args((2, 0))
+        .retry_for_any()
+        .retry_delay(SOON);
+    assert_eq!(process.start().unwrap().wait().unwrap(), 2);
+}
+
+#[test]
+fn a_retry_goes_on_with_its_state_where_it_was() {
+    fn next(state: State) -> Result<i64> {
+        let n: i64 = state.get_when_change(["n"])?.get("n")?.unwrap_or(0);
+        if n < 5 { Err(Error::other("too few")) } else { Ok(n) }
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(next)
+        .retry_for_any()
+        .retry_delay(SOON)
+        .max_retries(4)
+        .start()
+        .unwrap();
+    for n in 1..=9 {
+        ctx.state().insert("n", n).unwrap();
+    }
+    assert_eq!(process.wait().unwrap(), 5, "each attempt sees one update");
+}
+
+#[test]
+fn a_trapped_signal_is_retried() {
+    fn wait(state: State) -> Result<u32> {
+        let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+        if run < 3 {
+            state.get_when_available("never").map(|_| 0)
+        } else {
+            Ok(run)
+        }
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(wait)
+        .retry_for(Retry::signal(SIGTERM))
+        .retry_delay(SOON)
+        .start()
+        .unwrap();
+    for run in [1, 2] {
+        ctx.state().get_when_equal("runs", run).unwrap();
+        kill(pid(&process), Signal::SIGTERM).unwrap();
+    }
+    assert_eq!(process.wait().unwrap(), 3);
+}
+
+#[test]
+fn a_report_of_each_failure_goes_to_stderr() {
+    fn parent(ctx: Context) -> Result<(u32, u32)> {
+        let child = ctx
+            .process(count)
+            .args((3, 2))
+            .retry_for_any()
+            .retry_delay(SOON)
+            .start()?;
+        child.wait()?;
+        Ok((std::process::id(), child.pid().unwrap_or(0)))
+    }
+    // A test cannot see its own stderr, so this one runs itself with another.
+    let Ok(file) = std::env::var("ZPROC_TEST_REPORT") else {
+        let path = std::env::temp_dir().join(format!("zproc-report-{}", std::process::id()));
+        let file = std::fs::File::create(&path).unwrap();
+        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "a_report_of_each_failure_goes_to_stderr", "--nocapture"]);
+        let status = test
+            .env("ZPROC_TEST_REPORT", &path)
+            .stderr(file)
+            .stdout(std::process::Stdio::null())
+            .status();
+        let told = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert!(status.unwrap().success(), "{told}");
+        return;
+    };
+    let ctx = Context::new().unwrap();
+    let (parent, child) = ctx.process(parent).start().unwrap().wait().unwrap();
+    let told = std::fs::read_to_string(file).unwrap();
+    let reports: Vec<&str> = told.lines().filter(|line| line.starts_with("zproc: process")).collect();
+    assert_eq!(reports.len(), 2, "{told}");
+    for (report, attempt) in reports.iter().zip(1..) {
+        for part in [
+            format!("process {child} "),
+            format!("child of {parent}"),
+            "count".into(),
+            format!("attempt {attempt}"),
+            "on purpose".into(),
+            "tests/process_retries.rs:".into(),
+            format!("retry {attempt} in 5ms"),
+        ] {
+            assert!(report.contains(&part), "{part:?} is not in {report:?}");
+        }
+    }
+    assert!(
+        told.contains("rust_begin_unwind") || told.contains("   0:"),
+        "a backtrace: {told}"
+    );
+}
+
+#[test]
+fn a_child_that_died_is_restarted() {
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(count)
+        .args((4, 3))
+        .restart_for([SIGABRT])
+        .restart_delay(SOON)
+        .start()
+        .unwrap();
+    assert_eq!(process.wait().unwrap(), 4);
+    assert_eq!((process.exitcode(), process.is_alive()), (Some(0), false));
+    // Not for another signal.
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(count)
+        .args((4, 3))
+        .restart_for([SIGSEGV])
+        .restart_delay(SOON)
+        .start()
+        .unwrap();
+    assert!(matches!(process.wait(), Err(Error::ProcessWait { exit_code: -6, .. })));
+    assert_eq!(runs(&ctx), 1);
+    // Nor for an error, which is the child's to retry.
+    let process = ctx
+        .process(count)
+        .args((4, 0))
+        .restart_for_any()
+        .restart_delay(SOON)
+        .start()
+        .unwrap();
+    assert!(matches!(process.wait(), Err(Error::ProcessWait { exit_code: 1, .. })));
+    assert_eq!(runs(&ctx), 2);
+}
+
+#[test]
+fn restarts_end_at_their_limit_and_when_it_is_stopped() {
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(count)
+        .args((99, 3))
+        .restart_for_any()
+        .restart_delay(SOON)
+        .max_restarts(3)
+        .start()
+        .unwrap();
+    assert!(matches!(process.wait(), Err(Error::ProcessWait { exit_code: -6, .. })));
+    assert_eq!((runs(&ctx), process.exitcode()), (4, Some(-6)));
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(count)
+        .args((99, 3))
+        .restart_for_any()
+        .restart_delay(Duration::from_secs(600))
+        .start()
+        .unwrap();
+    ctx.state().get_when_equal("runs", 1).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(process.is_alive(), "it will be restarted");
+    assert!([-SIGABRT, -SIGTERM].contains(&process.stop().unwrap()));
+    assert!(!process.is_alive());
+    // A running one is stopped, and stays so.
+    let sleeper = ctx
+        .process(|| std::thread::sleep(Duration::from_secs(600)))
+        .restart_for_any()
+        .restart_delay(SOON);
+    let sleeper = sleeper.start().unwrap();
+    assert_eq!(sleeper.stop().unwrap(), -SIGTERM);
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(!sleeper.is_alive());
+}
+
+#[test]
+fn a_killed_child_is_restarted_and_watches_on() {
+    fn echo(state: State) -> Result<()> {
+        state.insert("ready", std::process::id())?;
+        loop {
+            let n: i64 = state.get_when_change(["n"])?.get("n")?.unwrap_or(0);
+            state.insert("echo", n)?;
+        }
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(echo)
+        .restart_for([SIGKILL])
+        .restart_delay(SOON)
+        .start()
+        .unwrap();
+    let mut last = 0u32;
+    for n in 1..=5 {
+        let now = ctx
+            .state()
+            .get_when(|now| Ok(now.get::<u32>("ready")?.is_some_and(|pid| pid != last)))
+            .unwrap();
+        last = now.get("ready").unwrap().unwrap();
+        assert_eq!(process.pid(), Some(last));
+        drop(now);
+        ctx.state().insert("n", n).unwrap();
+        ctx.state().get_when_equal("echo", n).unwrap();
+        kill(Pid::from_raw(last as i32), Signal::SIGKILL).unwrap();
+    }
+    drop(ctx);
+    assert!(!process.is_alive());
+}
+
+#[test]
+fn a_signal_that_is_no_failure_of_the_target_ends_the_child() {
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(|state: State| state.get_when_available("never").map(drop))
+        .retry_for_any()
+        .start()
+        .unwrap();
+    kill(pid(&process), Signal::SIGUSR1).unwrap();
+    assert!(matches!(process.wait(), Err(Error::ProcessWait { exit_code, .. }) if exit_code == -SIGUSR1));
+}
+
+#[test]
+fn the_delay_is_waited_for() {
+    let ctx = Context::new().unwrap();
+    let start = Instant::now();
+    let delay = Duration::from_millis(150);
+    ctx.process(count)
+        .args((3, 0))
+        .retry_for_any()
+        .retry_delay(delay)
+        .start()
+        .unwrap()
+        .wait()
+        .unwrap();
+    assert!(start.elapsed() >= 2 * delay);
+}
+
+fn pid<T>(process: &Process<T>) -> Pid {
+    Pid::from_raw(process.pid().unwrap() as i32)
+}

@@ -1,0 +1,217 @@
+//! Signals that end blocking calls, without an instant in which one is missed.
+//!
+//! What a signal does concerns a whole process, so each test does it in a child.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, raise, sigaction};
+use nix::unistd::Pid;
+use zproc::signals::{SIGTERM, SIGUSR1, SIGUSR2};
+use zproc::{Context, Error, Result, Select, State, signal_to_error};
+
+zproc::init_tests!();
+
+fn is_signal<T>(result: &Result<T>, number: i32) -> bool {
+    matches!(result, Err(Error::Signal { signal }) if *signal == number)
+}
+
+/// Waits for signals until told otherwise; each is told once.
+fn target(state: State) -> Result<u32> {
+    signal_to_error(SIGUSR1)?;
+    state.insert("told", 0u32)?;
+    let mut told = 0u32;
+    loop {
+        match state.get_when_available("end") {
+            Ok(_) => return Ok(told),
+            Err(Error::Signal { signal: SIGUSR1 }) => {
+                told += 1;
+                state.insert("told", told)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_signals_at_random_moments_of_a_wait_are_each_returned() {
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(target).start().unwrap();
+    let pid = Pid::from_raw(process.pid().unwrap() as i32);
+    let state = ctx.state();
+    let watch = state.watch().timeout(Duration::from_secs(60));
+    watch.get_when_available("told").unwrap();
+    let mut random = 88_172_645_463_325_252u64;
+    let count = 10_000 * load();
+    for sent in 1..=count {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        // Up to 60 µs after the last was told: the wait begins, spins, or sleeps.
+        let until = Instant::now() + Duration::from_nanos(random % 60_000);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        kill(pid, Signal::SIGUSR1).unwrap();
+        let seen = watch.get_when_equal("told", sent);
+        assert!(seen.is_ok(), "signal {sent} was not told");
+    }
+    state.insert("end", true).unwrap();
+    assert_eq!(process.wait().unwrap(), count);
+}
+
+/// Every call that blocks, in a child whose other thread signals it.
+#[test]
+fn every_blocking_call_is_ended() {
+    fn blocked(ctx: Context, which: u8) -> Result<()> {
+        signal_to_error(SIGUSR1)?;
+        let state = ctx.state();
+        let (reader, _writer) = nix::unistd::pipe().map_err(|errno| Error::other(std::io::Error::from(errno)))?;
+        let never = ctx.process(|| std::thread::sleep(Duration::from_secs(600)));
+        let never = if (4..=5).contains(&which) {
+            Some(never.start()?)
+        } else {
+            None
+        };
+        let (locked, release) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        std::thread::scope(|scope| {
+            if which == 6 {
+                let holder = state.clone();
+                scope.spawn(move || {
+                    holder.atomic(|_| {
+                        locked.0.send(()).map_err(Error::other)?;
+                        let _ = release.1.recv();
+                        Ok(())
+                    })
+                });
+                let _ = locked.1.recv();
+            }
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(30));
+                kill(Pid::this(), Signal::SIGUSR1)
+            });
+            let mut select = Select::new();
+            let watch = state.watch().keys(["never"])?;
+            let result = match which {
+                0 => state.get_when_change(["never"]).map(drop),
+                1 => state.get_raw_update().map(drop),
+                2 => select.watch(&watch).and_then(|_| select.wait(None).map(drop)),
+                3 => {
+                    select.watch(&watch)?;
+                    select.readable(&reader);
+                    select.wait(None).map(drop)
+                }
+                4 => never.as_ref().map_or(Ok(()), |never| never.wait()),
+                5 => ctx.wait_all(None).map(drop),
+                6 => state.insert("n", 1),
+                _ => state.updates()?.next().map_or(Ok(()), |update| update.map(drop)),
+            };
+            drop(release.0);
+            if is_signal(&result, SIGUSR1) {
+                Ok(())
+            } else {
+                Err(Error::other(format!("{which}: {result:?}")))
+            }
+        })
+    }
+    let ctx = Context::new().unwrap();
+    let all: Vec<_> = (0..=7)
+        .map(|which| ctx.process(blocked).args(which).start().unwrap())
+        .collect();
+    for process in all {
+        process.wait_timeout(Duration::from_secs(60)).unwrap();
+    }
+}
+
+#[test]
+fn a_signal_that_came_before_the_wait_is_returned_by_it_and_consumes_nothing() {
+    fn early(state: State) -> Result<()> {
+        signal_to_error(SIGUSR1)?;
+        state.clone().insert("n", 1)?;
+        raise(Signal::SIGUSR1).map_err(|errno| Error::other(std::io::Error::from(errno)))?;
+        assert!(is_signal(&state.get_when_change(["n"]), SIGUSR1));
+        assert_eq!(state.get_when_change(["n"])?.get("n")?, Some(1));
+        // Each of two kinds is told.
+        signal_to_error(SIGUSR2)?;
+        let _ = (raise(Signal::SIGUSR2), raise(Signal::SIGUSR1));
+        assert!(is_signal(&state.get_when_change(["n"]), SIGUSR1));
+        assert!(is_signal(&state.get_when_change(["n"]), SIGUSR2));
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(early).start().unwrap().wait().unwrap();
+}
+
+#[test]
+fn every_thread_that_waits_is_told() {
+    fn threads(state: State) -> Result<u32> {
+        signal_to_error(SIGUSR1)?;
+        let told = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let state = state.clone();
+                let told = &told;
+                scope.spawn(move || {
+                    if is_signal(&state.get_when_available("never"), SIGUSR1) {
+                        told.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            let _ = kill(Pid::this(), Signal::SIGUSR1);
+        });
+        Ok(told.load(Ordering::Relaxed))
+    }
+    let ctx = Context::new().unwrap();
+    assert_eq!(
+        ctx.process(threads)
+            .start()
+            .unwrap()
+            .wait_timeout(Duration::from_secs(60))
+            .unwrap(),
+        4
+    );
+}
+
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count(_: i32) {
+    CALLS.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn the_handler_that_was_there_is_run_too_and_can_be_restored() {
+    fn chained(state: State) -> Result<u32> {
+        let handler = SigAction::new(SigHandler::Handler(count), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler only counts.
+        unsafe { sigaction(Signal::SIGTERM, &handler) }.map_err(|errno| Error::other(std::io::Error::from(errno)))?;
+        signal_to_error(SIGTERM)?;
+        let _ = raise(Signal::SIGTERM);
+        assert!(is_signal(&state.get_when_available("never"), SIGTERM));
+        zproc::restore_signal(SIGTERM)?;
+        let _ = raise(Signal::SIGTERM);
+        let after = state
+            .watch()
+            .timeout(Duration::from_millis(10))
+            .get_when_available("never");
+        assert!(matches!(after, Err(Error::Timeout)));
+        Ok(CALLS.load(Ordering::Relaxed))
+    }
+    let ctx = Context::new().unwrap();
+    assert_eq!(ctx.process(chained).start().unwrap().wait().unwrap(), 2);
+}
+
+#[test]
+fn what_cannot_be_handled_is_an_error() {
+    for signal in [9, 19, 0, -1, 65, 1000] {
+        assert!(signal_to_error(signal).is_err(), "{signal}");
+    }
+}
+
+/// How many times as often as usual things are repeated: more in a soak.
+fn load() -> u32 {
+    std::env::var("ZPROC_LOAD")
+        .ok()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(1)
+}

@@ -1,0 +1,219 @@
+//! Nothing survives by accident: no process, zombie or descriptor, whoever is killed or however a context ends.
+//!
+//! One test at a time in this file looks at the descriptors of the process, so they take turns.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::{Context, Error, Result, State};
+
+zproc::init_tests!();
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sleep(state: State, generation: u32) -> Result<()> {
+    state.insert(("generation", generation), std::process::id())?;
+    state.get_when_available("never")?;
+    Ok(())
+}
+
+/// Starts a child, which starts a child, to the third generation.
+fn family(ctx: Context, generation: u32) -> Result<()> {
+    if generation < 3 {
+        ctx.process(family).args(generation + 1).start()?;
+        ctx.process(sleep).args(10 + generation).start()?;
+    }
+    sleep(ctx.state().clone(), generation)
+}
+
+/// Starts a family; returns the ids of all its members, the eldest first.
+fn found(ctx: &Context) -> (zproc::Process<()>, Vec<u32>) {
+    ctx.state().clear().unwrap();
+    ctx.state().go_live().unwrap();
+    let eldest = ctx.process(family).args(1).start().unwrap();
+    let keys = [1, 2, 3, 11, 12].map(|generation| ("generation", generation));
+    let all = ctx
+        .state()
+        .get_when(|now| now.len().map(|len| len == keys.len()))
+        .unwrap();
+    let pids = keys.map(|key| all.get(key).unwrap().unwrap());
+    (eldest, pids.to_vec())
+}
+
+/// Whether it has ended; one that nobody has waited for yet has.
+fn has_ended(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat
+            .rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])),
+        Err(_) => true,
+    }
+}
+
+fn all_end(pids: &[u32]) {
+    let start = Instant::now();
+    while let Some(alive) = pids.iter().find(|pid| !has_ended(**pid)) {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{alive} of {pids:?} survives"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn kill_now(pid: u32) {
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_hundred_kills_of_a_parent_leave_nothing() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    for _ in 0..100 * load() {
+        let (eldest, pids) = found(&ctx);
+        kill_now(pids[0]);
+        let error = eldest.wait().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::ProcessWait {
+                    exit_code: -9,
+                    source: None,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        all_end(&pids);
+    }
+    assert!(ctx.state().verify().unwrap().is_clean());
+}
+
+#[test]
+fn the_death_of_a_middle_generation_ends_what_is_below_and_nothing_else() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    for _ in 0..10 {
+        let (eldest, pids) = found(&ctx);
+        kill_now(pids[1]);
+        all_end(&[pids[1], pids[2], pids[4]]);
+        assert!(eldest.is_alive() && !has_ended(pids[3]));
+        assert_eq!(eldest.stop().unwrap(), -15);
+        all_end(&pids);
+    }
+}
+
+#[test]
+fn the_death_of_a_child_ends_nothing_else() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    let (eldest, pids) = found(&ctx);
+    kill_now(pids[2]);
+    all_end(&pids[2..3]);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!([0, 1, 3, 4].iter().all(|member| !has_ended(pids[*member])));
+    drop(ctx);
+    all_end(&pids);
+    assert!(!eldest.is_alive());
+}
+
+#[test]
+fn a_thread_that_started_processes_may_end() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    let child = std::thread::scope(|scope| {
+        scope
+            .spawn(|| ctx.process(sleep).args(1).start().unwrap())
+            .join()
+            .unwrap()
+    });
+    ctx.state().get_when_available(("generation", 1)).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(child.is_alive());
+    assert_eq!(child.stop().unwrap(), -15);
+}
+
+#[test]
+fn a_parent_that_panics_or_is_terminated_leaves_nothing() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    let parent = ctx.process(|ctx: Context| -> Result<()> {
+        let (_eldest, pids) = found(&ctx);
+        ctx.state().insert("family", pids)?;
+        panic!("on purpose")
+    });
+    assert!(parent.start().unwrap().wait().is_err());
+    let pids: Vec<u32> = ctx.state().get("family").unwrap().unwrap();
+    all_end(&pids);
+    let (eldest, pids) = found(&ctx);
+    kill(Pid::from_raw(pids[0] as i32), Signal::SIGTERM).unwrap();
+    assert!(eldest.wait().is_err());
+    all_end(&pids);
+}
+
+#[test]
+fn what_is_not_to_be_cleaned_up_goes_on() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    let parent = ctx.process(|state: State| -> Result<u32> {
+        let ctx = Context::builder().state(state).cleanup(false).build()?;
+        let daemon = ctx.process(sleep).args(1).start()?;
+        ctx.state().get_when_available(("generation", 1))?;
+        Ok(daemon.pid().unwrap())
+    });
+    let daemon = parent.start().unwrap().wait().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!has_ended(daemon));
+    ctx.state().insert("never", "but now").unwrap();
+    all_end(&[daemon]);
+}
+
+#[test]
+fn no_descriptor_is_left_here_and_none_too_many_is_there() {
+    let _turn = turn();
+    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let here = || {
+        let ctx = Context::new().unwrap();
+        let there = ctx.process(|| {
+            let fds = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| {
+                let fd = fd.unwrap().path();
+                Some(std::fs::read_link(fd).ok()?.to_string_lossy().into_owned())
+            });
+            fds.filter(|target| target.contains("zproc-job")).count()
+        });
+        let others: Vec<_> = (0..5).map(|n| ctx.process(sleep).args(n).start().unwrap()).collect();
+        let jobs = there.start().unwrap().wait().unwrap();
+        assert_eq!(jobs, 1, "a child has its own job only");
+        assert!(others.iter().all(zproc::Process::is_alive));
+        let results: Vec<_> = (0..20)
+            .map(|n: u32| ctx.process(|n: u32| n).args(n).start().unwrap())
+            .collect();
+        results.iter().for_each(|one| assert!(one.wait().is_ok()));
+    };
+    here();
+    let before = count();
+    (0..3).for_each(|_| here());
+    assert_eq!(count(), before);
+    let zombies = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
+    assert_eq!(
+        zombies.collect::<String>().trim(),
+        "",
+        "no child is left, not even a dead one"
+    );
+}
+
+/// How many times as often as usual things are repeated: more in a soak.
+fn load() -> u32 {
+    std::env::var("ZPROC_LOAD")
+        .ok()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(1)
+}
