@@ -194,6 +194,38 @@ pub enum Error {
     /// The state was closed.
     #[error("the state was closed: open it again, or use a clone of it")]
     Closed,
+    /// No server listens at the address.
+    #[error("no server listens at {address}: {reason}; start one there")]
+    NoServer {
+        /// The address that was asked for.
+        address: String,
+        /// What is there instead.
+        reason: String,
+    },
+    /// A living server listens at the address already.
+    #[error("{address} is in use: {reason}; stop it, or choose another address")]
+    AddressInUse {
+        /// The address that was asked for.
+        address: String,
+        /// Who uses it, as far as that is known.
+        reason: String,
+    },
+    /// The server does not let this process in, or has not proved that it is the right one.
+    #[error("{address} denies access: {reason}")]
+    AccessDenied {
+        /// The address of the server.
+        address: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// The connection to the server is lost, or is none that can be used.
+    #[error("the connection to {address} failed: {reason}")]
+    Disconnected {
+        /// The address of the server.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
     /// A file could not be read or written.
     #[error("{doing} {} failed: {source}", .path.display())]
     File {

@@ -172,13 +172,17 @@ mod dump;
 mod error;
 mod handle;
 pub mod key;
+mod link;
 mod notify;
 mod origin;
 mod os;
+mod ping;
 mod process;
 mod remote;
+mod secret;
 #[cfg(any(doc, doctest))]
 pub mod semantics;
+mod server;
 pub mod signals;
 mod snapshot;
 mod state;
@@ -187,6 +191,7 @@ mod validated;
 pub mod value;
 mod view;
 mod watch;
+mod wire;
 
 pub use canceller::Canceller;
 pub use context::{Context, ContextBuilder, Factory, TargetList};
@@ -195,6 +200,7 @@ pub use dump::{Dump, DumpFormat};
 pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
+pub use ping::{Ping, Pong, ping};
 #[doc(hidden)]
 pub use process::init_before_main as __init_before_main;
 pub use process::{
@@ -205,6 +211,7 @@ pub use remote::RemoteError;
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its
 /// traits with `#[rkyv(crate = zproc::rkyv)]`.
 pub use rkyv;
+pub use server::{Server, ServerBuilder, start_server};
 pub use shm_state::{
     Backing, Leftovers, Life, LockHolder, LockStatus, NamespaceStats, NamespaceStatus, Participant, PinInfo, Reaped,
     Report, Stats, Status, Strategy as WaitStrategy, WatcherInfo,

@@ -17,6 +17,8 @@ use shm_state::{Arena, Reaped, Report, Stats, Status};
 use crate::access::check_not_in_atomic;
 use crate::address::arena_name;
 use crate::error::{Error, Result};
+use crate::ping::{Ping, ping};
+use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 use crate::watch::{Progress, Watcher};
 pub use builder::Builder;
@@ -56,13 +58,16 @@ pub struct State {
 struct Place {
     address: Option<String>,
     namespace: String,
+    /// That of the server behind the address.
+    secret: Secret,
 }
 
 impl State {
-    /// Opens the state at an address, `shm://NAME`.
+    /// Opens the state at an address: `shm://NAME`, or `ipc:///PATH` for that of a [`Server`](crate::Server).
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`]; for the address of a server
+    /// [`Error::NoServer`], [`Error::AccessDenied`] and [`Error::Disconnected`].
     ///
     /// ```
     /// use zproc::State;
@@ -233,6 +238,28 @@ impl State {
     /// ```
     pub fn namespace(&self) -> &str {
         &self.place.namespace
+    }
+
+    /// Asks the server that this state was had from, or that of its name, whether it is there: see [`ping`](crate::ping()).
+    ///
+    /// # Errors
+    /// [`Error::NoServer`] if there is none, which is how it should be for a state that was opened by its name.
+    ///
+    /// ```
+    /// use zproc::{Backend, Error, State};
+    ///
+    /// let server = zproc::start_server().backend(Backend::Thread).start()?;
+    /// let state = State::open(server.address())?;
+    /// assert_eq!(state.ping()?.send()?.map(|pong| pong.pid), Some(std::process::id()));
+    /// assert!(matches!(State::anonymous()?.ping(), Err(Error::NoServer { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn ping(&self) -> Result<Ping> {
+        let address = self.address().ok_or_else(|| Error::NoServer {
+            address: "the state".into(),
+            reason: "it was created without an address, or opened by its descriptor".into(),
+        })?;
+        Ok(ping(address).secret(self.place.secret.clone()))
     }
 
     /// The descriptor of the memory, to hand it to another process. A child inherits it if it is made inheritable

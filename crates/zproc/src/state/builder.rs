@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
-use shm_state::{Arena, ArenaOptions, Residency, Strategy};
+use shm_state::{Arena, ArenaOptions, Deadline, Residency, Strategy};
 
 use super::{Place, State};
-use crate::access::{Access, Patience};
-use crate::address::arena_name;
+use crate::access::{Access, Patience, check_not_in_atomic};
+use crate::address::{Address, arena_name};
 use crate::error::{Error, Result};
+use crate::link::{Link, SILENCE};
+use crate::secret::Secret;
 use crate::value::{VALUE_FORMAT, describe_format};
 use crate::watch::Watcher;
 
@@ -33,6 +36,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 #[must_use = "a builder does nothing until it is opened or created"]
 pub struct Builder {
     source: Source,
+    secret: Secret,
     namespace: String,
     since: Option<u64>,
     precise_time: bool,
@@ -64,6 +68,7 @@ impl Builder {
         let (namespace, patience) = (DEFAULT_NAMESPACE.into(), Patience::default());
         Self {
             source,
+            secret: Secret::default(),
             namespace,
             since: None,
             precise_time: false,
@@ -84,6 +89,7 @@ impl Builder {
         let source = Source::Arena(state.arena.clone(), state.place.address.clone());
         Self {
             namespace: state.namespace().into(),
+            secret: state.place.secret.clone(),
             precise_time: state.watcher.access.has_precise_time(),
             patience: state.watcher.access.patience,
             ..Self::new(source)
@@ -101,7 +107,7 @@ impl Builder {
         Self::new(Source::Anonymous)
     }
 
-    /// The address, `shm://NAME`.
+    /// The address, `shm://NAME`, or `ipc:///PATH` for that of a server.
     ///
     /// ```
     /// use zproc::{Error, State};
@@ -112,6 +118,28 @@ impl Builder {
     /// ```
     pub fn address(mut self, address: &str) -> Self {
         self.source = Source::Address(address.into());
+        self
+    }
+
+    /// The secret key of the server at the address, `ipc:///PATH`: see
+    /// [`ServerBuilder::secret_key`](crate::ServerBuilder::secret_key).
+    ///
+    /// ```
+    /// use zproc::{Backend, Error, State};
+    ///
+    /// let server = zproc::start_server().backend(Backend::Thread).secret_key("open sesame").start()?;
+    /// let state = State::builder(server.address());
+    /// assert!(matches!(state.clone().secret_key("open barley").open(), Err(Error::AccessDenied { .. })));
+    /// assert!(state.secret_key("open sesame").open()?.is_empty()?);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn secret_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.secret = Secret::new(key.as_ref());
+        self
+    }
+
+    pub(super) fn secret(mut self, secret: Secret) -> Self {
+        self.secret = secret;
         self
     }
 
@@ -279,10 +307,28 @@ impl Builder {
         self
     }
 
+    /// Has a server hand over the memory.
+    fn receive(&self, address: &str, path: &Path) -> Result<Arena> {
+        check_not_in_atomic()?;
+        let deadline = Deadline::after(SILENCE);
+        let key = self.secret.key(address)?;
+        let in_time = |error| match error {
+            Error::Timeout => Error::Disconnected {
+                address: address.into(),
+                reason: format!("the server did not answer within {SILENCE:?}"),
+            },
+            other => other,
+        };
+        let mut link = Link::connect(&address.into(), path, key, deadline).map_err(in_time)?;
+        let memory = link.ask_for_memory(deadline).map_err(in_time)?;
+        Arena::from_fd(memory).map_err(Error::at(address))
+    }
+
     /// Opens a state that exists.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`]; for the address of a server
+    /// [`Error::NoServer`], [`Error::AccessDenied`] and [`Error::Disconnected`].
     ///
     /// ```
     /// use zproc::{Error, State};
@@ -298,7 +344,10 @@ impl Builder {
     pub fn open(self) -> Result<State> {
         match &self.source {
             Source::Address(address) => {
-                let arena = Arena::open(arena_name(address)?).map_err(Error::at(address))?;
+                let arena = match Address::parse(address)? {
+                    Address::Shm(name) => Arena::open(name).map_err(Error::at(address))?,
+                    Address::Ipc(path, _) => self.receive(address, path)?,
+                };
                 self.finish(arena)
             }
             Source::Arena(arena, _) => {
@@ -362,6 +411,8 @@ impl Builder {
     /// ```
     pub fn open_or_create(self) -> Result<State> {
         match &self.source {
+            // A server has a state, which was created.
+            Source::Address(address) if matches!(Address::parse(address)?, Address::Ipc(..)) => self.open(),
             Source::Address(address) => {
                 let arena = Arena::open_or_create(arena_name(address)?, &self.options).map_err(Error::at(address))?;
                 self.finish(arena)
@@ -415,6 +466,7 @@ impl Builder {
             Place {
                 address,
                 namespace: self.namespace,
+                secret: self.secret,
             },
         ))
     }
