@@ -15,6 +15,7 @@ mod jobs;
 mod memory;
 mod notifying;
 mod reading;
+mod serving;
 mod subject;
 mod together;
 mod values;
@@ -129,6 +130,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
         watching::ROWS,
         control::ROWS,
         memory::ROWS,
+        serving::ROWS,
     ]
     .concat();
     let mut missed = 0;

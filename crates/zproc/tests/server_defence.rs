@@ -200,7 +200,9 @@ fn corrupt_frames_get_an_error_and_the_connection_closes() {
 #[test]
 fn a_thousand_clients_with_half_a_frame_stall_nobody() {
     // More than the usual limit of a process: it has both ends of none, but a thousand of one.
-    let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap().1;
+    let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .unwrap()
+        .1;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most.min(8192), most).unwrap();
     let server = locked();
     let half = &hello(1, true)[..20];
