@@ -214,6 +214,24 @@ pub struct PinInfo {
     pub lag: u64,
 }
 
+impl PinInfo {
+    /// What another process was told, for those who pass it on.
+    ///
+    /// ```
+    /// let told = shm_state::PinInfo::new(7, None, false, 5, 2);
+    /// assert_eq!((told.pid, told.seq, told.lag), (7, 5, 2));
+    /// ```
+    pub fn new(pid: u32, name: Option<Arc<str>>, dead: bool, seq: u64, lag: u64) -> Self {
+        Self {
+            pid,
+            name,
+            dead,
+            seq,
+            lag,
+        }
+    }
+}
+
 impl Error {
     /// For `map_err` on a system call.
     pub(crate) fn os(call: impl Into<String>) -> impl FnOnce(io::Error) -> Self {

@@ -54,6 +54,7 @@ mod error;
 mod event;
 mod fault;
 mod heap;
+mod held;
 mod key;
 mod layout;
 mod lock;
@@ -96,6 +97,7 @@ pub use error::{Error, PinInfo, Result};
 pub use event::SLICE;
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
+pub use held::Held;
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Changes, Record};
 pub use namespace::{EntryRef, Filter, FixedSize, Namespace, Next, NotAtHand, Place};

@@ -19,8 +19,12 @@ pub(crate) enum Address<'a> {
 /// How the memory behind a server is to be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Mapped.
+    /// Mapped, and over the socket if it may not be.
+    Either,
+    /// Mapped or not at all.
     Mapped,
+    /// Over the socket.
+    Socket,
 }
 
 impl<'a> Address<'a> {
@@ -42,7 +46,18 @@ impl<'a> Address<'a> {
                 },
             );
         };
-        let path = place;
+        let (path, wanted) = match place.split_once('?') {
+            None => (place, Wanted::Either),
+            Some((path, "transport=auto")) => (path, Wanted::Either),
+            Some((path, "transport=map")) => (path, Wanted::Mapped),
+            Some((path, "transport=socket")) => (path, Wanted::Socket),
+            Some(_) => {
+                return invalid(
+                    address,
+                    "behind the path there may be ?transport=map, ?transport=socket or ?transport=auto, and nothing else",
+                );
+            }
+        };
         if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
             return invalid(
                 address,
@@ -51,7 +66,7 @@ impl<'a> Address<'a> {
         }
         let path = Path::new(path);
         match crate::wire::socket::check_path(path) {
-            Ok(()) => Ok(Self::Ipc(path, Wanted::Mapped)),
+            Ok(()) => Ok(Self::Ipc(path, wanted)),
             Err(reason) => invalid(address, &reason),
         }
     }
@@ -102,7 +117,10 @@ mod tests {
     #[test]
     fn an_address_of_a_server_is_a_path_from_the_root() {
         let address = Address::parse("ipc:///run/kitchen.sock").unwrap();
-        assert_eq!(address, Address::Ipc(Path::new("/run/kitchen.sock"), Wanted::Mapped));
+        assert_eq!(address, Address::Ipc(Path::new("/run/kitchen.sock"), Wanted::Either));
+        let address = Address::parse("ipc:///run/kitchen.sock?transport=socket").unwrap();
+        assert_eq!(address, Address::Ipc(Path::new("/run/kitchen.sock"), Wanted::Socket));
+        assert!(Address::parse("ipc:///run/kitchen.sock?transport=pigeon").is_err());
         for bad in ["ipc://", "ipc://kitchen.sock", "ipc:///run/", "ipc:///run/\0"] {
             let error = Address::parse(bad).unwrap_err().to_string();
             assert!(error.contains("ipc:///PATH"), "{error}");

@@ -226,6 +226,22 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// The call needs the memory of the state mapped, and the state is used over a socket; see
+    /// [`State::transport`](crate::State::transport).
+    #[error(
+        "the state is used over a socket, and this call needs its memory mapped: open it by shm://NAME, or without \
+             transport=socket where the memory may be mapped"
+    )]
+    NotMapped,
+    /// Other writers changed what a transaction had read, again and again: see [`State::atomic`](crate::State::atomic).
+    #[error(
+        "the transaction was run {attempts} times, and each time others had changed by then what it had read: try again \
+             when there is less to do, read less in it, or map the state"
+    )]
+    Conflict {
+        /// How often it was run.
+        attempts: u32,
+    },
     /// A file could not be read or written.
     #[error("{doing} {} failed: {source}", .path.display())]
     File {

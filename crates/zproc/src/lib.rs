@@ -176,6 +176,7 @@ mod link;
 mod notify;
 mod origin;
 mod os;
+mod over_socket;
 mod ping;
 mod process;
 mod remote;
@@ -187,6 +188,7 @@ pub mod signals;
 mod snapshot;
 mod state;
 mod transaction;
+mod transport;
 mod validated;
 pub mod value;
 mod view;
@@ -220,6 +222,7 @@ pub use signals::{restore_signal, signal_to_error};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;
+pub use transport::Transport;
 #[doc(hidden)]
 pub use value::archived::for_macros as __private;
 pub use value::{

@@ -1,15 +1,16 @@
 //! A client's connection to a server: made, proved, and used for one request after the other.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm_state::Deadline;
+use shm_state::{Deadline, PinInfo};
 
 use crate::error::{Error, Result};
-use crate::os::failed;
-use crate::wire::frame::{BODY_MOST, HANDSHAKE_MOST};
+use crate::os::{failed, wait_readable};
+use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST};
 use crate::wire::message::{Challenge, Failure, Hello, Reply, Request, Welcome, decode, encode};
 use crate::wire::proof::{self, Key, Side};
 use crate::wire::{Frames, Kind, WireError, socket};
@@ -24,6 +25,43 @@ pub(crate) struct Link {
     frames: Frames,
     address: Arc<str>,
     pub(crate) pid: u32,
+    /// The file of the memory that is served.
+    pub(crate) arena: (u64, u64),
+}
+
+/// Why a request has no reply.
+pub(crate) enum Fault {
+    /// The connection is lost, and the session with it.
+    Lost(Error),
+    /// The wait was ended on this side: the connection is of no use any more, the session is.
+    Left(Error),
+    /// The server, or who read the reply, says so. The connection goes on.
+    Failed(Error),
+}
+
+/// What ends a wait for a reply, besides the reply.
+pub(crate) struct Wake<'a> {
+    /// Becomes readable when there may be something.
+    pub(crate) fd: BorrowedFd<'a>,
+    /// What it is.
+    pub(crate) reason: &'a dyn Fn() -> Option<Error>,
+}
+
+impl Wake<'_> {
+    /// Waits until a frame begins.
+    fn wait(&self, frames: &Frames) -> Result<(), Fault> {
+        let fds = [frames.stream().as_fd(), self.fd];
+        // Longer than the server is ever silent.
+        match wait_readable(&fds, Deadline::after(FRAME_TIME), true) {
+            Ok(true) => {}
+            Ok(false) => return Err(Fault::Lost(disconnected("the server", WireError::Slow))),
+            Err(error) => return Err(Fault::Left(error)),
+        }
+        match (self.reason)() {
+            Some(error) => Err(Fault::Left(error)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why a handshake came to nothing.
@@ -102,6 +140,7 @@ impl Link {
             frames,
             address: Arc::clone(address),
             pid: challenge.pid,
+            arena: welcome.arena,
         })
     }
 
@@ -135,7 +174,68 @@ impl Link {
                     .into(),
             }),
             (Reply::Failed(failure), _) => Err(failure_of(&self.address, failure)),
+            (other, _) => Err(disconnected(
+                &self.address,
+                WireError::Malformed(format!("{other:?} is no descriptor")),
+            )),
         }
+    }
+
+    /// Silence of the server is the end of the connection from now on, however long a call may wait: it says at least every
+    /// second that it is busy.
+    pub(crate) fn set_impatient(&mut self) {
+        self.frames.set_impatient();
+    }
+
+    /// Sends a request, and reads the reply where it lies. A wait for it is ended by what `wake` tells, too.
+    pub(crate) fn request<R>(
+        &mut self,
+        request: &Request<'_>,
+        wake: Option<&Wake<'_>>,
+        read: impl FnOnce(Reply<'_>) -> Result<R>,
+    ) -> Result<R, Fault> {
+        let sent = self.frames.send_with(Kind::Request, |out| encode(request, out));
+        match sent {
+            Ok(()) => {}
+            // Nothing of it was sent.
+            Err(WireError::TooLong { length, most }) => {
+                return Err(Fault::Failed(Error::Disconnected {
+                    address: self.address.to_string(),
+                    reason: format!(
+                        "a request of {length} bytes is more than the {most} that go over a socket at once: map the state \
+                         for values of this size"
+                    ),
+                }));
+            }
+            Err(error) => return Err(Fault::Lost(self.lost(error))),
+        }
+        loop {
+            if let Some(wake) = wake {
+                wake.wait(&self.frames)?;
+            }
+            match self.frames.receive(BODY_MOST, Deadline::never()) {
+                Ok((Kind::Busy, _)) => {}
+                Ok((Kind::Reply, body)) => {
+                    return match decode(body) {
+                        Ok(Reply::Failed(failure @ Failure::Gone(_))) => {
+                            Err(Fault::Lost(failure_of(&self.address, failure)))
+                        }
+                        Ok(Reply::Failed(failure)) => Err(Fault::Failed(failure_of(&self.address, failure))),
+                        Ok(reply) => read(reply).map_err(Fault::Failed),
+                        Err(error) => Err(Fault::Lost(disconnected(&self.address, error))),
+                    };
+                }
+                Ok((found, body)) => return Err(Fault::Lost(unexpected(&self.address, found, body, "a Reply"))),
+                Err(WireError::TimedOut) => return Err(Fault::Lost(silent(&self.address))),
+                Err(WireError::Signal(signal)) => return Err(Fault::Left(Error::Signal { signal })),
+                Err(error) => return Err(Fault::Lost(disconnected(&self.address, error))),
+            }
+        }
+    }
+
+    /// The socket, to end what waits on it.
+    pub(crate) fn stream(&self) -> &Arc<UnixStream> {
+        self.frames.stream()
     }
 
     fn lost(&self, error: WireError) -> Error {
@@ -183,9 +283,29 @@ fn unexpected(address: &str, found: Kind, body: &[u8], expected: &'static str) -
 fn failure_of(address: &str, failure: Failure) -> Error {
     match failure {
         Failure::Denied(reason) => denied(address, reason),
-        Failure::Protocol(reason) | Failure::Busy(reason) | Failure::Other(reason) => Error::Disconnected {
-            address: address.into(),
-            reason: format!("the server says: {reason}"),
+        Failure::Protocol(reason) | Failure::Busy(reason) | Failure::Gone(reason) | Failure::Other(reason) => {
+            Error::Disconnected {
+                address: address.into(),
+                reason: format!("the server says: {reason}"),
+            }
+        }
+        Failure::LockTimeout { pid, tid } => Error::LockTimeout { pid, tid },
+        Failure::Corrupt(what) => Error::Corrupt { what },
+        Failure::Full {
+            requested,
+            free,
+            committed,
+            capacity,
+            pins,
+        } => Error::Full {
+            requested,
+            free,
+            committed,
+            capacity,
+            pins: pins
+                .into_iter()
+                .map(|(pid, name, dead, seq, lag)| PinInfo::new(pid, name.map(Into::into), dead, seq, lag))
+                .collect(),
         },
     }
 }
@@ -198,6 +318,13 @@ fn disconnected(address: &str, error: WireError) -> Error {
             address: address.into(),
             reason: other.to_string(),
         },
+    }
+}
+
+fn silent(address: &str) -> Error {
+    Error::Disconnected {
+        address: address.into(),
+        reason: format!("the server has said nothing for {FRAME_TIME:?}: it may be stopped"),
     }
 }
 

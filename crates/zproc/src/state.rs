@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::ping::{Ping, ping};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
+use crate::transport::Transport;
 use crate::watch::{Progress, Watcher};
 pub use builder::Builder;
 pub use dict::atomic;
@@ -50,7 +51,8 @@ pub(crate) use handover::Handover;
 /// ```
 pub struct State {
     watcher: Watcher,
-    arena: Arena,
+    /// None if it is used over a socket.
+    arena: Option<Arena>,
     place: Arc<Place>,
 }
 
@@ -193,6 +195,11 @@ impl State {
         self.watcher.access.write(f)
     }
 
+    /// A namespace of the same memory, for a server; under an identity of its own.
+    pub(crate) fn namespace_of(&self, name: &str) -> Result<shm_state::Namespace> {
+        Ok(self.arena()?.namespace(name)?)
+    }
+
     /// How far its watchers are, for those who do not keep it.
     pub(crate) fn progress(&self) -> &Arc<Progress> {
         self.watcher.progress()
@@ -200,10 +207,15 @@ impl State {
 
     /// The state after the update `seq`; `None` if it fell out of the history.
     pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<Snapshot<'_>>> {
-        Snapshot::at(self.watcher.access.ready()?, seq)
+        Snapshot::at_in(self.watcher.access.store()?, seq)
     }
 
-    fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {
+    /// The memory; an error if it is not mapped.
+    fn arena(&self) -> Result<&Arena> {
+        self.arena.as_ref().ok_or_else(|| self.watcher.access.unusable())
+    }
+
+    fn new(watcher: Watcher, arena: Option<Arena>, place: Place) -> Self {
         Self {
             watcher,
             arena,
@@ -226,6 +238,27 @@ impl State {
     /// ```
     pub fn address(&self) -> Option<&str> {
         self.place.address.as_deref()
+    }
+
+    /// Whether its memory is mapped, or it is used over the socket of its server, and why.
+    ///
+    /// The address of a server, `ipc:///PATH`, leads to mapped memory, unless this process may not map it: then everything
+    /// goes over the socket. `?transport=socket` behind the path asks for that, `?transport=map` for an error instead.
+    ///
+    /// ```
+    /// use zproc::{State, Transport};
+    ///
+    /// let server = zproc::start_server().backend(zproc::Backend::Thread).start()?;
+    /// assert_eq!(State::open(server.address())?.transport(), Transport::Mapped);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn transport(&self) -> Transport {
+        match self.watcher.access.if_remote() {
+            None => Transport::Mapped,
+            Some(remote) => Transport::Socket {
+                reason: remote.place().reason().to_owned(),
+            },
+        }
     }
 
     /// The name of the namespace.
@@ -262,7 +295,7 @@ impl State {
         Ok(ping(address).secret(self.place.secret.clone()))
     }
 
-    /// The descriptor of the memory, to hand it to another process. A child inherits it if it is made inheritable
+    /// The descriptor of the memory, to hand it to another process; `None` if it is not mapped. A child inherits it if it is made inheritable
     /// first.
     ///
     /// ```
@@ -277,7 +310,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.arena.fd()
+        self.arena.as_ref()?.fd()
     }
 
     /// The number of the newest update; 0 before the first.
@@ -290,7 +323,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn seq(&self) -> Result<u64> {
-        Ok(self.watcher.access.ready()?.seq())
+        self.watcher.access.store()?.seq()
     }
 
     /// The number of the last update that this state's watchers have consumed.
@@ -344,7 +377,7 @@ impl State {
     pub fn stats(&self) -> Result<Stats> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
-        Ok(self.arena.stats()?)
+        Ok(self.arena()?.stats()?)
     }
 
     /// Who has the state open, who holds the writer locks and for whom they wait, who holds which snapshots, how far
@@ -365,7 +398,7 @@ impl State {
     /// ```
     pub fn status(&self) -> Result<Status> {
         self.watcher.access.ready()?;
-        Ok(self.arena.status()?)
+        Ok(self.arena()?.status()?)
     }
 
     /// Gives back now what dead processes left: updates that they had decided are finished, and their locks, snapshots,
@@ -383,7 +416,7 @@ impl State {
     pub fn reap(&self) -> Result<Reaped> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
-        Ok(self.arena.reap()?)
+        Ok(self.arena()?.reap()?)
     }
 
     /// Walks everything that is stored, in all namespaces, and accounts for every block of memory. Takes their writer
@@ -398,7 +431,7 @@ impl State {
     pub fn verify(&self) -> Result<Report> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
-        Ok(self.arena.verify()?)
+        Ok(self.arena()?.verify()?)
     }
 }
 

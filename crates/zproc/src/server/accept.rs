@@ -10,20 +10,21 @@
 //!
 //! **The end.** Whoever stops the server shuts down the sockets, which ends every thread at its next look.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::place;
 use super::serve;
+use super::session::Session;
 use crate::error::Result;
 use crate::os::quiet_thread;
 use crate::state::State;
-use crate::wire::message::{Failure, encode};
+use crate::wire::message::{Failure, Token, encode};
 use crate::wire::proof::Key;
 use crate::wire::{Frames, Kind, WireError, socket};
 
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) key: Option<Key>,
     pub(super) pid: u32,
     guests: Mutex<Guests>,
+    /// Of clients that use the state over the socket. They live as long as a connection has them.
+    sessions: Mutex<HashMap<Token, Weak<Session>>>,
     gone: Condvar,
     stopping: AtomicBool,
 }
@@ -67,6 +70,7 @@ impl Shared {
             key,
             pid,
             guests: Mutex::default(),
+            sessions: Mutex::default(),
             gone: Condvar::new(),
             stopping: AtomicBool::new(false),
         }
@@ -162,6 +166,22 @@ impl Shared {
     pub(super) fn arena_file(&self) -> (u64, u64) {
         let stat = self.state.fd().and_then(|fd| nix::sys::stat::fstat(fd).ok());
         stat.map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
+    }
+
+    /// The session that a client has the token of.
+    pub(super) fn session(&self, token: &Token) -> Option<Arc<Session>> {
+        self.sessions().get(token).and_then(Weak::upgrade)
+    }
+
+    /// Lets other connections find a session.
+    pub(super) fn add_session(&self, token: Token, session: &Arc<Session>) {
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| session.strong_count() > 0);
+        sessions.insert(token, Arc::downgrade(session));
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<Token, Weak<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the server is being stopped.

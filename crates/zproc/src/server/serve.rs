@@ -1,11 +1,13 @@
 //! One connection: the handshake, and then one request after the other.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use shm_state::Deadline;
 
 use super::accept::{Guest, Shared, protocol};
-use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST};
+use super::session::{self, Session};
+use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST, KEPT};
 use crate::wire::message::{Challenge, Failure, Hello, PROOF, Reply, Request, Welcome, decode, encode};
 use crate::wire::proof::{self, Side};
 use crate::wire::{Frames, Kind, WireError};
@@ -30,20 +32,39 @@ impl From<WireError> for End {
 /// Serves a connection until it ends.
 pub(super) fn serve(shared: &Shared, guest: &Guest<'_>, frames: &mut Frames) -> Result<(), End> {
     shake_hands(shared, guest, frames)?;
+    let mut session: Option<Arc<Session>> = None;
+    let mut body = Vec::new();
     while !shared.is_stopping() {
         // A client may be silent for as long as it likes, between two frames.
-        match frames.receive(BODY_MOST, Deadline::never())? {
-            (Kind::Ping, payload) => {
-                let payload = payload.to_vec();
-                frames.send(Kind::Pong, &payload)?;
-            }
-            (Kind::Request, body) => match decode(body)? {
-                Request::Map => hand_over(shared, frames)?,
+        let (kind, received) = frames.receive(BODY_MOST, Deadline::never())?;
+        // The buffer is needed for the answer.
+        body.clear();
+        body.extend_from_slice(received);
+        match kind {
+            Kind::Ping => frames.send(Kind::Pong, &body)?,
+            Kind::Request => match (decode(&body)?, &session) {
+                (Request::Map, None) => hand_over(shared, frames)?,
+                (Request::Open(open), None) => match Session::open(shared, &open) {
+                    Ok((opened, seq)) => {
+                        session::send(frames, &opened.opened(seq))?;
+                        session = Some(opened);
+                    }
+                    Err(failure) => session::send(frames, &Reply::Failed(failure))?,
+                },
+                (request, Some(session)) => session.answer(shared, frames, &request)?,
+                (_, None) => {
+                    return Err(End::Refused(Failure::Protocol(
+                        "the connection is not one of a session".into(),
+                    )));
+                }
             },
-            (found, _) => {
+            found => {
                 let expected = "a Ping or a Request";
                 return Err(WireError::Unexpected { found, expected }.into());
             }
+        }
+        if body.capacity() > KEPT {
+            body = Vec::new();
         }
     }
     Ok(())

@@ -3,15 +3,17 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shm_state::{Arena, ArenaOptions, Deadline, Residency, Strategy};
 
 use super::{Place, State};
 use crate::access::{Access, Patience, check_not_in_atomic};
-use crate::address::{Address, arena_name};
+use crate::address::{Address, Wanted, arena_name};
 use crate::error::{Error, Result};
 use crate::link::{Link, SILENCE};
+use crate::over_socket::{self, Remote};
 use crate::secret::Secret;
 use crate::value::{VALUE_FORMAT, describe_format};
 use crate::watch::Watcher;
@@ -51,13 +53,15 @@ enum Source {
     Address(String),
     /// That of the state that was forked.
     Arena(Arena, Option<String>),
+    /// The same of one that is used over a socket.
+    Remote(Arc<over_socket::Place>, String),
 }
 
 impl Source {
     /// What errors call it.
     fn name(&self) -> &str {
         match self {
-            Self::Address(address) | Self::Arena(_, Some(address)) => address,
+            Self::Address(address) | Self::Arena(_, Some(address)) | Self::Remote(_, address) => address,
             Self::Anonymous | Self::Arena(_, None) => "the descriptor",
         }
     }
@@ -86,7 +90,12 @@ impl Builder {
     }
 
     pub(super) fn of(state: &State) -> Self {
-        let source = Source::Arena(state.arena.clone(), state.place.address.clone());
+        let address = state.place.address.clone();
+        let source = match (&state.arena, state.watcher.access.if_remote()) {
+            (Some(arena), _) => Source::Arena(arena.clone(), address),
+            (None, Some(remote)) => Source::Remote(Arc::clone(remote.place()), address.unwrap_or_default()),
+            (None, None) => Source::Anonymous,
+        };
         Self {
             namespace: state.namespace().into(),
             secret: state.place.secret.clone(),
@@ -307,9 +316,26 @@ impl Builder {
         self
     }
 
-    /// Has a server hand over the memory.
-    fn receive(&self, address: &str, path: &Path) -> Result<Arena> {
+    /// Has a server hand over the memory, or goes without.
+    fn open_at_server(self, address: &str, path: &Path, wanted: Wanted) -> Result<State> {
         check_not_in_atomic()?;
+        let reason = match wanted {
+            Wanted::Socket => "the address asks for it".into(),
+            Wanted::Mapped => {
+                let arena = self.receive(address, path)?;
+                return self.finish(arena);
+            }
+            Wanted::Either => match self.receive(address, path) {
+                Ok(arena) => return self.finish(arena),
+                Err(error @ (Error::Incompatible { .. } | Error::Engine(_))) => error.to_string(),
+                Err(error) => return Err(error),
+            },
+        };
+        let place = over_socket::Place::new(address, path, self.secret.clone(), reason);
+        self.finish_over_socket(place, address.to_owned())
+    }
+
+    fn receive(&self, address: &str, path: &Path) -> Result<Arena> {
         let deadline = Deadline::after(SILENCE);
         let key = self.secret.key(address)?;
         let in_time = |error| match error {
@@ -322,6 +348,24 @@ impl Builder {
         let mut link = Link::connect(&address.into(), path, key, deadline).map_err(in_time)?;
         let memory = link.ask_for_memory(deadline).map_err(in_time)?;
         Arena::from_fd(memory).map_err(Error::at(address))
+    }
+
+    fn finish_over_socket(self, place: Arc<over_socket::Place>, address: String) -> Result<State> {
+        let access = Access::over_socket(self.patience, |shared| {
+            Remote::new(place, &self.namespace, self.precise_time, shared)
+        });
+        // Has it connected, and says why if it cannot.
+        let now = access.store()?.seq()?;
+        let watcher = Watcher::new(access, Some(self.since.unwrap_or(now)));
+        Ok(State::new(
+            watcher,
+            None,
+            Place {
+                address: Some(address),
+                namespace: self.namespace,
+                secret: self.secret,
+            },
+        ))
     }
 
     /// Opens a state that exists.
@@ -343,12 +387,19 @@ impl Builder {
     /// ```
     pub fn open(self) -> Result<State> {
         match &self.source {
-            Source::Address(address) => {
-                let arena = match Address::parse(address)? {
-                    Address::Shm(name) => Arena::open(name).map_err(Error::at(address))?,
-                    Address::Ipc(path, _) => self.receive(address, path)?,
-                };
-                self.finish(arena)
+            Source::Address(address) => match Address::parse(address)? {
+                Address::Shm(name) => {
+                    let arena = Arena::open(name).map_err(Error::at(address))?;
+                    self.finish(arena)
+                }
+                Address::Ipc(path, wanted) => {
+                    let (address, path) = (address.clone(), path.to_owned());
+                    self.open_at_server(&address, &path, wanted)
+                }
+            },
+            Source::Remote(place, address) => {
+                let (place, address) = (Arc::clone(place), address.clone());
+                self.finish_over_socket(place, address)
             }
             Source::Arena(arena, _) => {
                 let arena = arena.clone();
@@ -384,6 +435,11 @@ impl Builder {
                 created.map_err(Error::at(address))?
             }
             Source::Anonymous => Arena::anonymous(&self.options)?,
+            Source::Remote(_, address) => {
+                return Err(Error::AlreadyExists {
+                    address: address.clone(),
+                });
+            }
             Source::Arena(_, address) => {
                 let address = address
                     .clone()
@@ -418,7 +474,7 @@ impl Builder {
                 self.finish(arena)
             }
             Source::Anonymous => self.create(),
-            Source::Arena(..) => self.open(),
+            Source::Arena(..) | Source::Remote(..) => self.open(),
         }
     }
 
@@ -458,11 +514,11 @@ impl Builder {
         let address = match self.source {
             Source::Address(address) => Some(address),
             Source::Arena(_, address) => address,
-            Source::Anonymous => None,
+            Source::Anonymous | Source::Remote(..) => None,
         };
         Ok(State::new(
             watcher,
-            arena,
+            Some(arena),
             Place {
                 address,
                 namespace: self.namespace,
@@ -475,7 +531,7 @@ impl Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match &self.source {
-            Source::Address(address) | Source::Arena(_, Some(address)) => Some(address),
+            Source::Address(address) | Source::Arena(_, Some(address)) | Source::Remote(_, address) => Some(address),
             Source::Arena(_, None) | Source::Anonymous => None,
         };
         f.debug_struct("Builder")

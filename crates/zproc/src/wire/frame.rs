@@ -40,7 +40,7 @@ pub(crate) const HEAD: usize = 8;
 const MAGIC: [u8; 2] = *b"zp";
 /// So much is received at once. Buffers that have grown beyond [`KEPT`] are given back.
 const PIECE: usize = 16 << 10;
-const KEPT: usize = 256 << 10;
+pub(crate) const KEPT: usize = 256 << 10;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +139,8 @@ pub(crate) struct Frames {
     stream: Arc<UnixStream>,
     /// Signals that are events end a wait for a frame.
     tells_signals: bool,
+    /// Silence for the time limit of the socket ends one too.
+    is_impatient: bool,
     /// What has come and is not consumed, up to `filled`.
     incoming: Vec<u8>,
     filled: usize,
@@ -155,6 +157,7 @@ impl Frames {
         Ok(Self {
             stream,
             tells_signals: false,
+            is_impatient: false,
             incoming: Vec::new(),
             filled: 0,
             consumed: 0,
@@ -166,6 +169,15 @@ impl Frames {
     pub(crate) fn telling_signals(mut self) -> Self {
         self.tells_signals = true;
         self
+    }
+
+    /// Has silence of [`FRAME_TIME`] end a wait for a frame, whatever its deadline.
+    pub(crate) fn set_impatient(&mut self) {
+        self.is_impatient = true;
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<UnixStream> {
+        &self.stream
     }
 
     /// Sends a frame whose body `fill` appends.
@@ -295,7 +307,7 @@ impl Frames {
                     begin = begin.or_else(|| Some(Instant::now()));
                 }
                 // The limit of the socket, which is not that of the caller.
-                Err(WireError::TimedOut) if begin.is_none() && !deadline.passed() => {}
+                Err(WireError::TimedOut) if begin.is_none() && !deadline.passed() && !self.is_impatient => {}
                 Err(WireError::TimedOut) if begin.is_some() => return Err(WireError::Slow),
                 Err(error) => return Err(error),
             }

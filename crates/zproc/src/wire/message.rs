@@ -1,24 +1,171 @@
 //! Requests and replies: postcard, in the frames of these names. The handshake has bodies of fixed size.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::frame::WireError;
 use super::proof::Nonce;
 
-/// What a client asks for, after the handshake.
+/// The memory of a session that a server keeps for one client state.
+pub(crate) type Token = [u8; 16];
+
+/// The newest state, where a snapshot is named.
+pub(crate) const NEWEST: u32 = 0;
+
+/// A key as it is stored: tag and bytes.
+pub(crate) type WireKey<'a> = (u8, Bytes<'a>);
+/// A value as it is stored: tag and bytes.
+pub(crate) type WireValue<'a> = (u16, Bytes<'a>);
+
+/// What a client asks for, after the handshake. All but the first two are about the session that the connection is of.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Request {
+pub(crate) enum Request<'a> {
     /// The descriptor of the memory.
     Map,
+    /// Makes the connection one of a session: of a new one, or of one that lives.
+    Open(#[serde(borrow)] Open<'a>),
+    /// The number of the newest update.
+    Seq,
+    /// The value of a key.
+    Get {
+        snapshot: u32,
+        #[serde(borrow)]
+        key: WireKey<'a>,
+    },
+    /// How many keys there are.
+    Len { snapshot: u32 },
+    /// Keys and values from the one with this number on, as many as make a reply of reasonable size.
+    Entries { snapshot: u32, from: u64 },
+    /// Pins a snapshot: of this update, or the newest.
+    Pin { seq: Option<u64> },
+    /// Lets a snapshot go.
+    Unpin { snapshot: u32 },
+    /// Puts a value under a key.
+    Put {
+        #[serde(borrow)]
+        key: WireKey<'a>,
+        #[serde(borrow)]
+        value: WireValue<'a>,
+        lock_ns: Option<u64>,
+    },
+    /// Commits a transaction, if nothing that it has read has changed.
+    Commit(#[serde(borrow)] Commit<'a>),
+    /// The first update after `cursor` that matches; waits for it as long as it is told.
+    Next(#[serde(borrow)] Next<'a>),
+    /// What an update did.
+    Update { seq: u64 },
+}
+
+/// See [`Request::Open`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Open<'a> {
+    pub(crate) session: Option<Token>,
+    pub(crate) namespace: &'a str,
+    /// That under which the client wrote before, if it had a session that ended.
+    pub(crate) identity: Option<u32>,
+    pub(crate) precise_time: bool,
+}
+
+/// See [`Request::Commit`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Commit<'a> {
+    /// The update after which everything was read.
+    pub(crate) base: u64,
+    #[serde(borrow)]
+    pub(crate) reads: Vec<WireKey<'a>>,
+    /// All keys were read.
+    pub(crate) read_all: bool,
+    #[serde(borrow)]
+    pub(crate) changes: Vec<Change<'a>>,
+    pub(crate) lock_ns: Option<u64>,
+}
+
+/// A step of a transaction.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Change<'a> {
+    Put(#[serde(borrow)] WireKey<'a>, #[serde(borrow)] WireValue<'a>),
+    Remove(#[serde(borrow)] WireKey<'a>),
+    Clear,
+}
+
+/// See [`Request::Next`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Next<'a> {
+    pub(crate) cursor: u64,
+    /// The last update to look at; `None` for the newest.
+    pub(crate) until: Option<u64>,
+    #[serde(borrow)]
+    pub(crate) filter: Filter<'a>,
+    pub(crate) duplicates: bool,
+    /// Updates of this identity do not count.
+    pub(crate) skip: Option<u32>,
+    /// How long to wait: zero not at all, `None` for ever.
+    pub(crate) wait_ns: Option<u64>,
+}
+
+/// Which keys an update must change.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Filter<'a> {
+    Any,
+    Keys(#[serde(borrow)] Vec<WireKey<'a>>),
+    Except(#[serde(borrow)] Vec<WireKey<'a>>),
 }
 
 /// The answers.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Reply {
+pub(crate) enum Reply<'a> {
     /// The descriptor comes with the frame.
     Mapped,
     /// The request failed; the connection goes on.
     Failed(Failure),
+    /// It is done.
+    Done,
+    Opened {
+        session: Token,
+        identity: u32,
+        seq: u64,
+    },
+    /// Of an update, or of keys.
+    Number(u64),
+    Value(#[serde(borrow)] Option<WireValue<'a>>),
+    Entries {
+        #[serde(borrow)]
+        entries: Vec<(WireKey<'a>, WireValue<'a>)>,
+        more: bool,
+    },
+    /// The number of the snapshot, and of its update; `None` if it fell out of the history.
+    Pinned(Option<(u32, u64)>),
+    /// The number of the newest update, and whether it is this transaction's.
+    Committed {
+        seq: u64,
+        changed: bool,
+    },
+    /// Something that the transaction has read has changed.
+    Conflict,
+    /// What was found, and the last update that was looked at.
+    Next(Found, u64),
+    /// `None` if it fell out of the history.
+    Update(#[serde(borrow)] Option<Update<'a>>),
+}
+
+/// See [`Reply::Next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Found {
+    Match(u64),
+    Nothing,
+    Lagged(u64),
+}
+
+/// See [`Reply::Update`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Update<'a> {
+    pub(crate) identical: bool,
+    pub(crate) pid: u32,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) time_ns: u64,
+    /// The keys that it wrote, each with whether its value stayed the same.
+    #[serde(borrow)]
+    pub(crate) keys: Vec<(WireKey<'a>, bool)>,
 }
 
 /// Why the server refuses a client, or failed to do what it asked.
@@ -32,6 +179,21 @@ pub(crate) enum Failure {
     Busy(String),
     /// Something else.
     Other(String),
+    /// The session, or the snapshot, is not known: the server has begun anew.
+    Gone(String),
+    /// The writer lock was not had in time.
+    LockTimeout { pid: u32, tid: u32 },
+    /// There is no room.
+    Full {
+        requested: u64,
+        free: u64,
+        committed: u64,
+        capacity: u64,
+        /// Snapshots that keep old values: process, its name, whether it is dead, update, updates since.
+        pins: Vec<(u32, Option<String>, bool, u64, u64)>,
+    },
+    /// The memory holds bytes that no correct process writes.
+    Corrupt(String),
 }
 
 /// The body of a Hello: the client's nonce, and whether it has a key.
@@ -145,5 +307,33 @@ pub(crate) fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, WireEr
         Ok((message, [])) => Ok(message),
         Ok((_, rest)) => Err(WireError::Malformed(format!("{} bytes follow its end", rest.len()))),
         Err(error) => Err(WireError::Malformed(error.to_string())),
+    }
+}
+
+/// Bytes that are copied in one piece: serde takes a slice for a list of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = &'de [u8];
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_bytes(Borrow).map(Bytes)
     }
 }
