@@ -86,6 +86,7 @@ impl Row {
 }
 
 fn main() -> ExitCode {
+    zproc::init(); // servers are processes of this program
     if let Some(service) = Service::from_args() {
         jobs::serve(&service);
     }

@@ -1,13 +1,13 @@
 //! What a server does for those who come to its socket.
 //!
-//! Server, its clients and the reference share this process and its CPU: both sides pay for the same changes of threads,
-//! and none for the way between two CPUs.
+//! Both sides of all of it, and of the reference, run on the CPU of this process: both pay for the same changes of threads,
+//! and none for the way between two CPUs. The server is a process of its own.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use zproc::{Backend, Server, State};
+use zproc::{Server, State};
 use zproc_bench::rounds::{Spread, compare};
 use zproc_bench::table::{Goal, Limit, Measured, Unit};
 
@@ -28,6 +28,24 @@ pub const ROWS: &[Row] = &[
             unit: Unit::Time,
         },
         ping,
+    ),
+    Row::alone(
+        Goal {
+            work: "get over a socket",
+            limit: Limit::AtMost(1.5),
+            reference: "bare Unix-socket round trip",
+            unit: Unit::Time,
+        },
+        remote_get,
+    ),
+    Row::alone(
+        Goal {
+            work: "ping beside 200 idle clients, p99",
+            limit: Limit::AtMost(1.5),
+            reference: "the same, alone",
+            unit: Unit::Time,
+        },
+        beside_idle,
     ),
     Row::alone(
         Goal {
@@ -86,6 +104,51 @@ fn ping(bench: &Bench) -> Measured {
     Measured::from(comparison).with_note("each ping on a new connection, which is not counted".into())
 }
 
+/// Bytes of a value that is read.
+const VALUE: usize = 8;
+
+fn remote_get(bench: &Bench) -> Measured {
+    let server = server();
+    let state = State::builder(&format!("{}?transport=socket", server.address())).secret_key("bench");
+    let state = state.open().expect("the server lives");
+    state.insert("key with 20 bytes...", 5).expect("there is room");
+    let one = || {
+        let begin = Instant::now();
+        assert_eq!(state.get("key with 20 bytes...").expect("is readable"), Some(5));
+        begin.elapsed()
+    };
+    let mut stream = echo(VALUE);
+    let mut buffer = [7; VALUE];
+    Measured::from(compare(
+        bench.rounds(40),
+        |_| median((0..CALLS).map(|_| one())),
+        |_| median((0..CALLS).map(|_| round_trip(&mut stream, &mut buffer))),
+    ))
+}
+
+/// The time that one call in a hundred takes at least.
+fn p99(mut samples: Vec<Duration>) -> f64 {
+    samples.sort();
+    samples[samples.len() * 99 / 100].as_nanos() as f64
+}
+
+fn beside_idle(bench: &Bench) -> Measured {
+    let [alone, crowded] = [server(), server()];
+    let _idle: Vec<State> = (0..200)
+        .map(|_| {
+            let address = format!("{}?transport=socket", crowded.address());
+            let state = State::builder(&address).secret_key("bench").open();
+            state.expect("the server lives")
+        })
+        .collect();
+    let pings = |server: &Server| {
+        let ping = zproc::ping(server.address()).secret_key("bench");
+        let one = |_| ping.send().expect("it lives").expect("the same").round_trip;
+        p99((0..5 * CALLS).map(one).collect())
+    };
+    Measured::from(compare(bench.rounds(20), |_| pings(&crowded), |_| pings(&alone)))
+}
+
 fn hand_over(bench: &Bench) -> Measured {
     let server = server();
     let state = State::builder(server.address()).secret_key("bench");
@@ -102,5 +165,5 @@ fn hand_over(bench: &Bench) -> Measured {
         begin.elapsed()
     };
     let figure = median((0..bench.rounds(1000)).map(|_| one()));
-    Measured::figure(figure).with_note("the memory is mapped by the server's process already".into())
+    Measured::figure(figure)
 }

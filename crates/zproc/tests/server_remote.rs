@@ -126,8 +126,8 @@ fn a_call_that_waits_for_longer_than_a_server_may_be_silent_goes_on() {
     let begin = Instant::now();
     std::thread::scope(|scope| {
         let (inside, wait_inside) = std::sync::mpsc::channel();
-        scope.spawn(|| {
-            let writer = mapped.clone();
+        let writer = mapped.clone();
+        scope.spawn(move || {
             writer.atomic(|dict| {
                 let _ = inside.send(());
                 std::thread::sleep(Duration::from_secs(6));
