@@ -122,6 +122,9 @@ pub enum Error {
     /// A transaction inserted as many keys as it can, those that it removed again counted.
     #[error("the transaction inserted {0} keys, which is the limit: do it in several")]
     TooManyInsertions(u32),
+    /// The arena was opened for reading only.
+    #[error("the arena was opened for reading only: open it for writing, too")]
+    ReadOnly,
     /// This process has no memory for a copy of a value.
     #[error("this process has no memory for a value of {bytes} bytes{way_out}")]
     OutOfMemory {

@@ -32,11 +32,20 @@ pub(crate) struct Patience {
     pub(crate) lock_timeout: Option<Duration>,
 }
 
+/// What a state that is used over a socket may do, besides reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    ReadOnly,
+    Full,
+}
+
 /// A namespace, opened under an identity that its updates are signed with.
 pub(crate) struct Access {
     /// None in a clone that was made after a fork, which cannot be used, and in a state that is used over a socket.
     namespace: Option<Namespace>,
     remote: Option<Box<Remote>>,
+    /// Of `remote`; of mapped memory the engine knows.
+    rights: Rights,
     /// What `mark` holds while the namespace can be used: not after `close`, and not in a forked process.
     usable: AtomicU64,
     mark: &'static AtomicU64,
@@ -111,19 +120,21 @@ impl Access {
             mark,
             namespace: Some(namespace),
             remote: None,
+            rights: Rights::Full,
             shared: Arc::default(),
             patience,
         }
     }
 
     /// That to a namespace behind a server. `connect` is given what the two share.
-    pub(crate) fn over_socket(patience: Patience, connect: impl FnOnce(Arc<Shared>) -> Remote) -> Self {
+    pub(crate) fn over_socket(patience: Patience, rights: Rights, connect: impl FnOnce(Arc<Shared>) -> Remote) -> Self {
         let shared: Arc<Shared> = Arc::default();
         Self {
             usable: AtomicU64::new(UNUSABLE),
             mark: &NO_MARK,
             namespace: None,
             remote: Some(Box::new(connect(Arc::clone(&shared)))),
+            rights,
             shared,
             patience,
         }
@@ -132,7 +143,7 @@ impl Access {
     /// The same under another identity. Unusable if this one is.
     pub(crate) fn fork(&self) -> Self {
         if let Some(remote) = &self.remote {
-            return Self::over_socket(self.patience, |shared| remote.fork(shared));
+            return Self::over_socket(self.patience, self.rights, |shared| remote.fork(shared));
         }
         let namespace = self.namespace.as_ref().and_then(|namespace| namespace.fork().ok());
         let (mark, value) = namespace.as_ref().map_or((self.mark, UNUSABLE), Namespace::fork_mark);
@@ -141,6 +152,7 @@ impl Access {
             mark,
             namespace,
             remote: None,
+            rights: Rights::Full,
             shared: Arc::default(),
             patience: self.patience,
         }
@@ -262,10 +274,24 @@ impl Access {
     #[inline(never)]
     fn put_over_socket(&self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {
         let remote = self.remote()?;
-        check_not_in_atomic()?;
+        self.check_writable()?;
         let seq = remote.put(key, tag, bytes, self.patience.lock_timeout)?;
         self.shared.note_own(seq);
         Ok(())
+    }
+
+    /// Whether a state that is used over a socket may be written to, here and now.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        check_not_in_atomic()?;
+        match self.rights {
+            Rights::Full => Ok(()),
+            Rights::ReadOnly => Err(Error::ReadOnly),
+        }
+    }
+
+    /// What a state that is used over a socket may do.
+    pub(crate) fn rights(&self) -> Rights {
+        self.rights
     }
 
     /// Commits a transaction over the socket; whether it was made, and there was no conflict.

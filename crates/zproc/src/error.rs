@@ -226,6 +226,9 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// The state was opened for reading only; see [`Builder::read_only`](crate::Builder::read_only).
+    #[error("the state was opened for reading only: open it without read_only to write to it")]
+    ReadOnly,
     /// The call needs the memory of the state mapped, and the state is used over a socket; see
     /// [`State::transport`](crate::State::transport).
     #[error(
@@ -401,6 +404,7 @@ impl From<shm_state::Error> for Error {
             Engine::LockTimeout { pid, tid } => Self::LockTimeout { pid, tid },
             Engine::Deadlock => Self::NestedAtomic,
             Engine::Forked => Self::Forked,
+            Engine::ReadOnly => Self::ReadOnly,
             other => Self::Engine(other),
         }
     }

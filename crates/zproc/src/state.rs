@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use shm_state::{Arena, Reaped, Report, Stats, Status};
 
-use crate::access::check_not_in_atomic;
+use crate::access::{Rights, check_not_in_atomic};
 use crate::address::arena_name;
 use crate::error::{Error, Result};
 use crate::ping::{Ping, ping};
@@ -258,6 +258,21 @@ impl State {
             Some(remote) => Transport::Socket {
                 reason: remote.place().reason().to_owned(),
             },
+        }
+    }
+
+    /// Whether it was opened for reading only: see [`Builder::read_only`].
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert!(!state.is_read_only());
+    /// assert!(state.fork().read_only(true).open()?.is_read_only());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn is_read_only(&self) -> bool {
+        match &self.arena {
+            Some(arena) => arena.is_read_only(),
+            None => self.watcher.access.rights() == Rights::ReadOnly,
         }
     }
 

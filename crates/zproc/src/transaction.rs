@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shm_state::{Deadline, Payload};
 
-use crate::access::{Access, InAtomic, check_not_in_atomic};
+use crate::access::{Access, InAtomic};
 use crate::codec::{decode_entry, decode_in_place, decode_key, decoded, name, with_key, with_value};
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
@@ -102,7 +102,7 @@ impl Transaction<'_> {
         remote: &Remote,
         f: &mut dyn FnMut(&mut Transaction<'_>) -> Result<R>,
     ) -> Result<R> {
-        check_not_in_atomic()?;
+        access.check_writable()?;
         let deadline = access.patience.lock_timeout.map_or(Deadline::never(), Deadline::after);
         let mut rest = Duration::from_micros(50);
         for attempt in 1..=ATTEMPTS {

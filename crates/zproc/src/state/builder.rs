@@ -9,10 +9,11 @@ use std::time::Duration;
 use shm_state::{Arena, ArenaOptions, Deadline, Residency, Strategy};
 
 use super::{Place, State};
-use crate::access::{Access, Patience, check_not_in_atomic};
+use crate::access::{Access, Patience, Rights, check_not_in_atomic};
 use crate::address::{Address, Wanted, arena_name};
 use crate::error::{Error, Result};
 use crate::link::{Link, SILENCE};
+use crate::os::failed;
 use crate::over_socket::{self, Remote};
 use crate::secret::Secret;
 use crate::value::{VALUE_FORMAT, describe_format};
@@ -41,6 +42,7 @@ pub struct Builder {
     secret: Secret,
     namespace: String,
     since: Option<u64>,
+    read_only: bool,
     precise_time: bool,
     patience: Patience,
     options: ArenaOptions,
@@ -75,6 +77,7 @@ impl Builder {
             secret: Secret::default(),
             namespace,
             since: None,
+            read_only: false,
             precise_time: false,
             patience,
             options: ArenaOptions {
@@ -99,6 +102,7 @@ impl Builder {
         Self {
             namespace: state.namespace().into(),
             secret: state.place.secret.clone(),
+            read_only: state.is_read_only(),
             precise_time: state.watcher.access.has_precise_time(),
             patience: state.watcher.access.patience,
             ..Self::new(source)
@@ -179,6 +183,33 @@ impl Builder {
     /// ```
     pub fn since(mut self, seq: u64) -> Self {
         self.since = Some(seq);
+        self
+    }
+
+    /// Opens it for reading only: writes, and [`State::atomic`], fail with [`Error::ReadOnly`]. Getting, iterating, snapshots,
+    /// views and watchers are what they are otherwise, and as fast.
+    ///
+    /// Keys and values are mapped so that a stray store of this process, from unsafe code or a library, is a SIGSEGV there and
+    /// then, and damages nobody's state. That is protection against mistakes and no more: what readers write to (their pins
+    /// and wake-ups) stays writable, and the process could open the state once more for writing. A file that it has no right
+    /// to write to it cannot open at all.
+    ///
+    /// The namespace must be there. In one namespace, 64 snapshots and watchers, of all processes, are the most that such a
+    /// state can have a part in; those of other states beyond that do not count. It cannot be combined with
+    /// [`Builder::prefault`] and [`Builder::lock_memory`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// let display = state.fork().read_only(true).open()?;
+    /// assert_eq!(display.get("cookies")?, Some(5));
+    /// assert!(matches!(display.insert("cookies", 6), Err(Error::ReadOnly)));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 
@@ -347,11 +378,19 @@ impl Builder {
         };
         let mut link = Link::connect(&address.into(), path, key, deadline).map_err(in_time)?;
         let memory = link.ask_for_memory(deadline).map_err(in_time)?;
-        Arena::from_fd(memory).map_err(Error::at(address))
+        self.arena_in(memory).map_err(Error::at(address))
+    }
+
+    fn arena_in(&self, memory: OwnedFd) -> shm_state::Result<Arena> {
+        match self.read_only {
+            false => Arena::from_fd(memory),
+            true => Arena::from_fd_read_only(memory),
+        }
     }
 
     fn finish_over_socket(self, place: Arc<over_socket::Place>, address: String) -> Result<State> {
-        let access = Access::over_socket(self.patience, |shared| {
+        let rights = if self.read_only { Rights::ReadOnly } else { Rights::Full };
+        let access = Access::over_socket(self.patience, rights, |shared| {
             Remote::new(place, &self.namespace, self.precise_time, shared)
         });
         // Has it connected, and says why if it cannot.
@@ -389,7 +428,11 @@ impl Builder {
         match &self.source {
             Source::Address(address) => match Address::parse(address)? {
                 Address::Shm(name) => {
-                    let arena = Arena::open(name).map_err(Error::at(address))?;
+                    let arena = match self.read_only {
+                        false => Arena::open(name),
+                        true => Arena::open_read_only(name),
+                    };
+                    let arena = arena.map_err(Error::at(address))?;
                     self.finish(arena)
                 }
                 Address::Ipc(path, wanted) => {
@@ -400,6 +443,12 @@ impl Builder {
             Source::Remote(place, address) => {
                 let (place, address) = (Arc::clone(place), address.clone());
                 self.finish_over_socket(place, address)
+            }
+            Source::Arena(arena, _) if arena.is_read_only() != self.read_only => {
+                let memory = arena.fd().ok_or(Error::ReadOnly)?.try_clone_to_owned();
+                let memory = memory.map_err(|source| failed("dup", source))?;
+                let arena = self.arena_in(memory).map_err(Error::at(self.source.name()))?;
+                self.finish(arena)
             }
             Source::Arena(arena, _) => {
                 let arena = arena.clone();
@@ -429,6 +478,9 @@ impl Builder {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn create(self) -> Result<State> {
+        if self.read_only {
+            return Err(Error::ReadOnly); // nobody could write to it
+        }
         let arena = match &self.source {
             Source::Address(address) => {
                 let created = Arena::create_resident(arena_name(address)?, &self.options, self.residency);
@@ -467,6 +519,8 @@ impl Builder {
     /// ```
     pub fn open_or_create(self) -> Result<State> {
         match &self.source {
+            // Who only reads creates nothing.
+            Source::Address(_) if self.read_only => self.open(),
             // A server has a state, which was created.
             Source::Address(address) if matches!(Address::parse(address)?, Address::Ipc(..)) => self.open(),
             Source::Address(address) => {
@@ -494,13 +548,14 @@ impl Builder {
     #[allow(clippy::wrong_self_convention, reason = "ends the builder, like open and create")]
     pub fn from_fd(mut self, fd: OwnedFd) -> Result<State> {
         self.source = Source::Anonymous;
-        self.finish(Arena::from_fd(fd).map_err(Error::at("the descriptor"))?)
+        let arena = self.arena_in(fd).map_err(Error::at("the descriptor"))?;
+        self.finish(arena)
     }
 
     /// Opens the state in a descriptor, under the address that it had where the descriptor comes from.
     pub(super) fn in_file(mut self, fd: OwnedFd, address: Option<String>) -> Result<State> {
         self.source = address.map_or(Source::Anonymous, Source::Address);
-        let arena = Arena::from_fd(fd).map_err(Error::at(self.source.name()))?;
+        let arena = self.arena_in(fd).map_err(Error::at(self.source.name()))?;
         self.finish(arena)
     }
 
@@ -538,6 +593,7 @@ impl fmt::Debug for Builder {
             .field("address", &address)
             .field("namespace", &self.namespace)
             .field("since", &self.since)
+            .field("read_only", &self.read_only)
             .field("precise_time", &self.precise_time)
             .field("patience", &self.patience)
             .field("options", &self.options)

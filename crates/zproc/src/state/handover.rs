@@ -22,6 +22,7 @@ pub(crate) struct Handover {
     spin: Option<Duration>,
     lock_timeout: Option<Duration>,
     precise_time: bool,
+    read_only: bool,
     /// The derived secret key of the server at the address.
     key: Option<[u8; 32]>,
 }
@@ -47,6 +48,7 @@ impl Handover {
             },
             lock_timeout: patience.lock_timeout,
             precise_time: state.watcher.access.has_precise_time(),
+            read_only: state.is_read_only(),
             key: state.place.secret.to_bytes(),
         })
     }
@@ -82,6 +84,7 @@ impl Handover {
             })
             .lock_timeout(self.lock_timeout)
             .precise_time(self.precise_time)
+            .read_only(self.read_only)
             .secret(Secret::from_bytes(self.key))
     }
 }
