@@ -16,6 +16,7 @@ mod memory;
 mod notifying;
 mod processes;
 mod reading;
+mod serving;
 mod subject;
 mod together;
 mod values;
@@ -136,6 +137,7 @@ fn measure_all(bench: &Bench, filters: &[String]) -> usize {
         control::ROWS,
         memory::ROWS,
         processes::ROWS,
+        serving::ROWS,
     ]
     .concat();
     let mut missed = 0;

@@ -216,6 +216,9 @@ fn the_doctor_tells_of_values_in_another_encoding() -> Result<()> {
     let mut problems = diagnosis.problems().map(ToString::to_string);
     let told = problems.find(|problem| problem.contains("its values are"));
     assert!(told.is_some(), "{diagnosis}, but opening says: {refused}");
-    assert!(diagnosis.status.is_some(), "what is not about values can be told all the same");
+    assert!(
+        diagnosis.status.is_some(),
+        "what is not about values can be told all the same"
+    );
     Ok(())
 }

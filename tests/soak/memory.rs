@@ -122,7 +122,7 @@ impl Conductor {
         self.step(|dict| dict.remove(&key).map(drop)).unwrap();
     }
 
-    fn step(&self, change: impl FnOnce(&mut zproc::Transaction<'_>) -> Result<()>) -> Result<()> {
+    fn step(&self, mut change: impl FnMut(&mut zproc::Transaction<'_>) -> Result<()>) -> Result<()> {
         self.state.atomic(|dict| {
             change(dict)?;
             model::count(dict, CONDUCTOR).map(drop)

@@ -26,7 +26,7 @@ use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Secti
 use crate::news::{Event, News};
 use crate::resident::{Residency, Resident};
 use crate::sync::{Ordering, Word, Word64};
-use crate::sys::file;
+use crate::sys::{file, memory};
 
 /// The memory of an arena in this process.
 pub struct Mapping {
@@ -41,6 +41,8 @@ pub struct Mapping {
     sections: Sections,
     resident: Resident,
     backing: Backing,
+    /// This process may write to some of its pages only; see [`Mapping::of_file_read_only`].
+    read_only: bool,
 }
 
 /// The backed memory of a mapping, as one moment saw it: base and bound in two registers, for the hot paths.
@@ -138,20 +140,62 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `capacity` bytes of `file`.
     pub fn of_file(file: OwnedFd, capacity: u64) -> Result<Self> {
+        Self::of(file, capacity, false)
+    }
+
+    /// Maps `capacity` bytes of `file` for reading, but for superblock and participants, which every process writes to.
+    /// A store to anything else is a signal, until [`Mapping::allow_writing`] was called for it.
+    pub fn of_file_read_only(file: OwnedFd, capacity: u64) -> Result<Self> {
+        let mapping = Self::of(file, capacity, true)?;
+        mapping.allow_writing_to(0..mapping.sections.directory)?;
+        Ok(mapping)
+    }
+
+    fn of(file: OwnedFd, capacity: u64, read_only: bool) -> Result<Self> {
         let len = usize::try_from(capacity).map_err(|_| Error::InvalidOption {
             option: "capacity",
             value: capacity,
             reason: "it is larger than the address space",
         })?;
-        let map = memmap2::MmapOptions::new()
-            .len(len)
-            .no_reserve_swap()
-            .map_raw(&file)
-            .map_err(Error::mapping(capacity))?;
+        let mut options = memmap2::MmapOptions::new();
+        options.len(len).no_reserve_swap();
+        let map = if read_only {
+            options.map_raw_read_only(&file)
+        } else {
+            options.map_raw(&file)
+        };
+        let map = map.map_err(Error::mapping(capacity))?;
         // A core dump reads every page, which would back the whole capacity. Where that cannot be had it costs memory only.
         let _ = map.advise(memmap2::Advice::DontDump);
         let base = NonNull::new(map.as_mut_ptr()).ok_or_else(|| Error::corrupt("the mapping is at address 0"))?;
-        Ok(Self::new(base, capacity, Backing::File { _map: map, file }))
+        let mapping = Self::new(base, capacity, Backing::File { _map: map, file });
+        Ok(Self { read_only, ..mapping })
+    }
+
+    /// Whether this process may write to some of its pages only.
+    #[inline(always)]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Lets this process write to the pages that `item` lies on, with their neighbours on these pages.
+    pub fn allow_writing<T: Shared>(&self, item: &T) -> Result<()> {
+        let offset = self.offset_of(item) as usize;
+        self.allow_writing_to(offset..offset + size_of::<T>())
+    }
+
+    fn allow_writing_to(&self, bytes: std::ops::Range<usize>) -> Result<()> {
+        if !self.read_only {
+            return Ok(());
+        }
+        let start = bytes.start / memory::PAGE * memory::PAGE;
+        let length = bytes.end.next_multiple_of(memory::PAGE) - start;
+        // Within the mapping, which begins at a page and is a multiple of chunks long.
+        let Some(at) = NonNull::new(self.base.as_ptr().wrapping_add(start)) else {
+            return Err(Error::corrupt("the mapping is at address 0"));
+        };
+        // SAFETY: the range lies in this mapping of a file that was opened for reading and writing, at a page.
+        unsafe { memory::allow_writing(at, length) }.map_err(Error::os("mprotect of the arena"))
     }
 
     /// Uses memory of the caller.
@@ -174,6 +218,7 @@ impl Mapping {
             sections,
             resident: Resident::default(),
             backing,
+            read_only: false,
         }
     }
 
@@ -372,6 +417,13 @@ impl Mapping {
         let Some(bytes) = residency.wanted() else {
             return Ok(());
         };
+        if self.read_only {
+            return Err(Error::InvalidOption {
+                option: "residency",
+                value: bytes,
+                reason: "an arena that is open for reading only takes no memory beforehand",
+            });
+        }
         if residency.lock {
             self.resident.lock(self.base, self.capacity)?;
         }

@@ -44,7 +44,7 @@ pub fn count(mapping: &Mapping) -> u64 {
 }
 
 /// The control block at a granule. It is aligned to more than a granule, which a damaged entry might not respect.
-fn control_at(mapping: &Mapping, granule: u32) -> Option<&Control> {
+pub fn control_at(mapping: &Mapping, granule: u32) -> Option<&Control> {
     if granule.is_multiple_of(2) {
         mapping.at(granule)
     } else {
@@ -66,7 +66,7 @@ pub fn name_of(control: &Control) -> Result<String> {
         .ok_or_else(|| Error::corrupt("the name of a namespace is damaged"))
 }
 
-fn find(mapping: &Mapping, name: &str) -> Option<u32> {
+pub fn find(mapping: &Mapping, name: &str) -> Option<u32> {
     // Word by word: among thousands of namespaces, decoding every name would take as long as all the rest.
     let is_it = |control: &&Control| {
         control.name_len.load(Ordering::Relaxed) == name.len() as u64

@@ -122,6 +122,9 @@ pub enum Error {
     /// A transaction inserted as many keys as it can, those that it removed again counted.
     #[error("the transaction inserted {0} keys, which is the limit: do it in several")]
     TooManyInsertions(u32),
+    /// The arena was opened for reading only.
+    #[error("the arena was opened for reading only: open it for writing, too")]
+    ReadOnly,
     /// This process has no memory for a copy of a value.
     #[error("this process has no memory for a value of {bytes} bytes{way_out}")]
     OutOfMemory {
@@ -212,6 +215,24 @@ pub struct PinInfo {
     pub seq: u64,
     /// How many commits have been made since.
     pub lag: u64,
+}
+
+impl PinInfo {
+    /// What another process was told, for those who pass it on.
+    ///
+    /// ```
+    /// let told = shm_state::PinInfo::new(7, None, false, 5, 2);
+    /// assert_eq!((told.pid, told.seq, told.lag), (7, 5, 2));
+    /// ```
+    pub fn new(pid: u32, name: Option<Arc<str>>, dead: bool, seq: u64, lag: u64) -> Self {
+        Self {
+            pid,
+            name,
+            dead,
+            seq,
+            lag,
+        }
+    }
 }
 
 impl Error {

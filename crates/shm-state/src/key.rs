@@ -180,8 +180,13 @@ impl Payload {
     }
 
     /// A copy of some bytes.
+    ///
+    /// ```
+    /// let payload = shm_state::Payload::copy_of(7, b"open");
+    /// assert_eq!((payload.tag(), payload.bytes()), (7, &b"open"[..]));
+    /// ```
     #[inline(always)]
-    pub(crate) fn copy_of(tag: u16, bytes: &[u8]) -> Self {
+    pub fn copy_of(tag: u16, bytes: &[u8]) -> Self {
         let mut inline = [0; INLINE];
         match inline.get_mut(..bytes.len()) {
             Some(part) => part.copy_from_slice(bytes),

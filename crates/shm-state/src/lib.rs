@@ -54,6 +54,7 @@ mod error;
 mod event;
 mod fault;
 mod heap;
+mod held;
 mod interrupt;
 mod key;
 mod layout;
@@ -97,6 +98,7 @@ pub use error::{Error, PinInfo, Result};
 pub use event::SLICE;
 #[cfg(feature = "planted-faults")]
 pub use fault::{Fault, plant};
+pub use held::Held;
 pub use interrupt::interrupt_lock_waits;
 pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Changes, Record};

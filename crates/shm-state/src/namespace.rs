@@ -46,7 +46,22 @@ pub struct Namespace {
     seat: OnceLock<SeatRef>,
 }
 
-struct SeatRef(std::ptr::NonNull<Seat>);
+pub(crate) struct SeatRef(std::ptr::NonNull<Seat>);
+
+impl SeatRef {
+    pub(crate) fn of(seat: &Seat) -> Self {
+        Self(seat.into())
+    }
+
+    /// The seat.
+    ///
+    /// # Safety
+    /// The memory that it lies in is still mapped, and stays so for as long as the reference.
+    pub(crate) unsafe fn get<'a>(&self) -> &'a Seat {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.as_ref() }
+    }
+}
 
 // SAFETY: seats are made of atomic words in shared memory that `space` keeps mapped.
 unsafe impl Send for SeatRef {}
@@ -405,6 +420,23 @@ impl Namespace {
     #[must_use]
     pub fn with_precise_time(mut self, precise: bool) -> Self {
         self.signature = self.signature.with_precise_time(precise);
+        self
+    }
+
+    /// The same under an identity that was had before, for one who goes on after a break: commits are signed with it, and
+    /// readers can leave out what it wrote. An identity belongs to one user of the arena at a time.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let identity = arena.namespace("default")?.identity();
+    /// let again = arena.namespace("default")?.with_identity(identity);
+    /// assert_eq!(again.identity(), identity);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_identity(mut self, identity: u32) -> Self {
+        self.signature = Signature::of(identity).with_precise_time(self.signature.is_precise());
         self
     }
 

@@ -236,6 +236,11 @@ impl<'n> Pinned<'n> {
         self.seq
     }
 
+    /// Its seat, its commit, and whether the seat goes back with it.
+    pub(crate) fn parts(&self) -> (&'n Seat, u64, bool) {
+        (self.seat, self.seq, self.borrowed != 0)
+    }
+
     fn view(&self) -> View<'n> {
         View::new(self.space, self.seq)
     }

@@ -40,6 +40,9 @@ pub fn take(space: &Space) -> Result<&Seat> {
     if let Some(seat) = space.take_seat() {
         return Ok(seat);
     }
+    if space.mapping.is_read_only() {
+        return Err(Error::TooManySnapshots(SEATS));
+    }
     let deadline = Deadline::after(PATIENCE);
     let mut slice = FIRST_SLICE;
     loop {
@@ -64,7 +67,7 @@ fn free(space: &Space) -> usize {
 
 /// Adds seats before the last are taken, if nobody has the writer lock at the moment.
 pub fn keep_some_free(space: &Space) {
-    if free(space) >= SPARE {
+    if space.mapping.is_read_only() || free(space) >= SPARE {
         return;
     }
     // Best effort: who finds no seat later waits in `take`.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::arena::Mapping;
 use crate::error::{Error, Result};
-use crate::layout::{Control, Entry, LogSlot, Seat, SeatBlock, Version, high, low, pack};
+use crate::layout::{Control, Entry, LogSlot, SEATS, Seat, SeatBlock, Version, high, low, pack};
 use crate::lock::{LockError, LockGuard, MOST_HELD, WriterLock};
 use crate::log::Record;
 use crate::participant::{Attachment, Name};
@@ -45,7 +45,7 @@ pub struct Membership {
     // Dropped first: leaving writes to the arena.
     attachment: Attachment,
     writers: Writers,
-    _mapping: Arc<Mapping>,
+    mapping: Arc<Mapping>,
 }
 
 impl Membership {
@@ -54,7 +54,7 @@ impl Membership {
         Self {
             attachment,
             writers: Writers::default(),
-            _mapping: mapping,
+            mapping,
         }
     }
 
@@ -99,6 +99,9 @@ impl Membership {
     /// Takes a lock of the arena.
     #[inline(always)]
     pub fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>> {
+        if self.mapping.is_read_only() {
+            return Err(read_only());
+        }
         match self.attachment.lock(lock, deadline) {
             Ok(guard) => Ok(guard),
             Err(error) => Err(lock_error(*error)),
@@ -109,6 +112,11 @@ impl Membership {
     pub fn holder(&self, lock: &WriterLock) -> Option<(u32, u32)> {
         self.attachment.holder(lock)
     }
+}
+
+#[cold]
+fn read_only() -> Error {
+    Error::ReadOnly
 }
 
 #[cold]
@@ -339,8 +347,10 @@ impl Space {
             return Some(unsafe { seat.0.as_ref() });
         }
         let mine = self.attachment.owner_word();
+        // Who maps for reading may write to the control block, and not to further blocks of seats.
+        let reachable = if self.mapping.is_read_only() { SEATS } else { usize::MAX };
         // AcqRel: what the last owner stored into the seat happened before.
-        self.seats().find(|seat| {
+        self.seats().take(reachable).find(|seat| {
             seat.owner.load(Ordering::Relaxed) == 0
                 && seat
                     .owner

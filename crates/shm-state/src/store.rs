@@ -98,8 +98,8 @@ struct Inner {
     mapping: Arc<Mapping>,
 }
 
-/// Device and inode: what tells one arena from another.
-type Identity = (u64, u64);
+/// Device and inode: what tells one arena from another; and whether it is mapped for reading only, which is another mapping.
+type Identity = (u64, u64, bool);
 
 /// Arenas that this process has mapped.
 type Registry = Mutex<HashMap<Identity, Weak<Inner>>>;
@@ -107,7 +107,7 @@ type Registry = Mutex<HashMap<Identity, Weak<Inner>>>;
 /// A key for an arena in memory that the caller brings, each time another: no device has that number.
 fn of_caller() -> Identity {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    (u64::MAX, NEXT.fetch_add(1, Local::Relaxed))
+    (u64::MAX, NEXT.fetch_add(1, Local::Relaxed), false)
 }
 
 static REGISTRY: PerProcess<Registry> = PerProcess::new();
@@ -225,11 +225,15 @@ impl Arena {
     /// # Ok::<(), shm_state::Error>(())
     /// ```
     pub fn open(name: &str) -> Result<Self> {
+        Self::open_named(name, false)
+    }
+
+    fn open_named(name: &str, read_only: bool) -> Result<Self> {
         let path = path_of(name)?;
         match file::open(&path) {
             Ok(fd) => {
                 check_owner(name, &fd)?;
-                Self::open_file(name, fd)
+                Self::open_file(name, fd, read_only)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NotFound { name: name.into() }),
             Err(error) => Err(opening(&path, error)),
@@ -331,7 +335,60 @@ impl Arena {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
-        Self::open_file("", fd)
+        Self::open_file("", fd, false)
+    }
+
+    /// As [`Arena::from_fd`], for reading only: see [`Arena::open_read_only`]. The descriptor must be open for writing, too.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let fd = arena.fd().expect("it is a file").try_clone_to_owned()?;
+    /// assert!(Arena::from_fd_read_only(fd)?.is_read_only());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_fd_read_only(fd: OwnedFd) -> Result<Self> {
+        Self::open_file("", fd, true)
+    }
+
+    /// Opens an arena for reading only: every write is [`Error::ReadOnly`].
+    ///
+    /// Keys and values are mapped so that a store to them by this process, by whatever mistake, is a SIGSEGV, and never
+    /// reaches the others. What readers write to stays writable: the list of processes, and of each namespace the block that
+    /// has pins, events and the writer lock. So it protects against mistakes, and not against a process that means harm:
+    /// that could open the arena for writing.
+    ///
+    /// A namespace must be there. A snapshot needs one of the first 64 seats of its namespace. Whoever only reads publishes
+    /// nothing that a dead writer left decided; the next writer does.
+    ///
+    /// ```
+    /// use shm_state::{Arena, ArenaOptions, Deadline, Error, KeyRef};
+    ///
+    /// # let name = &format!("shm-state-doc-read-only-{}", std::process::id());
+    /// let arena = Arena::create(name, &ArenaOptions::default())?;
+    /// let key = KeyRef::new(1, b"door");
+    /// arena.namespace("default")?.put(&key, None, 1, b"open", Deadline::never())?;
+    /// let reader = Arena::open_read_only(name)?.namespace("default")?;
+    /// assert_eq!(reader.pin()?.get(&key)?.expect("it is there").bytes(), b"open");
+    /// let write = reader.put(&key, None, 1, b"shut", Deadline::never());
+    /// assert!(matches!(write, Err(Error::ReadOnly)));
+    /// # Arena::remove(name)?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn open_read_only(name: &str) -> Result<Self> {
+        Self::open_named(name, true)
+    }
+
+    /// Whether it was opened for reading only.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// assert!(!Arena::anonymous(&ArenaOptions::default())?.is_read_only());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn is_read_only(&self) -> bool {
+        self.inner.mapping.is_read_only()
     }
 
     /// Prepares this process's part in the memory, so that touching it later costs no page fault: see [`Residency`].
@@ -458,9 +515,13 @@ impl Arena {
         Self::attach("", mapping, lock_file)
     }
 
-    fn open_file(name: &str, fd: OwnedFd) -> Result<Self> {
-        let stat = nix_stat(&fd)?;
-        if let Some(open) = registry()?.lock().get(&stat).and_then(Weak::upgrade) {
+    fn open_file(name: &str, fd: OwnedFd, read_only: bool) -> Result<Self> {
+        let (device, inode) = nix_stat(&fd)?;
+        if let Some(open) = registry()?
+            .lock()
+            .get(&(device, inode, read_only))
+            .and_then(Weak::upgrade)
+        {
             return Ok(Self { inner: open });
         }
         let size = file::len(&fd).map_err(Error::os("fstat of the arena"))?;
@@ -479,7 +540,12 @@ impl Arena {
         check_head(name, &words, size)?;
         let fd = OwnedFd::from(fd);
         let copy = file::reopen(&fd).map_err(Error::os("reopening the arena"))?;
-        Self::attach(name, Mapping::of_file(fd, size)?, copy)
+        let mapping = if read_only {
+            Mapping::of_file_read_only(fd, size)?
+        } else {
+            Mapping::of_file(fd, size)?
+        };
+        Self::attach(name, mapping, copy)
     }
 
     /// Joins the arena as a participant.
@@ -494,7 +560,10 @@ impl Arena {
         // Two threads that open the same arena at once must not map it twice.
         let mut open = registry()?.lock();
         let key = match mapping.file() {
-            Some(fd) => nix_stat(&fd)?,
+            Some(fd) => {
+                let (device, inode) = nix_stat(&fd)?;
+                (device, inode, mapping.is_read_only())
+            }
             None => of_caller(),
         };
         if let Some(inner) = open.get(&key).and_then(Weak::upgrade) {
@@ -601,6 +670,16 @@ impl Arena {
         Ok(Namespace::new(space, identity))
     }
 
+    /// A namespace that is there, whose control block readers write to.
+    fn find_to_read(&self, name: &str) -> Result<u32> {
+        let mapping = &self.inner.mapping;
+        let granule = directory::find(mapping, name).ok_or(Error::ReadOnly)?;
+        match directory::control_at(mapping, granule) {
+            Some(control) => mapping.allow_writing(control).map(|()| granule),
+            None => Err(Error::corrupt(format!("namespace {name:?} has no control block"))),
+        }
+    }
+
     fn space(&self, name: &str) -> Result<Arc<Space>> {
         let inner = &self.inner;
         if !inner.membership.is_current() {
@@ -610,7 +689,11 @@ impl Arena {
         if let Some(space) = spaces.get(name).and_then(Weak::upgrade) {
             return Ok(space);
         }
-        let granule = directory::find_or_create(&inner.mapping, &inner.membership, name, inner.history)?;
+        let granule = if inner.mapping.is_read_only() {
+            self.find_to_read(name)?
+        } else {
+            directory::find_or_create(&inner.mapping, &inner.membership, name, inner.history)?
+        };
         // Its memory may be new. The lock of the directory is free again; that of `spaces` must be.
         drop(spaces);
         inner.mapping.news().tell();
@@ -646,7 +729,10 @@ impl Arena {
 fn for_each_lock(superblock: &Superblock, mapping: &Mapping) -> impl FnMut(&mut dyn FnMut(&WriterLock)) {
     move |visit| {
         visit(&superblock.directory_lock);
-        directory::controls(mapping).for_each(|control| visit(&control.lock));
+        // Of an arena that is mapped for reading these are the pages that are written to all the same.
+        directory::controls(mapping)
+            .filter(|control| mapping.allow_writing(*control).is_ok())
+            .for_each(|control| visit(&control.lock));
     }
 }
 

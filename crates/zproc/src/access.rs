@@ -3,15 +3,20 @@
 //! Every call of a [`State`](crate::State) comes through [`Access::ready`], which refuses a closed state and one that a
 //! fork has made unusable. Every write also comes past [`check_not_in_atomic`]: a writer that holds the lock of one
 //! namespace and waits for another could wait for ever.
+//!
+//! **Two transports.** A state that is used over a socket (`over_socket`) has no namespace, and so takes the paths of one
+//! that cannot be used, which are cold; there, [`Access::remote`] tells the two apart. So the paths to mapped memory know
+//! nothing of the other. Where speed is no matter, [`Store`] is either of both.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
+use shm_state::{Deadline, EntryRef, Filter, KeyRef, Namespace, Next, Strategy};
 
 use crate::error::{Error, Result};
+use crate::over_socket::{Committed, Overlay, Remote};
 use crate::snapshot::Snapshot;
 
 thread_local! {
@@ -26,10 +31,20 @@ pub(crate) struct Patience {
     pub(crate) lock_timeout: Option<Duration>,
 }
 
+/// What a state that is used over a socket may do, besides reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    ReadOnly,
+    Full,
+}
+
 /// A namespace, opened under an identity that its updates are signed with.
 pub(crate) struct Access {
-    /// None in a clone that was made after a fork, which cannot be used.
+    /// None in a clone that was made after a fork, which cannot be used, and in a state that is used over a socket.
     namespace: Option<Namespace>,
+    remote: Option<Box<Remote>>,
+    /// Of `remote`; of mapped memory the engine knows.
+    rights: Rights,
     /// What `mark` holds while the namespace can be used: not after `close`, and not in a forked process.
     usable: AtomicU64,
     mark: &'static AtomicU64,
@@ -82,6 +97,9 @@ impl Shared {
     }
 }
 
+/// The mark of what is not mapped.
+static NO_MARK: AtomicU64 = AtomicU64::new(0);
+
 /// What no mark ever holds.
 const UNUSABLE: u64 = u64::MAX;
 
@@ -97,27 +115,76 @@ impl Access {
             usable: AtomicU64::new(value),
             mark,
             namespace: Some(namespace),
+            remote: None,
+            rights: Rights::Full,
             shared: Arc::default(),
+            patience,
+        }
+    }
+
+    /// That to a namespace behind a server. `connect` is given what the two share.
+    pub(crate) fn over_socket(patience: Patience, rights: Rights, connect: impl FnOnce(Arc<Shared>) -> Remote) -> Self {
+        let shared: Arc<Shared> = Arc::default();
+        Self {
+            usable: AtomicU64::new(UNUSABLE),
+            mark: &NO_MARK,
+            namespace: None,
+            remote: Some(Box::new(connect(Arc::clone(&shared)))),
+            rights,
+            shared,
             patience,
         }
     }
 
     /// The same under another identity. Unusable if this one is.
     pub(crate) fn fork(&self) -> Self {
+        if let Some(remote) = &self.remote {
+            return Self::over_socket(self.patience, self.rights, |shared| remote.fork(shared));
+        }
         let namespace = self.namespace.as_ref().and_then(|namespace| namespace.fork().ok());
         let (mark, value) = namespace.as_ref().map_or((self.mark, UNUSABLE), Namespace::fork_mark);
         Self {
             usable: AtomicU64::new(value),
             mark,
             namespace,
+            remote: None,
+            rights: Rights::Full,
             shared: Arc::default(),
             patience: self.patience,
         }
     }
 
+    /// What is used over a socket; the error of what is not and cannot be used.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn remote(&self) -> Result<&Remote> {
+        self.remote.as_deref().ok_or_else(|| self.unusable())
+    }
+
+    /// What is used over a socket, if it is.
+    #[inline]
+    pub(crate) fn if_remote(&self) -> Option<&Remote> {
+        self.remote.as_deref()
+    }
+
+    /// Whichever it is.
+    pub(crate) fn store(&self) -> Result<Store<'_>> {
+        match self.usable() {
+            Some(namespace) => Ok(Store::Mapped(namespace)),
+            None => {
+                let remote = self.remote()?;
+                remote.check()?;
+                Ok(Store::Remote(remote))
+            }
+        }
+    }
+
     /// Whether its updates are dated by the precise clock.
     pub(crate) fn has_precise_time(&self) -> bool {
-        self.namespace.as_ref().is_some_and(Namespace::has_precise_time)
+        match &self.remote {
+            Some(remote) => remote.has_precise_time(),
+            None => self.namespace.as_ref().is_some_and(Namespace::has_precise_time),
+        }
     }
 
     /// The namespace, if it can be used.
@@ -128,12 +195,18 @@ impl Access {
 
     /// The namespace, for calls that refuse a forked process themselves.
     #[inline(always)]
-    fn open(&self) -> Result<&Namespace> {
+    fn opened(&self) -> Option<&Namespace> {
         match &self.namespace {
             // Relaxed: a call that runs while the state is closed may be on either side of it.
-            Some(namespace) if self.usable.load(Ordering::Relaxed) != UNUSABLE => Ok(namespace),
-            _ => Err(self.unusable()),
+            Some(namespace) if self.usable.load(Ordering::Relaxed) != UNUSABLE => Some(namespace),
+            _ => None,
         }
+    }
+
+    /// As [`Access::opened`], with the error.
+    #[inline(always)]
+    fn open(&self) -> Result<&Namespace> {
+        self.opened().ok_or_else(|| self.unusable())
     }
 
     /// The namespace, if it can be used, in one comparison.
@@ -149,14 +222,21 @@ impl Access {
     pub(crate) fn unusable(&self) -> Error {
         match &self.namespace {
             Some(namespace) if namespace.check_fork().is_ok() => Error::Closed,
-            _ => Error::Forked,
+            Some(_) => Error::Forked,
+            None => match &self.remote {
+                Some(remote) => remote.check().err().unwrap_or(Error::NotMapped),
+                None => Error::Forked,
+            },
         }
     }
 
     /// The newest state.
     #[inline(always)]
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
-        Snapshot::newest(self.open()?)
+        match self.opened() {
+            Some(namespace) => Snapshot::newest(namespace),
+            None => Snapshot::newest_over_socket(self),
+        }
     }
 
     /// Begins a transaction.
@@ -177,11 +257,49 @@ impl Access {
     /// that is passed on in memory costs a stall.
     #[inline(always)]
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
-        let namespace = self.open()?;
+        let Some(namespace) = self.opened() else {
+            return self.put_over_socket(key, tag, bytes);
+        };
         check_not_in_atomic()?;
         self.shared
             .note_own(namespace.put(key, place, tag, bytes, self.deadline())?);
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_over_socket(&self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {
+        let remote = self.remote()?;
+        self.check_writable()?;
+        let seq = remote.put(key, tag, bytes, self.patience.lock_timeout)?;
+        self.shared.note_own(seq);
+        Ok(())
+    }
+
+    /// Whether a state that is used over a socket may be written to, here and now.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        check_not_in_atomic()?;
+        match self.rights {
+            Rights::Full => Ok(()),
+            Rights::ReadOnly => Err(Error::ReadOnly),
+        }
+    }
+
+    /// What a state that is used over a socket may do.
+    pub(crate) fn rights(&self) -> Rights {
+        self.rights
+    }
+
+    /// Commits a transaction over the socket; whether it was made, and there was no conflict.
+    pub(crate) fn commit_over_socket(&self, overlay: Overlay<'_>) -> Result<bool> {
+        Ok(match overlay.commit(self.patience.lock_timeout)? {
+            Committed::Made(Some(seq)) => {
+                self.shared.note_own(seq);
+                true
+            }
+            Committed::Made(None) => true,
+            Committed::Conflict => false,
+        })
     }
 
     /// Makes one commit of what `f` does.
@@ -215,6 +333,9 @@ impl Access {
         {
             namespace.wake_all();
         }
+        if let Some(remote) = &self.remote {
+            remote.close();
+        }
     }
 
     /// What others know of it.
@@ -223,10 +344,61 @@ impl Access {
     }
 }
 
+/// A namespace, mapped or behind a server, for calls that take their time.
+#[derive(Clone, Copy)]
+pub(crate) enum Store<'s> {
+    Mapped(&'s Namespace),
+    Remote(&'s Remote),
+}
+
+impl<'s> Store<'s> {
+    pub(crate) fn seq(self) -> Result<u64> {
+        match self {
+            Self::Mapped(namespace) => Ok(namespace.seq()),
+            Self::Remote(remote) => remote.seq(),
+        }
+    }
+
+    pub(crate) fn identity(self) -> u32 {
+        match self {
+            Self::Mapped(namespace) => namespace.identity(),
+            Self::Remote(remote) => remote.identity(),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'s str {
+        match self {
+            Self::Mapped(namespace) => namespace.name(),
+            Self::Remote(remote) => remote.namespace(),
+        }
+    }
+
+    pub(crate) fn next_match(
+        self,
+        cursor: &mut u64,
+        until: u64,
+        filter: Filter<'_>,
+        duplicates: bool,
+        skip: Option<u32>,
+    ) -> Result<Next> {
+        match self {
+            Self::Mapped(namespace) => Ok(namespace.next_match(cursor, until, filter, duplicates, skip)?),
+            Self::Remote(remote) => remote.next_match(cursor, until, filter, duplicates, skip),
+        }
+    }
+
+    /// Shows how far a watcher is. What the server shows of its clients' is not kept up with each update.
+    pub(crate) fn publish_cursor(self, cursor: u64) {
+        if let Self::Mapped(namespace) = self {
+            namespace.publish_cursor(cursor);
+        }
+    }
+}
+
 /// Those who tell of its updates are told that there will be no more.
 impl Drop for Access {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.shared) > 1 {
+        if self.remote.is_none() && Arc::strong_count(&self.shared) > 1 {
             self.close();
         }
     }

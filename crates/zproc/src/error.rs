@@ -195,6 +195,57 @@ pub enum Error {
     /// The state was closed.
     #[error("the state was closed: open it again, or use a clone of it")]
     Closed,
+    /// No server listens at the address.
+    #[error("no server listens at {address}: {reason}; start one there")]
+    NoServer {
+        /// The address that was asked for.
+        address: String,
+        /// What is there instead.
+        reason: String,
+    },
+    /// A living server listens at the address already.
+    #[error("{address} is in use: {reason}; stop it, or choose another address")]
+    AddressInUse {
+        /// The address that was asked for.
+        address: String,
+        /// Who uses it, as far as that is known.
+        reason: String,
+    },
+    /// The server does not let this process in, or has not proved that it is the right one.
+    #[error("{address} denies access: {reason}")]
+    AccessDenied {
+        /// The address of the server.
+        address: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// The connection to the server is lost, or is none that can be used.
+    #[error("the connection to {address} failed: {reason}")]
+    Disconnected {
+        /// The address of the server.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The state was opened for reading only; see [`Builder::read_only`](crate::Builder::read_only).
+    #[error("the state was opened for reading only: open it without read_only to write to it")]
+    ReadOnly,
+    /// The call needs the memory of the state mapped, and the state is used over a socket; see
+    /// [`State::transport`](crate::State::transport).
+    #[error(
+        "the state is used over a socket, and this call needs its memory mapped: open it by shm://NAME, or without \
+             transport=socket where the memory may be mapped"
+    )]
+    NotMapped,
+    /// Other writers changed what a transaction had read, again and again: see [`State::atomic`](crate::State::atomic).
+    #[error(
+        "the transaction was run {attempts} times, and each time others had changed by then what it had read: try again \
+             when there is less to do, read less in it, or map the state"
+    )]
+    Conflict {
+        /// How often it was run.
+        attempts: u32,
+    },
     /// A file could not be read or written.
     #[error("{doing} {} failed: {source}", .path.display())]
     File {
@@ -355,6 +406,7 @@ impl From<shm_state::Error> for Error {
             Engine::LockTimeout { pid, tid } => signals::pending().unwrap_or(Self::LockTimeout { pid, tid }),
             Engine::Deadlock => Self::NestedAtomic,
             Engine::Forked => Self::Forked,
+            Engine::ReadOnly => Self::ReadOnly,
             other => Self::Engine(other),
         }
     }

@@ -78,7 +78,9 @@ impl<'s, T> Handle<'s, T> {
     where
         T: FromValue,
     {
-        let namespace = self.access.ready()?;
+        let Some(namespace) = self.access.usable() else {
+            return self.get_over_socket();
+        };
         if let Some(size) = const { T::FIXED_SIZE } {
             return self.get_fixed(namespace, size);
         }
@@ -112,6 +114,16 @@ impl<'s, T> Handle<'s, T> {
         T: FromValue,
     {
         T::decode(tag, bytes).map_err(|source| boxed_wrong_type(&self.key, source))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_over_socket(&self) -> Result<Option<T>>
+    where
+        T: FromValue,
+    {
+        let remote = self.access.remote()?;
+        decoded(remote.get(&self.key.as_ref(), |tag, bytes| self.read(tag, bytes))?)
     }
 
     /// Reads a long value where the key is; or looks the key up, and remembers where it is.
@@ -153,8 +165,10 @@ impl<'s, T> Handle<'s, T> {
         with_value(value, |tag, bytes| {
             self.access.put(&key, place.map(|place| place.entry_ref()), tag, bytes)
         })?;
-        if !place.is_some_and(|place| place.is_current()) {
-            self.place.set(self.access.ready()?.place(&key)?);
+        if !place.is_some_and(|place| place.is_current())
+            && let Some(namespace) = self.access.usable()
+        {
+            self.place.set(namespace.place(&key)?);
         }
         Ok(())
     }

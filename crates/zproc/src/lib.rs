@@ -196,22 +196,29 @@ mod dump;
 mod error;
 mod handle;
 pub mod key;
+mod link;
 mod map;
 mod notify;
 mod origin;
 mod os;
+mod over_socket;
+mod ping;
 mod process;
 mod remote;
+mod secret;
 #[cfg(any(doc, doctest))]
 pub mod semantics;
+mod server;
 pub mod signals;
 mod snapshot;
 mod state;
 mod transaction;
+mod transport;
 mod validated;
 pub mod value;
 mod view;
 mod watch;
+mod wire;
 
 pub use canceller::Canceller;
 pub use context::{Context, ContextBuilder, Factory, Handled, Handler, HandlerBuilder, TargetList};
@@ -221,6 +228,7 @@ pub use error::{Error, Result};
 pub use handle::Handle;
 pub use key::{FromKey, Key, ToKey};
 pub use map::{MapBuilder, MapResults, MapTarget, Progress, Task, TaskResults};
+pub use ping::{Ping, Pong, ping};
 #[doc(hidden)]
 pub use process::init_before_main as __init_before_main;
 pub use process::{
@@ -231,6 +239,7 @@ pub use remote::RemoteError;
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its
 /// traits with `#[rkyv(crate = zproc::rkyv)]`.
 pub use rkyv;
+pub use server::{Server, ServerBuilder, start_server};
 pub use shm_state::{
     Backing, Leftovers, Life, LockHolder, LockStatus, NamespaceStats, NamespaceStatus, Participant, PinInfo, Reaped,
     Report, Stats, Status, Strategy as WaitStrategy, WatcherInfo,
@@ -239,6 +248,7 @@ pub use signals::{restore_signal, signal_to_error};
 pub use snapshot::Snapshot;
 pub use state::{Builder, State, atomic, remove};
 pub use transaction::Transaction;
+pub use transport::Transport;
 #[doc(hidden)]
 pub use value::archived::for_macros as __private;
 pub use value::{

@@ -23,11 +23,12 @@ use shm_state::Deadline;
 use crate::access::check_not_in_atomic;
 use crate::error::{Error, Result};
 pub use builder::ProcessBuilder;
-pub(crate) use builder::{Launch, make};
+pub(crate) use builder::{Launch, locate, make};
 #[doc(hidden)]
 pub use child::init_before_main;
 pub(crate) use child::{Ended as Attempt, attempt, check_init};
 pub use child::{Home, exit, init};
+pub(crate) use job::Job;
 pub use retry::Retry;
 pub use settings::{Backend, ProcessSettings};
 pub(crate) use settings::{Restart, settings};

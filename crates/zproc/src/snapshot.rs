@@ -4,9 +4,11 @@ use std::fmt;
 
 use shm_state::{KeyRef, Namespace, Payload, Pinned};
 
+use crate::access::{Access, Store};
 use crate::codec::{boxed_wrong_type_of, decode_entry, decode_in_place, decoded, with_key};
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
+use crate::over_socket::RemoteSnapshot;
 use crate::value::{Encoded, FromValue, Map, Value};
 use crate::view::{View, Viewable};
 
@@ -32,14 +34,53 @@ use crate::view::{View, Viewable};
 /// # Ok::<(), zproc::Error>(())
 /// ```
 pub struct Snapshot<'s> {
-    pinned: Pinned<'s>,
-    namespace: &'s Namespace,
+    inner: Inner<'s>,
+}
+
+/// Where the snapshot is. The box leaves the other variant as small as it is alone.
+enum Inner<'s> {
+    Mapped {
+        pinned: Pinned<'s>,
+        namespace: &'s Namespace,
+    },
+    Remote(Box<RemoteSnapshot<'s>>),
 }
 
 impl<'s> Snapshot<'s> {
     #[inline(always)]
     pub(crate) fn new(namespace: &'s Namespace, pinned: Pinned<'s>) -> Self {
-        Self { pinned, namespace }
+        Self {
+            inner: Inner::Mapped { pinned, namespace },
+        }
+    }
+
+    fn over_socket(snapshot: RemoteSnapshot<'s>) -> Self {
+        Self {
+            inner: Inner::Remote(Box::new(snapshot)),
+        }
+    }
+
+    /// The newest one of a state that is used over a socket; the error of one that cannot be used.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn newest_over_socket(access: &'s Access) -> Result<Self> {
+        access.remote()?.snapshot().map(Self::over_socket)
+    }
+
+    /// The newest one.
+    pub(crate) fn newest_in(store: Store<'s>) -> Result<Self> {
+        match store {
+            Store::Mapped(namespace) => Self::newest(namespace),
+            Store::Remote(remote) => remote.snapshot().map(Self::over_socket),
+        }
+    }
+
+    /// That of the update `seq`; `None` if it fell out of the history.
+    pub(crate) fn at_in(store: Store<'s>, seq: u64) -> Result<Option<Self>> {
+        match store {
+            Store::Mapped(namespace) => Self::at(namespace, seq),
+            Store::Remote(remote) => Ok(remote.snapshot_at(seq)?.map(Self::over_socket)),
+        }
     }
 
     /// The newest one.
@@ -49,15 +90,17 @@ impl<'s> Snapshot<'s> {
     }
 
     /// That of the update `seq`; `None` if it fell out of the history.
-    pub(crate) fn at(namespace: &'s Namespace, seq: u64) -> Result<Option<Self>> {
+    fn at(namespace: &'s Namespace, seq: u64) -> Result<Option<Self>> {
         Ok(namespace.pin_at(seq)?.map(|pinned| Self::new(namespace, pinned)))
     }
 
-    /// What was pinned, unless this process was forked since, whose parent may have let it go.
+    /// Where it is, unless this process was forked since, whose parent may have let go what was pinned.
     #[inline(always)]
-    fn pinned(&self) -> Result<&Pinned<'s>> {
-        self.namespace.check_fork()?;
-        Ok(&self.pinned)
+    fn checked(&self) -> Result<&Inner<'s>> {
+        if let Inner::Mapped { namespace, .. } = &self.inner {
+            namespace.check_fork()?;
+        }
+        Ok(&self.inner)
     }
 
     /// The number of the update after which the state was like this; 0 before the first.
@@ -69,7 +112,10 @@ impl<'s> Snapshot<'s> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn seq(&self) -> u64 {
-        self.pinned.seq()
+        match &self.inner {
+            Inner::Mapped { pinned, .. } => pinned.seq(),
+            Inner::Remote(snapshot) => snapshot.seq(),
+        }
     }
 
     /// The value of a key; `None` if the key is absent.
@@ -87,7 +133,10 @@ impl<'s> Snapshot<'s> {
     /// ```
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
-        with_key(key, |key| decoded(self.pinned()?.get_with(key, decode_in_place(key))?))
+        with_key(key, |key| match self.checked()? {
+            Inner::Mapped { pinned, .. } => decoded(pinned.get_with(key, decode_in_place(key))?),
+            Inner::Remote(snapshot) => get_over_socket(snapshot, key),
+        })
     }
 
     /// The value of a key where it lies in shared memory, without a copy; `None` if the key is absent.
@@ -124,10 +173,13 @@ impl<'s> Snapshot<'s> {
     pub fn view<T: Viewable + ?Sized>(&self, key: impl ToKey) -> Result<Option<View<'_, T>>> {
         let found = key.with_key(|tag, bytes| {
             let key = KeyRef::new(tag, bytes);
-            match self.pinned.in_place_at_hand(&key) {
+            let Inner::Mapped { pinned, .. } = &self.inner else {
+                return Err(Box::new(Error::NotMapped));
+            };
+            match pinned.in_place_at_hand(&key) {
                 Ok(Some(place)) if let Some(target) = T::known(place) => Ok(Some(View::new(target))),
                 Ok(None) => Ok(None),
-                _ => self.view_slowly(key),
+                _ => Self::view_slowly(pinned, key),
             }
         });
         match found {
@@ -140,9 +192,12 @@ impl<'s> Snapshot<'s> {
     /// Looks at a value that is not at hand, or not known to be one.
     #[cold]
     #[inline(never)]
-    fn view_slowly<T: Viewable + ?Sized>(&self, key: KeyRef<'_>) -> Result<Option<View<'_, T>>, Box<Error>> {
+    fn view_slowly<'p, T: Viewable + ?Sized>(
+        pinned: &'p Pinned<'s>,
+        key: KeyRef<'_>,
+    ) -> Result<Option<View<'p, T>>, Box<Error>> {
         // The engine refuses a forked process itself.
-        match self.pinned.in_place(&key).map_err(|error| Box::new(error.into()))? {
+        match pinned.in_place(&key).map_err(|error| Box::new(error.into()))? {
             Some(place) => match T::show(place) {
                 Ok(target) => Ok(Some(View::new(target))),
                 Err(source) => Err(boxed_wrong_type_of(key, source)),
@@ -154,7 +209,10 @@ impl<'s> Snapshot<'s> {
     /// The value of a key as it is stored.
     #[inline]
     pub(crate) fn payload(&self, key: &KeyRef<'_>) -> Result<Option<Payload>> {
-        Ok(self.pinned()?.get(key)?)
+        match self.checked()? {
+            Inner::Mapped { pinned, .. } => Ok(pinned.get(key)?),
+            Inner::Remote(snapshot) => snapshot.get(key, Payload::copy_of),
+        }
     }
 
     /// Whether a key is present.
@@ -166,7 +224,10 @@ impl<'s> Snapshot<'s> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
-        with_key(key, |key| Ok(self.pinned()?.contains(key)?))
+        with_key(key, |key| match self.checked()? {
+            Inner::Mapped { pinned, .. } => Ok(pinned.contains(key)?),
+            Inner::Remote(snapshot) => Ok(snapshot.get(key, |_, _| ())?.is_some()),
+        })
     }
 
     /// How many keys are present.
@@ -178,7 +239,10 @@ impl<'s> Snapshot<'s> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn len(&self) -> Result<usize> {
-        Ok(self.pinned()?.len()?)
+        match self.checked()? {
+            Inner::Mapped { pinned, .. } => Ok(pinned.len()?),
+            Inner::Remote(snapshot) => snapshot.len(),
+        }
     }
 
     /// Whether no key is present.
@@ -189,7 +253,10 @@ impl<'s> Snapshot<'s> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.pinned()?.is_empty()?)
+        match self.checked()? {
+            Inner::Mapped { pinned, .. } => Ok(pinned.is_empty()?),
+            Inner::Remote(snapshot) => Ok(snapshot.len()? == 0),
+        }
     }
 
     /// The keys and values in the order of insertion.
@@ -238,18 +305,30 @@ impl<'s> Snapshot<'s> {
 
     /// The namespace that it shows.
     pub(crate) fn namespace(&self) -> &str {
-        self.namespace.name()
+        match &self.inner {
+            Inner::Mapped { namespace, .. } => namespace.name(),
+            Inner::Remote(snapshot) => snapshot.namespace(),
+        }
     }
 
-    /// What is stored, in the order of insertion. If that cannot be told, the only item says why.
+    /// What is stored, in the order of insertion. If that cannot be told, the only item says why. Over a socket all of it is
+    /// fetched first.
     pub(crate) fn stored(&self) -> impl DoubleEndedIterator<Item = Result<(shm_state::Key, Payload)>> + '_ {
-        let (entries, failed) = match self.pinned().and_then(|pinned| Ok(pinned.iter()?)) {
-            Ok(entries) => (Some(entries), None),
-            Err(error) => (None, Some(Err(error))),
-        };
+        let (mut mapped, mut fetched, mut failed) = (None, Vec::new(), None);
+        let looked = self.checked().and_then(|inner| {
+            match inner {
+                Inner::Mapped { pinned, .. } => mapped = Some(pinned.iter()?),
+                Inner::Remote(snapshot) => fetched = snapshot.entries()?,
+            }
+            Ok(())
+        });
+        if let Err(error) = looked {
+            failed = Some(Err(error));
+        }
         failed
             .into_iter()
-            .chain(entries.into_iter().flatten().map(|entry| Ok(entry?)))
+            .chain(mapped.into_iter().flatten().map(|entry| Ok(entry?)))
+            .chain(fetched.into_iter().map(Ok))
     }
 
     /// A copy that keeps nothing from being recycled.
@@ -297,6 +376,12 @@ impl<'s> Snapshot<'s> {
         }
         Ok(true)
     }
+}
+
+#[cold]
+#[inline(never)]
+fn get_over_socket<T: FromValue>(snapshot: &RemoteSnapshot<'_>, key: &KeyRef<'_>) -> Result<Option<T>> {
+    decoded(snapshot.get(key, decode_in_place(key))?)
 }
 
 fn same_value(a: &Payload, b: &Payload) -> bool {

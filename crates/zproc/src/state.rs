@@ -14,10 +14,13 @@ use std::sync::Arc;
 
 use shm_state::{Arena, Reaped, Report, Stats, Status};
 
-use crate::access::check_not_in_atomic;
+use crate::access::{Rights, check_not_in_atomic};
 use crate::address::arena_name;
 use crate::error::{Error, Result};
+use crate::ping::{Ping, ping};
+use crate::secret::Secret;
 use crate::snapshot::Snapshot;
+use crate::transport::Transport;
 use crate::watch::{Progress, Watcher};
 pub use builder::Builder;
 pub use dict::atomic;
@@ -48,7 +51,8 @@ pub(crate) use handover::Handover;
 /// ```
 pub struct State {
     watcher: Watcher,
-    arena: Arena,
+    /// None if it is used over a socket.
+    arena: Option<Arena>,
     place: Arc<Place>,
 }
 
@@ -56,13 +60,16 @@ pub struct State {
 struct Place {
     address: Option<String>,
     namespace: String,
+    /// That of the server behind the address.
+    secret: Secret,
 }
 
 impl State {
-    /// Opens the state at an address, `shm://NAME`.
+    /// Opens the state at an address: `shm://NAME`, or `ipc:///PATH` for that of a [`Server`](crate::Server).
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`]; for the address of a server
+    /// [`Error::NoServer`], [`Error::AccessDenied`] and [`Error::Disconnected`].
     ///
     /// ```
     /// use zproc::State;
@@ -188,6 +195,11 @@ impl State {
         self.watcher.access.write(f)
     }
 
+    /// A namespace of the same memory, for a server; under an identity of its own.
+    pub(crate) fn namespace_of(&self, name: &str) -> Result<shm_state::Namespace> {
+        Ok(self.arena()?.namespace(name)?)
+    }
+
     /// How far its watchers are, for those who do not keep it.
     pub(crate) fn progress(&self) -> &Arc<Progress> {
         self.watcher.progress()
@@ -195,10 +207,15 @@ impl State {
 
     /// The state after the update `seq`; `None` if it fell out of the history.
     pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<Snapshot<'_>>> {
-        Snapshot::at(self.watcher.access.ready()?, seq)
+        Snapshot::at_in(self.watcher.access.store()?, seq)
     }
 
-    fn new(watcher: Watcher, arena: Arena, place: Place) -> Self {
+    /// The memory; an error if it is not mapped.
+    fn arena(&self) -> Result<&Arena> {
+        self.arena.as_ref().ok_or_else(|| self.watcher.access.unusable())
+    }
+
+    fn new(watcher: Watcher, arena: Option<Arena>, place: Place) -> Self {
         Self {
             watcher,
             arena,
@@ -223,6 +240,42 @@ impl State {
         self.place.address.as_deref()
     }
 
+    /// Whether its memory is mapped, or it is used over the socket of its server, and why.
+    ///
+    /// The address of a server, `ipc:///PATH`, leads to mapped memory, unless this process may not map it: then everything
+    /// goes over the socket. `?transport=socket` behind the path asks for that, `?transport=map` for an error instead.
+    ///
+    /// ```
+    /// use zproc::{State, Transport};
+    ///
+    /// let server = zproc::start_server().backend(zproc::Backend::Thread).start()?;
+    /// assert_eq!(State::open(server.address())?.transport(), Transport::Mapped);
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn transport(&self) -> Transport {
+        match self.watcher.access.if_remote() {
+            None => Transport::Mapped,
+            Some(remote) => Transport::Socket {
+                reason: remote.place().reason().to_owned(),
+            },
+        }
+    }
+
+    /// Whether it was opened for reading only: see [`Builder::read_only`].
+    ///
+    /// ```
+    /// let state = zproc::State::anonymous()?;
+    /// assert!(!state.is_read_only());
+    /// assert!(state.fork().read_only(true).open()?.is_read_only());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn is_read_only(&self) -> bool {
+        match &self.arena {
+            Some(arena) => arena.is_read_only(),
+            None => self.watcher.access.rights() == Rights::ReadOnly,
+        }
+    }
+
     /// The name of the namespace.
     ///
     /// ```
@@ -235,7 +288,29 @@ impl State {
         &self.place.namespace
     }
 
-    /// The descriptor of the memory, to hand it to another process. A child inherits it if it is made inheritable
+    /// Asks the server that this state was had from, or that of its name, whether it is there: see [`ping`](crate::ping()).
+    ///
+    /// # Errors
+    /// [`Error::NoServer`] if there is none, which is how it should be for a state that was opened by its name.
+    ///
+    /// ```
+    /// use zproc::{Backend, Error, State};
+    ///
+    /// let server = zproc::start_server().backend(Backend::Thread).start()?;
+    /// let state = State::open(server.address())?;
+    /// assert_eq!(state.ping()?.send()?.map(|pong| pong.pid), Some(std::process::id()));
+    /// assert!(matches!(State::anonymous()?.ping(), Err(Error::NoServer { .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn ping(&self) -> Result<Ping> {
+        let address = self.address().ok_or_else(|| Error::NoServer {
+            address: "the state".into(),
+            reason: "it was created without an address, or opened by its descriptor".into(),
+        })?;
+        Ok(ping(address).secret(self.place.secret.clone()))
+    }
+
+    /// The descriptor of the memory, to hand it to another process; `None` if it is not mapped. A child inherits it if it is made inheritable
     /// first.
     ///
     /// ```
@@ -250,7 +325,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.arena.fd()
+        self.arena.as_ref()?.fd()
     }
 
     /// The number of the newest update; 0 before the first.
@@ -263,7 +338,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn seq(&self) -> Result<u64> {
-        Ok(self.watcher.access.ready()?.seq())
+        self.watcher.access.store()?.seq()
     }
 
     /// The number of the last update that this state's watchers have consumed.
@@ -317,7 +392,7 @@ impl State {
     pub fn stats(&self) -> Result<Stats> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
-        Ok(self.arena.stats()?)
+        Ok(self.arena()?.stats()?)
     }
 
     /// Who has the state open, who holds the writer locks and for whom they wait, who holds which snapshots, how far
@@ -338,7 +413,7 @@ impl State {
     /// ```
     pub fn status(&self) -> Result<Status> {
         self.watcher.access.ready()?;
-        Ok(self.arena.status()?)
+        Ok(self.arena()?.status()?)
     }
 
     /// Gives back now what dead processes left: updates that they had decided are finished, and their locks, snapshots,
@@ -356,7 +431,7 @@ impl State {
     pub fn reap(&self) -> Result<Reaped> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
-        Ok(self.arena.reap()?)
+        Ok(self.arena()?.reap()?)
     }
 
     /// Walks everything that is stored, in all namespaces, and accounts for every block of memory. Takes their writer
@@ -371,7 +446,7 @@ impl State {
     pub fn verify(&self) -> Result<Report> {
         self.watcher.access.ready()?;
         check_not_in_atomic()?;
-        Ok(self.arena.verify()?)
+        Ok(self.arena()?.verify()?)
     }
 }
 

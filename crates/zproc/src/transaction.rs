@@ -1,12 +1,17 @@
 //! Transactions: a dict whose changes become visible all at once, or not at all.
 
 use std::fmt;
+use std::time::Duration;
+
+use shm_state::{Deadline, Payload};
 
 use crate::access::{Access, InAtomic};
 use crate::codec::{decode_entry, decode_in_place, decode_key, decoded, name, with_key, with_value};
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
+use crate::over_socket::{Overlay, Remote};
 use crate::value::{FromValue, Map, ToValue, Value};
+use crate::wire::proof;
 
 /// The state inside of [`State::atomic`](crate::State::atomic): a dict that sees its own changes.
 ///
@@ -25,20 +30,104 @@ use crate::value::{FromValue, Map, ToValue, Value};
 /// # Ok::<(), zproc::Error>(())
 /// ```
 pub struct Transaction<'s> {
-    inner: shm_state::Transaction<'s>,
+    inner: Inner<'s>,
 }
+
+/// Where the changes are until they are committed.
+enum Inner<'s> {
+    /// In shared memory, with the writer lock.
+    Mapped(shm_state::Transaction<'s>),
+    /// Here; see `over_socket`.
+    Remote(Box<Overlay<'s>>),
+}
+
+/// So often a transaction over a socket is run.
+const ATTEMPTS: u32 = 1000;
+/// How long it rests between two attempts, at most: a random time, that doubles.
+const LONGEST_REST: Duration = Duration::from_millis(5);
 
 impl Transaction<'_> {
     /// Runs `f` in a transaction, and commits what it did if it succeeds.
-    pub(crate) fn run<R>(access: &Access, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        let mut transaction = Transaction { inner: access.begin()? };
+    pub(crate) fn run<R>(access: &Access, mut f: impl FnMut(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+        match access.if_remote() {
+            None => Self::run_mapped(access, f),
+            Some(remote) => Self::run_over_socket(access, remote, &mut f),
+        }
+    }
+
+    /// As [`Transaction::run`], for an `f` that reads nothing, and so meets no conflict.
+    pub(crate) fn run_once<R>(access: &Access, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+        match access.if_remote() {
+            None => Self::run_mapped(access, f),
+            Some(remote) => {
+                let mut once = Some(f);
+                Self::run_over_socket(access, remote, &mut |transaction| match once.take() {
+                    Some(f) => f(transaction),
+                    None => Err(Error::Conflict { attempts: 1 }),
+                })
+            }
+        }
+    }
+
+    /// As [`Transaction::run`], for a function with an argument.
+    pub(crate) fn run_with<A: Clone, R>(
+        access: &Access,
+        argument: A,
+        f: &impl Fn(&mut Transaction<'_>, A) -> Result<R>,
+    ) -> Result<R> {
+        match access.if_remote() {
+            None => Self::run_mapped(access, |transaction| f(transaction, argument)),
+            Some(remote) => Self::run_over_socket(access, remote, &mut |transaction| f(transaction, argument.clone())),
+        }
+    }
+
+    fn run_mapped<R>(access: &Access, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+        let mut transaction = Transaction {
+            inner: Inner::Mapped(access.begin()?),
+        };
         let result = {
             let _inside = InAtomic::enter();
             f(&mut transaction)?
         };
-        transaction.inner.rearm();
-        access.commit(transaction.inner)?;
+        if let Inner::Mapped(inner) = transaction.inner {
+            inner.rearm();
+            access.commit(inner)?;
+        }
         Ok(result)
+    }
+
+    #[cold]
+    fn run_over_socket<R>(
+        access: &Access,
+        remote: &Remote,
+        f: &mut dyn FnMut(&mut Transaction<'_>) -> Result<R>,
+    ) -> Result<R> {
+        access.check_writable()?;
+        let deadline = access.patience.lock_timeout.map_or(Deadline::never(), Deadline::after);
+        let mut rest = Duration::from_micros(50);
+        for attempt in 1..=ATTEMPTS {
+            let mut transaction = Transaction {
+                inner: Inner::Remote(Box::new(Overlay::new(remote))),
+            };
+            let result = {
+                let _inside = InAtomic::enter();
+                f(&mut transaction)?
+            };
+            if let Inner::Remote(overlay) = transaction.inner
+                && access.commit_over_socket(*overlay)?
+            {
+                return Ok(result);
+            }
+            if deadline.passed() {
+                return Err(Error::Conflict { attempts: attempt });
+            }
+            if attempt > 1 {
+                let random: [u8; 1] = proof::random().unwrap_or_default();
+                std::thread::sleep(rest.mul_f64(f64::from(random[0]) / 256.0));
+                rest = (2 * rest).min(LONGEST_REST);
+            }
+        }
+        Err(Error::Conflict { attempts: ATTEMPTS })
     }
 
     /// The value of a key; `None` if the key is absent.
@@ -69,10 +158,7 @@ impl Transaction<'_> {
     /// ```
     pub fn insert(&mut self, key: impl ToKey, value: impl ToValue) -> Result<()> {
         with_key(key, |key| {
-            with_value(value, |tag, bytes| {
-                self.inner.put(key, tag, bytes)?;
-                Ok(())
-            })
+            with_value(value, |tag, bytes| self.inner.put(key, tag, bytes))
         })
     }
 
@@ -107,7 +193,35 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn take<T: FromValue>(&mut self, key: impl ToKey) -> Result<Option<T>> {
-        with_key(key, |key| take(&mut self.inner, key))
+        with_key(key, |key| self.take_stored(key))
+    }
+
+    pub(crate) fn take_stored<T: FromValue>(&mut self, key: &shm_state::KeyRef<'_>) -> Result<Option<T>> {
+        match &mut self.inner {
+            Inner::Mapped(inner) => take(inner, key),
+            Inner::Remote(overlay) => {
+                let value = decoded(overlay.get_with(key, decode_in_place(key))?)?;
+                if value.is_some() {
+                    overlay.remove(key);
+                }
+                Ok(value)
+            }
+        }
+    }
+
+    /// The value of a key; `None` if the key is absent, where `default` is then put.
+    pub(crate) fn get_or_put<T: FromValue + ToValue>(
+        &mut self,
+        key: &shm_state::KeyRef<'_>,
+        default: &T,
+    ) -> Result<Option<T>> {
+        match self.get_stored(key)? {
+            Some(value) => Ok(Some(value)),
+            None => {
+                with_value(default, |tag, bytes| self.inner.put(key, tag, bytes))?;
+                Ok(None)
+            }
+        }
     }
 
     /// Puts `f` of the value under `key` in its place. Returns the new value.
@@ -149,11 +263,14 @@ impl Transaction<'_> {
 
     #[inline]
     fn get_stored<T: FromValue>(&self, key: &shm_state::KeyRef<'_>) -> Result<Option<T>> {
-        decoded(self.inner.get_with(key, decode_in_place(key))?)
+        match &self.inner {
+            Inner::Mapped(inner) => decoded(inner.get_with(key, decode_in_place(key))?),
+            Inner::Remote(overlay) => decoded(overlay.get_with(key, decode_in_place(key))?),
+        }
     }
 
     fn put<T: ToValue>(&mut self, key: &shm_state::KeyRef<'_>, value: T) -> Result<T> {
-        with_value(&value, |tag, bytes| Ok(self.inner.put(key, tag, bytes)?))?;
+        with_value(&value, |tag, bytes| self.inner.put(key, tag, bytes))?;
         Ok(value)
     }
 
@@ -187,7 +304,10 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn pop_item(&mut self) -> Result<Option<(Key, Value)>> {
-        pop_item(&mut self.inner)
+        match &mut self.inner {
+            Inner::Mapped(inner) => pop_item(inner),
+            Inner::Remote(overlay) => overlay.pop_last()?.map(decode_entry).transpose(),
+        }
     }
 
     /// Puts all of `entries` there, each as [`Transaction::insert`] does.
@@ -218,7 +338,13 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn clear(&mut self) -> Result<()> {
-        Ok(self.inner.clear()?)
+        match &mut self.inner {
+            Inner::Mapped(inner) => Ok(inner.clear()?),
+            Inner::Remote(overlay) => {
+                overlay.clear();
+                Ok(())
+            }
+        }
     }
 
     /// Takes out all keys and puts `entries` there, in their order.
@@ -250,10 +376,13 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
-        with_key(key, |key| Ok(self.inner.contains(key)?))
+        with_key(key, |key| match &self.inner {
+            Inner::Mapped(inner) => Ok(inner.contains(key)?),
+            Inner::Remote(overlay) => overlay.contains(key),
+        })
     }
 
-    /// How many keys are present.
+    /// How many keys are present. If that cannot be told, over a socket that fails, the transaction fails at its end.
     ///
     /// ```
     /// let state = zproc::State::anonymous()?;
@@ -265,7 +394,10 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn len(&self) -> usize {
-        self.inner.len()
+        match &self.inner {
+            Inner::Mapped(inner) => inner.len(),
+            Inner::Remote(overlay) => overlay.len(),
+        }
     }
 
     /// Whether no key is present.
@@ -279,7 +411,7 @@ impl Transaction<'_> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn is_empty(&self) -> bool {
-        self.inner.is_empty()
+        self.len() == 0
     }
 
     /// A copy of the keys and values in the order of insertion.
@@ -343,6 +475,26 @@ impl Transaction<'_> {
     /// ```
     pub fn to_map(&self) -> Result<Map> {
         Ok(self.iter()?.collect())
+    }
+}
+
+impl Inner<'_> {
+    #[inline]
+    fn put(&mut self, key: &shm_state::KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Mapped(inner) => {
+                inner.put(key, tag, bytes)?;
+            }
+            Self::Remote(overlay) => overlay.put(key, tag, bytes),
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<(shm_state::Key, Payload)>> {
+        match self {
+            Self::Mapped(inner) => Ok(inner.entries()?),
+            Self::Remote(overlay) => overlay.entries(),
+        }
     }
 }
 

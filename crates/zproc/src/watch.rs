@@ -33,11 +33,12 @@ use std::time::Duration;
 use shm_state::{Cancel, Deadline, Ended, Small, Watched};
 use smallvec::SmallVec;
 
-use crate::access::is_in_atomic;
+use crate::access::{Store, is_in_atomic};
 use crate::canceller::Canceller;
 use crate::codec::own_key;
 use crate::error::{Error, Result};
 use crate::key::ToKey;
+use crate::over_socket::Remote;
 use crate::signals::Signals;
 use crate::snapshot::Snapshot;
 use crate::value::ToValue;
@@ -471,9 +472,9 @@ impl<'s> Watch<'s> {
 
     /// Where a watcher for changes starts.
     fn start(&self) -> Result<Changes> {
-        let namespace = self.watcher.access.ready()?;
+        let store = self.watcher.access.store()?;
         Ok(if self.live {
-            Changes::after(namespace.seq())
+            Changes::after(store.seq()?)
         } else {
             Changes::of_cursor()
         })
@@ -497,14 +498,14 @@ impl<'s> Watch<'s> {
     }
 
     fn next_snapshot(&self, subject: Subject) -> Result<Snapshot<'s>> {
-        let namespace = self.watcher.access.ready()?;
+        let store = self.watcher.access.store()?;
         let sought = self.sought(subject, None);
-        self.change(&mut self.start()?, &sought, |seq| Snapshot::at(namespace, seq))
+        self.change(&mut self.start()?, &sought, |seq| Snapshot::at_in(store, seq))
     }
 
     fn next_update(&self, changes: &mut Changes, sought: &Sought) -> Result<Update<'s>> {
-        let namespace = self.watcher.access.ready()?;
-        self.change(changes, sought, |seq| Update::read(namespace, seq, self.duplicates))
+        let store = self.watcher.access.store()?;
+        self.change(changes, sought, |seq| Update::read(store, seq, self.duplicates))
     }
 
     /// Waits for the next update that is `sought`, and returns what `take` makes of it.
@@ -537,8 +538,7 @@ impl<'s> Watch<'s> {
     /// Waits until `test` holds, which need only be asked again after updates that are `sought`.
     fn until(&self, sought: &Sought, mut test: impl FnMut(&Snapshot<'_>) -> Result<bool>) -> Result<Snapshot<'s>> {
         let cancel = self.not_cancelled()?;
-        let namespace = self.watcher.access.ready()?;
-        let now = Snapshot::newest(namespace)?;
+        let now = Snapshot::newest_in(self.watcher.access.store()?)?;
         if test(&now)? {
             return Ok(now);
         }
@@ -569,13 +569,17 @@ impl<'s> Watch<'s> {
         cancel: Option<Watched<'_>>,
         mut look: impl FnMut(u64) -> Result<Option<T>>,
     ) -> Result<T> {
-        let namespace = self.watcher.access.ready()?;
+        let store = self.watcher.access.store()?;
         let deadline = match self.timeout {
-            Some(Duration::ZERO) => return look(namespace.seq())?.ok_or(Error::Timeout),
+            Some(Duration::ZERO) => return look(store.seq()?)?.ok_or(Error::Timeout),
             // Waiting with a writer lock in hand could be for ever.
-            _ if is_in_atomic() => return look(namespace.seq())?.ok_or(Error::NestedAtomic),
+            _ if is_in_atomic() => return look(store.seq()?)?.ok_or(Error::NestedAtomic),
             Some(timeout) => Deadline::after(timeout),
             None => Deadline::never(),
+        };
+        let namespace = match store {
+            Store::Mapped(namespace) => namespace,
+            Store::Remote(remote) => return self.wait_over_socket(remote, subject, deadline, cancel, look),
         };
         let strategy = self.watcher.access.patience.strategy;
         let mut signals = Signals::default();
@@ -599,6 +603,34 @@ impl<'s> Watch<'s> {
                 Err(Ended::Cancelled(_)) => continue,
                 Err(Ended::Closed) => Err(Error::Closed),
             };
+        }
+    }
+}
+
+impl Watch<'_> {
+    /// As [`Watch::wait`], where the server waits.
+    #[cold]
+    fn wait_over_socket<T>(
+        &self,
+        remote: &Remote,
+        subject: &Subject,
+        deadline: Deadline,
+        cancel: Option<Watched<'_>>,
+        mut look: impl FnMut(u64) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let cancel = self.canceller.as_ref().zip(cancel);
+        loop {
+            Signals::default().check()?;
+            // Before the look, so that what it finds at the end is looked at.
+            let late = deadline.passed();
+            let until = remote.seq()?;
+            if let Some(found) = look(until)? {
+                return Ok(found);
+            }
+            if late {
+                return Err(Error::Timeout);
+            }
+            remote.wait(subject.filter(), until, deadline, cancel)?;
         }
     }
 }

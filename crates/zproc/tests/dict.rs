@@ -2,9 +2,12 @@
 
 use zproc::{Error, Int, Key, Map, Result, State, Value};
 
+mod support;
+use support::Served;
+
 /// A state with these entries.
 fn state<const N: usize>(entries: [(&str, i64); N]) -> State {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     state.extend(entries).unwrap();
     state
 }
@@ -19,7 +22,7 @@ fn keys(state: &State) -> Vec<String> {
 
 #[test]
 fn a_missing_key_is_none_and_no_error() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     assert_eq!(state.get::<i64>("cookies")?, None);
     assert_eq!(state.remove("cookies")?, None);
     assert_eq!(state.take::<i64>("cookies")?, None);
@@ -31,7 +34,7 @@ fn a_missing_key_is_none_and_no_error() -> Result<()> {
 
 #[test]
 fn none_is_a_value_and_not_a_missing_key() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("oven", Value::None)?;
     assert_eq!(state.get::<Option<i64>>("oven")?, Some(None));
     assert_eq!(state.get::<Value>("oven")?, Some(Value::None));
@@ -44,7 +47,7 @@ fn none_is_a_value_and_not_a_missing_key() -> Result<()> {
 
 #[test]
 fn every_kind_of_value_comes_back() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let long = "long enough to lie in a block of its own ".repeat(1000);
     let values = Map::from([
         ("none", Value::None),
@@ -69,7 +72,7 @@ fn every_kind_of_value_comes_back() -> Result<()> {
 
 #[test]
 fn integers_of_every_width_are_one_kind_and_floats_another() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("n", 200u8)?;
     assert_eq!(state.get::<i128>("n")?, Some(200));
     assert_eq!(state.get::<Int>("n")?, Some(200.into()));
@@ -85,7 +88,7 @@ fn integers_of_every_width_are_one_kind_and_floats_another() -> Result<()> {
 
 #[test]
 fn keys_of_different_kinds_are_different_keys() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("1", "text")?;
     state.insert(1, "number")?;
     state.insert(b"1", "bytes")?;
@@ -101,7 +104,7 @@ fn keys_of_different_kinds_are_different_keys() -> Result<()> {
 
 #[test]
 fn the_wrong_type_is_an_error_that_names_both_and_the_key() {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     state.insert(("user", 5), "ann").unwrap();
     let error = state.get::<i64>(("user", 5)).unwrap_err();
     assert_eq!(
@@ -152,7 +155,7 @@ fn remove_returns_what_was_there() -> Result<()> {
 
 #[test]
 fn get_or_insert_leaves_what_is_there() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     assert_eq!(state.get_or_insert("cookies", 5)?, 5);
     assert_eq!(state.get_or_insert("cookies", 6)?, 5);
     assert_eq!(state.seq()?, 1, "finding the key is no update");
@@ -198,7 +201,7 @@ fn a_write_that_fails_half_way_changes_nothing() -> Result<()> {
 
 #[test]
 fn many_keys_come_and_go() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     for n in 0..5000 {
         state.insert(n, n * n)?;
     }
@@ -209,13 +212,13 @@ fn many_keys_come_and_go() -> Result<()> {
     assert_eq!(state.len()?, expected.len());
     assert_eq!(state.snapshot()?, expected);
     assert!(state.keys()?.eq(expected.keys().cloned()));
-    assert!(state.verify()?.is_clean());
+    assert!(support::is_clean(&state));
     Ok(())
 }
 
 #[test]
 fn namespaces_are_dicts_of_their_own() -> Result<()> {
-    let hall = State::anonymous()?;
+    let hall = State::anonymous().served()?;
     let kitchen = hall.fork().namespace("kitchen").open()?;
     hall.insert("door", "open")?;
     kitchen.insert("door", "shut")?;
@@ -230,7 +233,7 @@ fn namespaces_are_dicts_of_their_own() -> Result<()> {
 
 #[test]
 fn a_full_state_says_how_full_and_who_pins() -> Result<()> {
-    let state = zproc::Builder::anonymous().capacity(1 << 20).create()?;
+    let state = zproc::Builder::anonymous().capacity(1 << 20).create().served()?;
     let held = state.snapshot()?;
     let error = (0..)
         .find_map(|n| state.insert("block", vec![n as u8; 100_000]).err())
@@ -255,6 +258,6 @@ fn a_full_state_says_how_full_and_who_pins() -> Result<()> {
     );
     drop(held);
     state.insert("block", vec![0u8; 100_000])?;
-    assert!(state.verify()?.is_clean());
+    assert!(support::is_clean(&state));
     Ok(())
 }

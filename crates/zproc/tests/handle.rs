@@ -2,9 +2,12 @@
 
 use zproc::{Builder, Error, Result, State};
 
+mod support;
+use support::Served;
+
 #[test]
 fn a_handle_reads_what_others_write() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let cookies = state.handle::<i64>("cookies")?;
     assert_eq!(cookies.get()?, None, "the key is not there yet");
     let other = state.clone();
@@ -18,7 +21,7 @@ fn a_handle_reads_what_others_write() -> Result<()> {
 
 #[test]
 fn a_handle_writes_and_makes_its_key() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let door = state.handle::<String>(("door", 1))?;
     for text in ["open", "shut", "open for all who want to come in and see"] {
         door.set(text.into())?;
@@ -32,7 +35,7 @@ fn a_handle_writes_and_makes_its_key() -> Result<()> {
 #[test]
 fn a_handle_follows_a_key_that_was_removed_and_made_anew() -> Result<()> {
     // A short history and many other keys, so that what the handle has found is dropped and used for others.
-    let state = Builder::anonymous().history(2, 1 << 16).create()?;
+    let state = Builder::anonymous().history(2, 1 << 16).create().served()?;
     let cookies = state.handle::<i64>("cookies")?;
     for round in 0..20 {
         state.insert("cookies", round)?;
@@ -52,13 +55,13 @@ fn a_handle_follows_a_key_that_was_removed_and_made_anew() -> Result<()> {
         state.clear()?;
         assert_eq!(cookies.get()?, None);
     }
-    assert!(state.verify()?.is_clean());
+    assert!(support::is_clean(&state));
     Ok(())
 }
 
 #[test]
 fn a_handle_of_the_wrong_type_says_so() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("door", "open")?;
     let door = state.handle::<i64>("door")?;
     for _ in 0..2 {
@@ -71,7 +74,7 @@ fn a_handle_of_the_wrong_type_says_so() -> Result<()> {
 
 #[test]
 fn a_handle_of_a_closed_state_is_closed() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let door = state.handle::<i64>("door")?;
     door.set(1)?;
     state.close();

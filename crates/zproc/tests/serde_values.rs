@@ -8,6 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zproc::{DecodeError, EncodeError, Int, Key, MAX_NESTING, Map, Rkyv, Serde, State, Value, from_value, to_value};
 
+mod support;
+use support::Served;
+
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
 struct Unit;
 
@@ -71,7 +74,7 @@ fn round_trip<T: Serialize + DeserializeOwned + Debug + PartialEq>(value: &T) ->
     let stored = to_value(value).unwrap();
     assert_eq!(&from_value::<T>(stored.clone()).unwrap(), value, "{stored}");
     // The same by way of a state.
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     state.insert("value", Serde(value)).unwrap();
     assert_eq!(
         state.get::<Serde<T>>("value").unwrap().map(|read| read.0).as_ref(),
@@ -288,7 +291,7 @@ fn what_does_not_fit_is_told() {
         from_value::<(u8, u8)>(Value::from_iter([1, 2, 3])).err(),
         "invalid length 3, expected 2 elements in sequence",
     );
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     state.insert("a", 5).unwrap();
     let error = state.get::<Serde<Inner>>("a").unwrap_err().to_string();
     assert_eq!(error, r#"the value of "a": expected struct Inner, found integer `5`"#);

@@ -2,9 +2,12 @@
 
 use zproc::{Map, Result, State, Value};
 
+mod support;
+use support::Served;
+
 #[test]
 fn a_snapshot_does_not_change() -> Result<()> {
-    let state = zproc::Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = zproc::Builder::anonymous().history(4, 1 << 20).create().served()?;
     state.extend([("a", 1), ("b", 2)])?;
     let before = state.snapshot()?;
     for n in 0..100 {
@@ -27,7 +30,7 @@ fn a_snapshot_does_not_change() -> Result<()> {
 
 #[test]
 fn snapshots_are_equal_if_their_entries_are() -> Result<()> {
-    let (one, other) = (State::anonymous()?, State::anonymous()?);
+    let (one, other) = (State::anonymous().served()?, State::anonymous().served()?);
     one.extend([("a", 1), ("b", 2)])?;
     other.extend([("b", 2), ("a", 1)])?;
     assert_eq!(
@@ -48,7 +51,7 @@ fn snapshots_are_equal_if_their_entries_are() -> Result<()> {
 
 #[test]
 fn equality_sees_through_the_order_of_maps_inside() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let (ab, ba) = (Map::from([("a", 1), ("b", 2)]), Map::from([("b", 2), ("a", 1)]));
     state.insert("map", &ab)?;
     assert_eq!(state.snapshot()?, Map::from([("map", Value::from(ba))]));
@@ -57,7 +60,7 @@ fn equality_sees_through_the_order_of_maps_inside() -> Result<()> {
 
 #[test]
 fn one_thread_may_hold_many_snapshots() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let mut held = Vec::new();
     for n in 0..100i64 {
         state.insert("n", n)?;
@@ -66,15 +69,15 @@ fn one_thread_may_hold_many_snapshots() -> Result<()> {
     for (n, snapshot) in (0..100).zip(&held) {
         assert_eq!(snapshot.get::<i64>("n")?, Some(n));
     }
-    assert_eq!(state.stats()?.namespaces[0].pins.len(), 100);
+    assert_eq!(support::stats(&state).namespaces[0].pins.len(), 100);
     drop(held);
-    assert_eq!(state.stats()?.namespaces[0].pins.len(), 0);
+    assert_eq!(support::stats(&state).namespaces[0].pins.len(), 0);
     Ok(())
 }
 
 #[test]
 fn a_snapshot_can_be_read_on_another_thread() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("n", 1)?;
     let snapshot = state.snapshot()?;
     state.insert("n", 2)?;
@@ -87,7 +90,7 @@ fn a_snapshot_can_be_read_on_another_thread() -> Result<()> {
 
 #[test]
 fn a_snapshot_prints_its_number() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("n", 1)?;
     assert_eq!(format!("{:?}", state.snapshot()?), "Snapshot { seq: 1, .. }");
     Ok(())

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
-use support::{HANG, assert_nothing, eventually, pair, sleeps, thread_id};
+use support::{HANG, Served, assert_nothing, eventually, pair, sleeps, thread_id};
 use zproc::{Canceller, Error, Result, Snapshot, State, WaitStrategy, Watch};
 
 mod support;
@@ -39,7 +39,7 @@ const WATCHERS: [(&str, Watcher); 8] = [
 #[test]
 fn a_cancel_ends_every_kind_of_wait_under_every_strategy() {
     for strategy in STRATEGIES {
-        let state = State::anonymous().unwrap();
+        let state = State::anonymous().served().unwrap();
         let state = state.fork().wait_strategy(strategy).open().unwrap();
         for (name, watcher) in WATCHERS {
             let canceller = Canceller::new();
@@ -70,7 +70,7 @@ fn no_cancel_is_missed_however_it_races_with_the_wait() {
         (WaitStrategy::Block, &[], 4000),
     ];
     for (strategy, keys, rounds) in RACES {
-        let state = State::anonymous().unwrap();
+        let state = State::anonymous().served().unwrap();
         let state = state.fork().wait_strategy(strategy).open().unwrap();
         let (canceller, begun) = (Canceller::new(), AtomicU32::new(0));
         let mut slow = 0;
@@ -103,7 +103,7 @@ fn no_cancel_is_missed_however_it_races_with_the_wait() {
 
 #[test]
 fn a_reset_right_after_the_cancel_takes_nothing_back() {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     let canceller = Canceller::new();
     for _ in 0..200 {
         let thread = AtomicI32::new(0);
@@ -160,7 +160,7 @@ fn while_it_is_cancelled_every_call_ends_at_once_and_consumes_nothing() -> Resul
 #[test]
 fn only_waits_with_that_canceller_end_in_whichever_state() -> Result<()> {
     let (state, other) = pair();
-    let elsewhere = State::anonymous()?;
+    let elsewhere = State::anonymous().served()?;
     let (canceller, another) = (Canceller::new(), Canceller::new());
     fn with(state: &State, canceller: &Canceller) -> Result<u64> {
         let watch = state.watch().cancel(canceller).timeout(HANG);
@@ -196,7 +196,7 @@ fn only_waits_with_that_canceller_end_in_whichever_state() -> Result<()> {
 
 #[test]
 fn what_was_looked_at_before_a_cancel_is_not_missed_later() -> Result<()> {
-    let state = zproc::Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = zproc::Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     let canceller = Canceller::new();
     let watch = state.watch().cancel(&canceller).timeout(HANG);
@@ -239,7 +239,7 @@ fn a_signal_handler_ends_a_wait_whichever_thread_it_runs_on() {
     let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler stores to atomics and cancels, both of which may be done there.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     let pid = std::process::id().to_string();
     for strategy in STRATEGIES {
         let state = state.fork().wait_strategy(strategy).open().unwrap();

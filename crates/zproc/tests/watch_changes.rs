@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use zproc::{Builder, Error, Key, Map, Result, State, Value, Watch};
 
+mod support;
+use support::Served;
+
 /// Asks without waiting.
 fn now(state: &State) -> Watch<'_> {
     state.watch().timeout(Duration::ZERO)
@@ -15,7 +18,7 @@ fn assert_nothing<T: std::fmt::Debug>(result: Result<T>) {
 
 /// A state, and another identity of it.
 fn pair() -> (State, State) {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     let other = state.clone();
     (state, other)
 }
@@ -37,7 +40,7 @@ fn updates_are_buffered_and_returned_in_order() -> Result<()> {
 
 #[test]
 fn a_change_watcher_does_not_test_the_current_state() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("n", 1)?;
     assert_nothing(now(&state.clone()).get_when_change(["n"]));
     Ok(())
@@ -141,7 +144,7 @@ fn all_keys_but_some_count() -> Result<()> {
 
 #[test]
 fn live_watchers_see_only_what_comes_after_the_call_and_consume_nothing() -> Result<()> {
-    let state = Builder::anonymous().history(1 << 16, 64 << 20).create()?;
+    let state = Builder::anonymous().history(1 << 16, 64 << 20).create().served()?;
     let other = state.clone();
     other.insert("n", 1)?;
     assert_nothing(now(&state).live().get_when_any_change());
@@ -183,7 +186,7 @@ fn giving_up_consumes_nothing() -> Result<()> {
 
 #[test]
 fn a_watcher_that_fell_out_of_the_history_is_told_exactly_how_much_it_missed_once() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     for n in 1..=100 {
         other.insert("n", n)?;
@@ -202,7 +205,7 @@ fn a_watcher_that_fell_out_of_the_history_is_told_exactly_how_much_it_missed_onc
 
 #[test]
 fn asking_again_and_again_for_a_quiet_key_does_not_lag() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     for n in 0..100 {
         other.insert("busy", n)?;
@@ -251,7 +254,7 @@ fn a_raw_update_that_is_identical_says_so() -> Result<()> {
 
 #[test]
 fn updates_yields_one_after_another_and_goes_on_after_lagging() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     let mut updates = now(&state).updates()?;
     other.insert("n", 1)?;
@@ -308,7 +311,7 @@ fn watchers_of_one_namespace_see_nothing_of_another() -> Result<()> {
 /// wrote much between two waits was told that it had lagged, although nobody else had written.
 #[test]
 fn own_updates_are_never_missed_however_many() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     for i in 0..2000 {
         state.insert("own", i)?;
     }
@@ -333,7 +336,7 @@ fn own_updates_are_never_missed_however_many() -> Result<()> {
 /// that it had lagged, although nobody had touched its key.
 #[test]
 fn a_key_that_nobody_touched_loses_nothing_by_a_short_history() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     other.insert("quiet", 0)?;
     // The index grows with new keys, and forgets which there were.

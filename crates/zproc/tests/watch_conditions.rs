@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use zproc::{Builder, Error, Key, Map, Result, Snapshot, State, Value, Watch};
 
+mod support;
+use support::Served;
+
 /// Asks without waiting.
 fn now(state: &State) -> Watch<'_> {
     state.watch().timeout(Duration::ZERO)
@@ -15,7 +18,7 @@ fn assert_nothing<T: std::fmt::Debug>(result: Result<T>) {
 
 /// A state, and another identity of it.
 fn pair() -> (State, State) {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     let other = state.clone();
     (state, other)
 }
@@ -84,7 +87,7 @@ fn an_own_update_that_holds_now_counts() -> Result<()> {
 
 #[test]
 fn a_missing_key_satisfies_no_condition() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     for (_, watcher) in &WATCHERS[2..] {
         assert_nothing(watcher(now(&state)));
     }
@@ -98,7 +101,7 @@ fn a_missing_key_satisfies_no_condition() -> Result<()> {
 
 #[test]
 fn equality_is_that_of_the_stored_type_and_value() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("n", 5u8)?;
     assert!(now(&state).get_when_equal("n", 5i128).is_ok());
     assert_nothing(now(&state).get_when_not_equal("n", 5i128));
@@ -162,7 +165,7 @@ fn an_error_of_the_closure_ends_the_wait() -> Result<()> {
 
 #[test]
 fn a_condition_that_lags_is_told_so_once_and_goes_on() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     for n in 1..=100 {
         other.insert("n", n)?;
@@ -183,7 +186,7 @@ fn a_condition_that_lags_is_told_so_once_and_goes_on() -> Result<()> {
 
 #[test]
 fn asking_again_and_again_does_not_lag() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     other.insert("stop", false)?;
     for n in 0..100 {

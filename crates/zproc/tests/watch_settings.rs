@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use support::{HANG, assert_nothing, now, pair};
+use support::{HANG, Served, assert_nothing, now, pair};
 use zproc::{Builder, Error, Key, Map, Result, State, Update, Watch};
 
 mod support;
@@ -215,7 +215,7 @@ fn a_watcher_of_keys_wakes_up_for_them_only() -> Result<()> {
 #[test]
 fn one_who_lagged_goes_on_exactly_from_a_snapshot() -> Result<()> {
     const COUNT: i64 = 20_000;
-    let state = Builder::anonymous().history(16, 1 << 20).create()?;
+    let state = Builder::anonymous().history(16, 1 << 20).create().served()?;
     let other = state.clone();
     let mut lags = 0;
     std::thread::scope(|scope| -> Result<()> {

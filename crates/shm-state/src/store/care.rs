@@ -147,6 +147,9 @@ impl Arena {
         if !inner.membership.is_current() {
             return Err(Error::Forked);
         }
+        if self.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
         // The slots first: that marks the locks of the dead, who need not be waited for then.
         let superblock = inner.mapping.superblock()?;
         let mut for_each_lock = for_each_lock(superblock, &inner.mapping);

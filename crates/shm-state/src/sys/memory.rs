@@ -6,12 +6,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::mman::{MmapAdvise, madvise};
+use nix::sys::mman::{MmapAdvise, ProtFlags, madvise, mprotect};
 
 use super::check;
 
 /// The distance at which pages are looked at one by one: the least page that Linux has on the supported processors.
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 
 /// Fills the page tables of this process for a range, as if each of its pages had been written.
 ///
@@ -46,6 +46,16 @@ pub fn lock(start: NonNull<u8>, length: usize) -> io::Result<()> {
     const ON_FAULT: libc::c_uint = 1;
     // SAFETY: changes no content. A range that is not mapped is an error.
     check(unsafe { libc::syscall(libc::SYS_mlock2, start.as_ptr().cast::<c_void>(), length, ON_FAULT) })?;
+    Ok(())
+}
+
+/// Lets this process write to a range of a mapping that it had for reading only.
+///
+/// # Safety
+/// The range must begin at a page, and lie in a shared mapping of a file that is open for writing.
+pub unsafe fn allow_writing(start: NonNull<u8>, length: usize) -> io::Result<()> {
+    // SAFETY: takes nothing away from anybody, and changes no content; the caller's promise for the rest.
+    unsafe { mprotect(start.cast(), length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
     Ok(())
 }
 

@@ -2,14 +2,20 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use shm_state::{Arena, ArenaOptions, Residency, Strategy};
+use shm_state::{Arena, ArenaOptions, Deadline, Residency, Strategy};
 
 use super::{Place, State};
-use crate::access::{Access, Patience};
-use crate::address::arena_name;
+use crate::access::{Access, Patience, Rights, check_not_in_atomic};
+use crate::address::{Address, Wanted, arena_name};
 use crate::error::{Error, Result};
+use crate::link::{Link, SILENCE};
+use crate::os::failed;
+use crate::over_socket::{self, Remote};
+use crate::secret::Secret;
 use crate::value::{VALUE_FORMAT, describe_format};
 use crate::watch::Watcher;
 
@@ -33,8 +39,10 @@ const DEFAULT_NAMESPACE: &str = "default";
 #[must_use = "a builder does nothing until it is opened or created"]
 pub struct Builder {
     source: Source,
+    secret: Secret,
     namespace: String,
     since: Option<u64>,
+    read_only: bool,
     precise_time: bool,
     patience: Patience,
     options: ArenaOptions,
@@ -47,13 +55,15 @@ enum Source {
     Address(String),
     /// That of the state that was forked.
     Arena(Arena, Option<String>),
+    /// The same of one that is used over a socket.
+    Remote(Arc<over_socket::Place>, String),
 }
 
 impl Source {
     /// What errors call it.
     fn name(&self) -> &str {
         match self {
-            Self::Address(address) | Self::Arena(_, Some(address)) => address,
+            Self::Address(address) | Self::Arena(_, Some(address)) | Self::Remote(_, address) => address,
             Self::Anonymous | Self::Arena(_, None) => "the descriptor",
         }
     }
@@ -64,8 +74,10 @@ impl Builder {
         let (namespace, patience) = (DEFAULT_NAMESPACE.into(), Patience::default());
         Self {
             source,
+            secret: Secret::default(),
             namespace,
             since: None,
+            read_only: false,
             precise_time: false,
             patience,
             options: ArenaOptions {
@@ -81,9 +93,16 @@ impl Builder {
     }
 
     pub(super) fn of(state: &State) -> Self {
-        let source = Source::Arena(state.arena.clone(), state.place.address.clone());
+        let address = state.place.address.clone();
+        let source = match (&state.arena, state.watcher.access.if_remote()) {
+            (Some(arena), _) => Source::Arena(arena.clone(), address),
+            (None, Some(remote)) => Source::Remote(Arc::clone(remote.place()), address.unwrap_or_default()),
+            (None, None) => Source::Anonymous,
+        };
         Self {
             namespace: state.namespace().into(),
+            secret: state.place.secret.clone(),
+            read_only: state.is_read_only(),
             precise_time: state.watcher.access.has_precise_time(),
             patience: state.watcher.access.patience,
             ..Self::new(source)
@@ -101,7 +120,7 @@ impl Builder {
         Self::new(Source::Anonymous)
     }
 
-    /// The address, `shm://NAME`.
+    /// The address, `shm://NAME`, or `ipc:///PATH` for that of a server.
     ///
     /// ```
     /// use zproc::{Error, State};
@@ -112,6 +131,28 @@ impl Builder {
     /// ```
     pub fn address(mut self, address: &str) -> Self {
         self.source = Source::Address(address.into());
+        self
+    }
+
+    /// The secret key of the server at the address, `ipc:///PATH`: see
+    /// [`ServerBuilder::secret_key`](crate::ServerBuilder::secret_key).
+    ///
+    /// ```
+    /// use zproc::{Backend, Error, State};
+    ///
+    /// let server = zproc::start_server().backend(Backend::Thread).secret_key("open sesame").start()?;
+    /// let state = State::builder(server.address());
+    /// assert!(matches!(state.clone().secret_key("open barley").open(), Err(Error::AccessDenied { .. })));
+    /// assert!(state.secret_key("open sesame").open()?.is_empty()?);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn secret_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.secret = Secret::new(key.as_ref());
+        self
+    }
+
+    pub(super) fn secret(mut self, secret: Secret) -> Self {
+        self.secret = secret;
         self
     }
 
@@ -142,6 +183,33 @@ impl Builder {
     /// ```
     pub fn since(mut self, seq: u64) -> Self {
         self.since = Some(seq);
+        self
+    }
+
+    /// Opens it for reading only: writes, and [`State::atomic`], fail with [`Error::ReadOnly`]. Getting, iterating, snapshots,
+    /// views and watchers are what they are otherwise, and as fast.
+    ///
+    /// Keys and values are mapped so that a stray store of this process, from unsafe code or a library, is a SIGSEGV there and
+    /// then, and damages nobody's state. That is protection against mistakes and no more: what readers write to (their pins
+    /// and wake-ups) stays writable, and the process could open the state once more for writing. A file that it has no right
+    /// to write to it cannot open at all.
+    ///
+    /// The namespace must be there. In one namespace, 64 snapshots and watchers, of all processes, are the most that such a
+    /// state can have a part in; those of other states beyond that do not count. It cannot be combined with
+    /// [`Builder::prefault`] and [`Builder::lock_memory`].
+    ///
+    /// ```
+    /// use zproc::{Error, State};
+    ///
+    /// let state = State::anonymous()?;
+    /// state.insert("cookies", 5)?;
+    /// let display = state.fork().read_only(true).open()?;
+    /// assert_eq!(display.get("cookies")?, Some(5));
+    /// assert!(matches!(display.insert("cookies", 6), Err(Error::ReadOnly)));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 
@@ -279,10 +347,71 @@ impl Builder {
         self
     }
 
+    /// Has a server hand over the memory, or goes without.
+    fn open_at_server(self, address: &str, path: &Path, wanted: Wanted) -> Result<State> {
+        check_not_in_atomic()?;
+        let reason = match wanted {
+            Wanted::Socket => "the address asks for it".into(),
+            Wanted::Mapped => {
+                let arena = self.receive(address, path)?;
+                return self.finish(arena);
+            }
+            Wanted::Either => match self.receive(address, path) {
+                Ok(arena) => return self.finish(arena),
+                Err(error @ (Error::Incompatible { .. } | Error::Engine(_))) => error.to_string(),
+                Err(error) => return Err(error),
+            },
+        };
+        let place = over_socket::Place::new(address, path, self.secret.clone(), reason);
+        self.finish_over_socket(place, address.to_owned())
+    }
+
+    fn receive(&self, address: &str, path: &Path) -> Result<Arena> {
+        let deadline = Deadline::after(SILENCE);
+        let key = self.secret.key(address)?;
+        let in_time = |error| match error {
+            Error::Timeout => Error::Disconnected {
+                address: address.into(),
+                reason: format!("the server did not answer within {SILENCE:?}"),
+            },
+            other => other,
+        };
+        let mut link = Link::connect(&address.into(), path, key, deadline).map_err(in_time)?;
+        let memory = link.ask_for_memory(deadline).map_err(in_time)?;
+        self.arena_in(memory).map_err(Error::at(address))
+    }
+
+    fn arena_in(&self, memory: OwnedFd) -> shm_state::Result<Arena> {
+        match self.read_only {
+            false => Arena::from_fd(memory),
+            true => Arena::from_fd_read_only(memory),
+        }
+    }
+
+    fn finish_over_socket(self, place: Arc<over_socket::Place>, address: String) -> Result<State> {
+        let rights = if self.read_only { Rights::ReadOnly } else { Rights::Full };
+        let access = Access::over_socket(self.patience, rights, |shared| {
+            Remote::new(place, &self.namespace, self.precise_time, shared)
+        });
+        // Has it connected, and says why if it cannot.
+        let now = access.store()?.seq()?;
+        let watcher = Watcher::new(access, Some(self.since.unwrap_or(now)));
+        Ok(State::new(
+            watcher,
+            None,
+            Place {
+                address: Some(address),
+                namespace: self.namespace,
+                secret: self.secret,
+            },
+        ))
+    }
+
     /// Opens a state that exists.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`].
+    /// [`Error::NotFound`], [`Error::InvalidAddress`], [`Error::Incompatible`]; for the address of a server
+    /// [`Error::NoServer`], [`Error::AccessDenied`] and [`Error::Disconnected`].
     ///
     /// ```
     /// use zproc::{Error, State};
@@ -297,8 +426,28 @@ impl Builder {
     /// ```
     pub fn open(self) -> Result<State> {
         match &self.source {
-            Source::Address(address) => {
-                let arena = Arena::open(arena_name(address)?).map_err(Error::at(address))?;
+            Source::Address(address) => match Address::parse(address)? {
+                Address::Shm(name) => {
+                    let arena = match self.read_only {
+                        false => Arena::open(name),
+                        true => Arena::open_read_only(name),
+                    };
+                    let arena = arena.map_err(Error::at(address))?;
+                    self.finish(arena)
+                }
+                Address::Ipc(path, wanted) => {
+                    let (address, path) = (address.clone(), path.to_owned());
+                    self.open_at_server(&address, &path, wanted)
+                }
+            },
+            Source::Remote(place, address) => {
+                let (place, address) = (Arc::clone(place), address.clone());
+                self.finish_over_socket(place, address)
+            }
+            Source::Arena(arena, _) if arena.is_read_only() != self.read_only => {
+                let memory = arena.fd().ok_or(Error::ReadOnly)?.try_clone_to_owned();
+                let memory = memory.map_err(|source| failed("dup", source))?;
+                let arena = self.arena_in(memory).map_err(Error::at(self.source.name()))?;
                 self.finish(arena)
             }
             Source::Arena(arena, _) => {
@@ -329,12 +478,20 @@ impl Builder {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn create(self) -> Result<State> {
+        if self.read_only {
+            return Err(Error::ReadOnly); // nobody could write to it
+        }
         let arena = match &self.source {
             Source::Address(address) => {
                 let created = Arena::create_resident(arena_name(address)?, &self.options, self.residency);
                 created.map_err(Error::at(address))?
             }
             Source::Anonymous => Arena::anonymous(&self.options)?,
+            Source::Remote(_, address) => {
+                return Err(Error::AlreadyExists {
+                    address: address.clone(),
+                });
+            }
             Source::Arena(_, address) => {
                 let address = address
                     .clone()
@@ -362,12 +519,16 @@ impl Builder {
     /// ```
     pub fn open_or_create(self) -> Result<State> {
         match &self.source {
+            // Who only reads creates nothing.
+            Source::Address(_) if self.read_only => self.open(),
+            // A server has a state, which was created.
+            Source::Address(address) if matches!(Address::parse(address)?, Address::Ipc(..)) => self.open(),
             Source::Address(address) => {
                 let arena = Arena::open_or_create(arena_name(address)?, &self.options).map_err(Error::at(address))?;
                 self.finish(arena)
             }
             Source::Anonymous => self.create(),
-            Source::Arena(..) => self.open(),
+            Source::Arena(..) | Source::Remote(..) => self.open(),
         }
     }
 
@@ -387,13 +548,14 @@ impl Builder {
     #[allow(clippy::wrong_self_convention, reason = "ends the builder, like open and create")]
     pub fn from_fd(mut self, fd: OwnedFd) -> Result<State> {
         self.source = Source::Anonymous;
-        self.finish(Arena::from_fd(fd).map_err(Error::at("the descriptor"))?)
+        let arena = self.arena_in(fd).map_err(Error::at("the descriptor"))?;
+        self.finish(arena)
     }
 
     /// Opens the state in a descriptor, under the address that it had where the descriptor comes from.
     pub(super) fn in_file(mut self, fd: OwnedFd, address: Option<String>) -> Result<State> {
         self.source = address.map_or(Source::Anonymous, Source::Address);
-        let arena = Arena::from_fd(fd).map_err(Error::at(self.source.name()))?;
+        let arena = self.arena_in(fd).map_err(Error::at(self.source.name()))?;
         self.finish(arena)
     }
 
@@ -407,14 +569,15 @@ impl Builder {
         let address = match self.source {
             Source::Address(address) => Some(address),
             Source::Arena(_, address) => address,
-            Source::Anonymous => None,
+            Source::Anonymous | Source::Remote(..) => None,
         };
         Ok(State::new(
             watcher,
-            arena,
+            Some(arena),
             Place {
                 address,
                 namespace: self.namespace,
+                secret: self.secret,
             },
         ))
     }
@@ -423,13 +586,14 @@ impl Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = match &self.source {
-            Source::Address(address) | Source::Arena(_, Some(address)) => Some(address),
+            Source::Address(address) | Source::Arena(_, Some(address)) | Source::Remote(_, address) => Some(address),
             Source::Arena(_, None) | Source::Anonymous => None,
         };
         f.debug_struct("Builder")
             .field("address", &address)
             .field("namespace", &self.namespace)
             .field("since", &self.since)
+            .field("read_only", &self.read_only)
             .field("precise_time", &self.precise_time)
             .field("patience", &self.patience)
             .field("options", &self.options)

@@ -1,7 +1,10 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::codec::{boxed_wrong_type_of, decode, get_fixed, get_longer, own_key, with_key, with_value};
+use crate::access::Store;
+use crate::codec::{
+    boxed_wrong_type_of, decode, decode_in_place, decoded, get_fixed, get_longer, own_key, with_key, with_value,
+};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
@@ -29,7 +32,7 @@ impl State {
     #[inline]
     pub fn get<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
         let Some(namespace) = self.watcher.access.usable() else {
-            return Err(self.watcher.access.unusable());
+            return self.get_over_socket(key);
         };
         if let Some(size) = const { T::FIXED_SIZE } {
             return key.with_key(|tag, bytes| get_fixed(namespace, &shm_state::KeyRef::new(tag, bytes), size))?;
@@ -51,6 +54,13 @@ impl State {
             Ok(Err(error)) => Err(*error),
             Err(error) => Err(error.into()),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn get_over_socket<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
+        let remote = self.watcher.access.remote()?;
+        with_key(key, |key| decoded(remote.get(key, decode_in_place(key))?))
     }
 
     /// Puts `value` under `key`. A new key goes to the end, an old one stays where it is.
@@ -99,6 +109,9 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn take<T: FromValue>(&self, key: impl ToKey) -> Result<Option<T>> {
+        if self.watcher.access.if_remote().is_some() {
+            return with_key(key, |key| self.atomic(|dict| dict.take_stored(key)));
+        }
         with_key(key, |key| {
             self.watcher.access.write(|transaction| take(transaction, key))
         })
@@ -115,6 +128,9 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn pop_item(&self) -> Result<Option<(Key, Value)>> {
+        if self.watcher.access.if_remote().is_some() {
+            return self.atomic(|dict| dict.pop_item());
+        }
         self.watcher.access.write(pop_item)
     }
 
@@ -127,6 +143,10 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn get_or_insert<T: FromValue + ToValue>(&self, key: impl ToKey, default: T) -> Result<T> {
+        if self.watcher.access.if_remote().is_some() {
+            let found = with_key(key, |key| self.atomic(|dict| dict.get_or_put(key, &default)))?;
+            return Ok(found.unwrap_or(default));
+        }
         with_key(key, |key| {
             with_value(&default, |tag, bytes| {
                 self.watcher.access.write(|transaction| match transaction.get(key)? {
@@ -153,7 +173,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn extend<K: ToKey, V: ToValue>(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<()> {
-        self.atomic(|dict| dict.extend(entries))
+        Transaction::run_once(&self.watcher.access, |dict| dict.extend(entries))
     }
 
     /// Takes out all keys, in one update.
@@ -166,6 +186,9 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn clear(&self) -> Result<()> {
+        if self.watcher.access.if_remote().is_some() {
+            return self.atomic(|dict| dict.clear());
+        }
         self.watcher.access.write(|transaction| Ok(transaction.clear()?))
     }
 
@@ -181,7 +204,7 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn replace_all<K: ToKey, V: ToValue>(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<()> {
-        self.atomic(|dict| dict.replace_all(entries))
+        Transaction::run_once(&self.watcher.access, |dict| dict.replace_all(entries))
     }
 
     /// Whether a key is present.
@@ -193,8 +216,10 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn contains_key(&self, key: impl ToKey) -> Result<bool> {
-        let namespace = self.watcher.access.ready()?;
-        with_key(key, |key| Ok(namespace.contains(key)?))
+        match self.watcher.access.store()? {
+            Store::Mapped(namespace) => with_key(key, |key| Ok(namespace.contains(key)?)),
+            Store::Remote(remote) => with_key(key, |key| Ok(remote.get(key, |_, _| ())?.is_some())),
+        }
     }
 
     /// How many keys are present.
@@ -206,7 +231,10 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn len(&self) -> Result<usize> {
-        Ok(self.watcher.access.ready()?.len()?)
+        match self.watcher.access.store()? {
+            Store::Mapped(namespace) => Ok(namespace.len()?),
+            Store::Remote(remote) => remote.len(),
+        }
     }
 
     /// Whether no key is present.
@@ -217,7 +245,10 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.watcher.access.ready()?.is_empty()?)
+        match self.watcher.access.store()? {
+            Store::Mapped(namespace) => Ok(namespace.is_empty()?),
+            Store::Remote(remote) => Ok(remote.len()? == 0),
+        }
     }
 
     /// The state as it is now, to be read at leisure. Costs nanoseconds, because nothing is copied.
@@ -324,12 +355,18 @@ impl State {
     /// assert_eq!(state.get::<i64>("ann")?, Some(3));
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn atomic<R>(&self, f: impl FnOnce(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+    ///
+    /// **Over a socket** ([`State::transport`]) nobody is kept from writing while `f` runs. What it reads is of one snapshot,
+    /// and what it changed is committed if nothing that it has read has changed since; else `f` is run again, on the state as
+    /// it is then. So it may run several times before it counts, and should do nothing but with the transaction; it is
+    /// `FnMut` for that reason. After a thousand times it is [`Error::Conflict`](crate::Error::Conflict).
+    pub fn atomic<R>(&self, f: impl FnMut(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         Transaction::run(&self.watcher.access, f)
     }
 }
 
-/// Makes an atomic operation of a function: it can be called with a state, and its argument.
+/// Makes an atomic operation of a function: it can be called with a state, and its argument. The argument is cloned only
+/// for a state that is used over a socket, where the function may run several times; see [`State::atomic`].
 ///
 /// ```
 /// use zproc::{Result, State, Transaction};
@@ -344,6 +381,6 @@ impl State {
 /// assert_eq!(bake(&state, 2)?, 7);
 /// # Ok::<(), zproc::Error>(())
 /// ```
-pub fn atomic<A, R>(f: impl Fn(&mut Transaction<'_>, A) -> Result<R>) -> impl Fn(&State, A) -> Result<R> {
-    move |state, argument| state.atomic(|dict| f(dict, argument))
+pub fn atomic<A: Clone, R>(f: impl Fn(&mut Transaction<'_>, A) -> Result<R>) -> impl Fn(&State, A) -> Result<R> {
+    move |state, argument| Transaction::run_with(&state.watcher.access, argument, &f)
 }

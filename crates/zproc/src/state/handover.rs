@@ -1,5 +1,6 @@
 //! Handing a state over to a child: its descriptor, and in words what else makes it the same state there.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use shm_state::Strategy;
 
 use super::{Builder, State};
 use crate::error::Result;
+use crate::secret::Secret;
 
 /// A state, for another process that is given its descriptor.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Handover {
     address: Option<String>,
     namespace: String,
@@ -20,6 +22,9 @@ pub(crate) struct Handover {
     spin: Option<Duration>,
     lock_timeout: Option<Duration>,
     precise_time: bool,
+    read_only: bool,
+    /// The derived secret key of the server at the address.
+    key: Option<[u8; 32]>,
 }
 
 impl Handover {
@@ -43,6 +48,8 @@ impl Handover {
             },
             lock_timeout: patience.lock_timeout,
             precise_time: state.watcher.access.has_precise_time(),
+            read_only: state.is_read_only(),
+            key: state.place.secret.to_bytes(),
         })
     }
 
@@ -72,5 +79,18 @@ impl Handover {
             })
             .lock_timeout(self.lock_timeout)
             .precise_time(self.precise_time)
+            .read_only(self.read_only)
+            .secret(Secret::from_bytes(self.key))
+    }
+}
+
+/// Does not show the key.
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handover")
+            .field("address", &self.address)
+            .field("namespace", &self.namespace)
+            .field("since", &self.since)
+            .finish_non_exhaustive()
     }
 }

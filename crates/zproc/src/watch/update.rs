@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use shm_state::Namespace;
+use shm_state::KeyRef;
 
 use super::walk::Changes;
 use super::writer::Writer;
 use super::{Sought, Watch};
+use crate::access::Store;
 use crate::codec::decode_key;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -49,12 +50,18 @@ pub struct Update<'s> {
 
 impl<'s> Update<'s> {
     /// Reads the update `seq`; `None` if it fell out of the history.
-    pub(super) fn read(namespace: &'s Namespace, seq: u64, duplicates: bool) -> Result<Option<Self>> {
-        let Some(before) = Snapshot::at(namespace, seq - 1)? else {
+    pub(super) fn read(store: Store<'s>, seq: u64, duplicates: bool) -> Result<Option<Self>> {
+        let Some(before) = Snapshot::at_in(store, seq - 1)? else {
             return Ok(None);
         };
-        let Some(after) = Snapshot::at(namespace, seq)? else {
+        let Some(after) = Snapshot::at_in(store, seq)? else {
             return Ok(None);
+        };
+        let namespace = match store {
+            Store::Mapped(namespace) => namespace,
+            Store::Remote(remote) => {
+                return remote.update(seq, |update| Self::received(before, after, seq, update, duplicates));
+            }
         };
         let Some(record) = namespace.record(seq)? else {
             return Ok(None);
@@ -76,6 +83,32 @@ impl<'s> Update<'s> {
             time: SystemTime::UNIX_EPOCH + Duration::from_nanos(record.time_ns),
             changed: changed?,
         }))
+    }
+
+    /// What the server says of it.
+    fn received(
+        before: Snapshot<'s>,
+        after: Snapshot<'s>,
+        seq: u64,
+        update: &crate::wire::message::Update<'_>,
+        duplicates: bool,
+    ) -> Result<Self> {
+        let written = update.keys.iter().filter(|(_, identical)| duplicates || !identical);
+        let changed: Result<Vec<Key>> = written
+            .map(|((tag, bytes), _)| decode_key(&KeyRef::new(*tag, bytes.0)))
+            .collect();
+        Ok(Self {
+            before,
+            after,
+            identical: update.identical,
+            seq,
+            writer: Writer {
+                pid: update.pid,
+                name: update.name.map(Into::into),
+            },
+            time: SystemTime::UNIX_EPOCH + Duration::from_nanos(update.time_ns),
+            changed: changed?,
+        })
     }
 }
 

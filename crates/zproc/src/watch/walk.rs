@@ -14,16 +14,17 @@
 //! that asking for the same again and again neither looks at an update twice nor lags behind because of updates it has
 //! looked at. Since the cursor only moves forward, what is remembered stays true.
 
-use shm_state::{Namespace, Next};
+use shm_state::Next;
 
 use super::watcher::{Sought, Watcher};
+use crate::access::Store;
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshot;
 
 /// The log of a namespace, as one watcher reads it.
 pub(super) struct Log<'s, 'w> {
     watcher: &'s Watcher,
-    namespace: &'s Namespace,
+    store: Store<'s>,
     sought: &'w Sought,
 }
 
@@ -31,14 +32,14 @@ impl<'s, 'w> Log<'s, 'w> {
     pub(super) fn new(watcher: &'s Watcher, sought: &'w Sought) -> Result<Self> {
         Ok(Self {
             watcher,
-            namespace: watcher.access.ready()?,
+            store: watcher.access.store()?,
             sought,
         })
     }
 
     /// The first update of others after `cursor` that changes the subject; the cursor moves there.
     fn next(&self, cursor: &mut u64, until: u64) -> Result<Next> {
-        let own = Some(self.namespace.identity());
+        let own = Some(self.store.identity());
         // Own updates are left out even if they fell out of the history: nothing that would be shown was missed.
         *cursor = self.watcher.access.shared().behind_own(*cursor).min(until).max(*cursor);
         self.matching(cursor, until, own)
@@ -53,9 +54,8 @@ impl<'s, 'w> Log<'s, 'w> {
         let Sought {
             subject, duplicates, ..
         } = self.sought;
-        Ok(self
-            .namespace
-            .next_match(cursor, until, subject.filter(), *duplicates, skip)?)
+        self.store
+            .next_match(cursor, until, subject.filter(), *duplicates, skip)
     }
 
     /// Where to look on from: behind the cursor, and what was looked at before.
@@ -130,14 +130,14 @@ impl Changes {
                 }
                 Next::Lagged(missed) => {
                     if self.consume(log, at) {
-                        return Err(lagged(log, missed));
+                        return Err(lagged(log, missed, at));
                     }
                 }
                 Next::Nothing => self.at = at,
             }
         }
         if self.of_cursor {
-            log.namespace.publish_cursor(self.at);
+            log.store.publish_cursor(self.at);
         }
         Ok(None)
     }
@@ -152,7 +152,7 @@ impl Changes {
         }
         (self.from, self.at) = (seq, seq);
         if self.of_cursor {
-            log.namespace.publish_cursor(seq);
+            log.store.publish_cursor(seq);
         }
         true
     }
@@ -189,8 +189,8 @@ impl Changes {
 
 /// The error of a watcher that fell out of the history, told to those who listen to events, too. No lock is held.
 #[cold]
-fn lagged(log: &Log<'_, '_>, missed: u64) -> Error {
-    let (namespace, oldest) = (log.namespace.name(), log.namespace.floor());
+fn lagged(log: &Log<'_, '_>, missed: u64, oldest: u64) -> Error {
+    let namespace = log.store.name();
     tracing::warn!(target: "zproc", namespace, missed, oldest, "a watcher fell out of the history");
     Error::Lagged { missed }
 }
@@ -227,7 +227,7 @@ impl States {
             let mut at = self.at;
             match log.next(&mut at, until)? {
                 Next::Match(seq) => {
-                    let Some(snapshot) = Snapshot::at(log.namespace, seq)? else {
+                    let Some(snapshot) = Snapshot::at_in(log.store, seq)? else {
                         continue;
                     };
                     if test(&snapshot)? {
@@ -238,13 +238,13 @@ impl States {
                 }
                 Next::Lagged(missed) => {
                     self.consume(log, at);
-                    return Err(lagged(log, missed));
+                    return Err(lagged(log, missed, at));
                 }
                 Next::Nothing => self.at = at,
             }
         }
         if self.tested < until && log.has_any(self.tested, until)? {
-            let snapshot = Snapshot::newest(log.namespace)?;
+            let snapshot = Snapshot::newest_in(log.store)?;
             self.tested = snapshot.seq();
             if test(&snapshot)? {
                 return Ok(Some(snapshot));
@@ -257,7 +257,7 @@ impl States {
     fn consume(&self, log: &Log<'_, '_>, seq: u64) {
         if !self.live {
             log.watcher.raise_cursor(seq);
-            log.namespace.publish_cursor(seq);
+            log.store.publish_cursor(seq);
         }
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::condition::Condition;
 use super::subject::Subject;
-use crate::access::Access;
+use crate::access::{Access, Store};
 use crate::error::Result;
 
 /// Access to a namespace, with a cursor.
@@ -50,7 +50,7 @@ const MOST_REMEMBERED: usize = 8;
 impl Watcher {
     /// Starts with the cursor at the update `since`, or at the newest.
     pub(crate) fn new(access: Access, since: Option<u64>) -> Self {
-        let now = || access.ready().map_or(0, shm_state::Namespace::seq);
+        let now = || access.store().and_then(Store::seq).unwrap_or(0);
         let progress = Progress {
             cursor: AtomicU64::new(since.unwrap_or_else(now)),
             ..Progress::default()
@@ -86,10 +86,10 @@ impl Watcher {
 
     /// Consumes all updates until now.
     pub(crate) fn go_live(&self) -> Result<()> {
-        let namespace = self.access.ready()?;
-        let now = namespace.seq();
+        let store = self.access.store()?;
+        let now = store.seq()?;
         self.raise_cursor(now);
-        namespace.publish_cursor(now);
+        store.publish_cursor(now);
         Ok(())
     }
 }

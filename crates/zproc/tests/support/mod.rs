@@ -4,12 +4,13 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test binaries")]
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use words::{Words, control};
-use zproc::{Builder, Error, Result, State, Watch};
+use zproc::{Backend, Builder, Error, Result, Server, State, Stats, Transport, Watch};
 
 #[allow(dead_code, reason = "the engine's tests use the rest")]
 #[path = "../../../shm-state/tests/limit/words.rs"]
@@ -28,9 +29,66 @@ pub fn assert_nothing<T: std::fmt::Debug>(result: Result<T>) {
     assert!(matches!(result, Err(Error::Timeout)), "{result:?}");
 }
 
+thread_local! {
+    /// Servers of this thread's tests, each with the state that it serves. They end with the thread.
+    static SERVED: RefCell<Vec<(Server, State)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether this is the run of the tests in which states are used over sockets: `over_socket.rs`.
+pub fn is_over_socket() -> bool {
+    let program = std::env::current_exe().unwrap();
+    program
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .starts_with("over_socket")
+}
+
+/// Has the tests run over both transports.
+pub trait Served {
+    /// The state, or in the run over sockets the same over one.
+    fn served(self) -> Result<State>;
+}
+
+impl Served for Result<State> {
+    fn served(self) -> Result<State> {
+        let state = self?;
+        if !is_over_socket() {
+            return Ok(state);
+        }
+        let server = zproc::start_server().state(&state).backend(Backend::Thread).start()?;
+        let remote = State::builder(&format!("{}?transport=socket", server.address()));
+        let remote = remote.namespace(state.namespace()).open()?;
+        assert_ne!(remote.transport(), Transport::Mapped);
+        SERVED.with_borrow_mut(|served| served.push((server, state)));
+        Ok(remote)
+    }
+}
+
+/// What the memory of a state says, also where that is not mapped by the state itself.
+pub fn stats(state: &State) -> Stats {
+    if state.transport() == Transport::Mapped {
+        return state.stats().unwrap();
+    }
+    SERVED.with_borrow(|served| {
+        let server = state.address().unwrap().split('?').next();
+        let mapped = served.iter().find(|(one, _)| Some(one.address()) == server);
+        mapped.unwrap().1.stats().unwrap()
+    })
+}
+
+/// Whether the memory of a state is in order.
+pub fn is_clean(state: &State) -> bool {
+    if state.transport() == Transport::Mapped {
+        return state.verify().unwrap().is_clean();
+    }
+    SERVED.with_borrow(|served| served.iter().all(|(_, state)| state.verify().unwrap().is_clean()))
+}
+
 /// A state, and another identity of it.
 pub fn pair() -> (State, State) {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     let other = state.clone();
     (state, other)
 }

@@ -1,0 +1,351 @@
+//! A client's connection to a server: made, proved, and used for one request after the other.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shm_state::{Deadline, PinInfo};
+
+use crate::error::{Error, Result};
+use crate::os::{failed, wait_readable};
+use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST};
+use crate::wire::message::{Challenge, Failure, Hello, Reply, Request, Welcome, decode, encode};
+use crate::wire::proof::{self, Key, Side};
+use crate::wire::{Frames, Kind, WireError, socket};
+
+/// How long a server may be silent that has something to answer. It says at least every second that it is still busy.
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// A server that has many visitors at once turns away the oldest ones that have not proved themselves.
+const ATTEMPTS: u32 = 20;
+
+/// A connection that both sides have proved themselves on.
+pub(crate) struct Link {
+    frames: Frames,
+    address: Arc<str>,
+    pub(crate) pid: u32,
+    /// The file of the memory that is served.
+    pub(crate) arena: (u64, u64),
+}
+
+/// Why a request has no reply.
+pub(crate) enum Fault {
+    /// The connection is lost, and the session with it.
+    Lost(Error),
+    /// The wait was ended on this side: the connection is of no use any more, the session is.
+    Left(Error),
+    /// The server, or who read the reply, says so. The connection goes on.
+    Failed(Error),
+}
+
+/// What ends a wait for a reply, besides the reply.
+pub(crate) struct Wake<'a> {
+    /// Becomes readable when there may be something.
+    pub(crate) fd: BorrowedFd<'a>,
+    /// What it is.
+    pub(crate) reason: &'a dyn Fn() -> Option<Error>,
+}
+
+impl Wake<'_> {
+    /// Waits until a frame begins.
+    fn wait(&self, frames: &Frames) -> Result<(), Fault> {
+        let fds = [frames.stream().as_fd(), self.fd];
+        // Longer than the server is ever silent.
+        match wait_readable(&fds, Deadline::after(FRAME_TIME), true) {
+            Ok(true) => {}
+            Ok(false) => return Err(Fault::Lost(disconnected("the server", WireError::Slow))),
+            Err(error) => return Err(Fault::Left(error)),
+        }
+        match (self.reason)() {
+            Some(error) => Err(Fault::Left(error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a handshake came to nothing.
+enum Refused {
+    /// The server closed it without a word, as it does when it has too many visitors.
+    TurnedAway,
+    Error(Error),
+}
+
+impl Link {
+    /// Connects, and proves itself.
+    pub(crate) fn connect(address: &Arc<str>, path: &Path, key: Option<&Key>, deadline: Deadline) -> Result<Self> {
+        for attempt in 1..=ATTEMPTS {
+            let stream = socket::connect(path, deadline).map_err(|error| no_server(address, deadline, error))?;
+            let (user, _) = socket::peer(&stream).map_err(|source| failed("SO_PEERCRED", source))?;
+            if !socket::is_trusted(user) {
+                let own = socket::own_user();
+                return Err(denied(
+                    address,
+                    format!("the server runs as user {user}, and this process as {own}"),
+                ));
+            }
+            let frames = Frames::new(Arc::new(stream)).map_err(|source| failed("setting time limits", source))?;
+            let frames = frames.telling_signals();
+            match Self::shake_hands(frames, address, key, deadline) {
+                Ok(link) => return Ok(link),
+                Err(Refused::Error(error)) => return Err(error),
+                Err(Refused::TurnedAway) if deadline.passed() => break,
+                Err(Refused::TurnedAway) => std::thread::sleep(Duration::from_millis(u64::from(attempt))),
+            }
+        }
+        Err(Error::Disconnected {
+            address: address.to_string(),
+            reason: "the server closed the connection before it was made, again and again".into(),
+        })
+    }
+
+    fn shake_hands(
+        mut frames: Frames,
+        address: &Arc<str>,
+        key: Option<&Key>,
+        deadline: Deadline,
+    ) -> Result<Self, Refused> {
+        let lost = |error| refused(address, error);
+        let nonce = proof::random().map_err(|source| Refused::Error(failed("getrandom", source)))?;
+        let has_key = key.is_some();
+        let hello = Hello { nonce, has_key }.to_bytes();
+        frames.send(Kind::Hello, &hello).map_err(lost)?;
+        let body = expect(&mut frames, Kind::Challenge, HANDSHAKE_MOST, deadline, address)?;
+        let challenge = Challenge::parse(body).map_err(lost)?;
+        let denied = |reason: &str| Refused::Error(denied(address, reason.into()));
+        match (has_key, challenge.has_key) {
+            (false, true) => {
+                return Err(denied(
+                    "the server asks for a secret key, and this client has none: give it one",
+                ));
+            }
+            (true, false) => {
+                return Err(denied(
+                    "the server has no secret key, so it may be another than was meant: give this client none if it is not",
+                ));
+            }
+            _ => {}
+        }
+        let prove = |key: &Key| key.prove(Side::Client, &nonce, &challenge.nonce);
+        let proof = key.map_or([0; 32], prove);
+        frames.send(Kind::Proof, &proof).map_err(lost)?;
+        let body = expect(&mut frames, Kind::Welcome, HANDSHAKE_MOST, deadline, address)?;
+        let welcome = Welcome::parse(body).map_err(lost)?;
+        if let Some(key) = key
+            && !key.is_proved(Side::Server, &nonce, &challenge.nonce, welcome.proof)
+        {
+            return Err(denied("the server did not prove that it knows the secret key"));
+        }
+        Ok(Self {
+            frames,
+            address: Arc::clone(address),
+            pid: challenge.pid,
+            arena: welcome.arena,
+        })
+    }
+
+    /// Sends bytes, and returns whether the same bytes came back.
+    pub(crate) fn echo(&mut self, payload: &[u8], deadline: Deadline) -> Result<bool> {
+        self.frames
+            .send(Kind::Ping, payload)
+            .map_err(|error| self.lost(error))?;
+        match self.frames.receive(BODY_MOST, deadline) {
+            Ok((Kind::Pong, body)) => Ok(body == payload),
+            Ok((found, body)) => Err(unexpected(&self.address, found, body, "a Pong")),
+            Err(error) => Err(disconnected(&self.address, error)),
+        }
+    }
+
+    /// Asks for the descriptor of the memory.
+    pub(crate) fn ask_for_memory(&mut self, deadline: Deadline) -> Result<OwnedFd> {
+        let sent = self.frames.send_with(Kind::Request, |out| encode(&Request::Map, out));
+        sent.map_err(|error| self.lost(error))?;
+        let mut fd = None;
+        let reply = match self.frames.receive_with_fd(BODY_MOST, deadline, &mut fd) {
+            Ok((Kind::Reply, body)) => decode(body).map_err(|error| disconnected(&self.address, error))?,
+            Ok((found, body)) => return Err(unexpected(&self.address, found, body, "a Reply")),
+            Err(error) => return Err(disconnected(&self.address, error)),
+        };
+        match (reply, fd) {
+            (Reply::Mapped, Some(fd)) => Ok(fd),
+            (Reply::Mapped, None) => Err(Error::Disconnected {
+                address: self.address.to_string(),
+                reason: "the descriptor of the memory did not arrive: this process may have no more descriptors left"
+                    .into(),
+            }),
+            (Reply::Failed(failure), _) => Err(failure_of(&self.address, failure)),
+            (other, _) => Err(disconnected(
+                &self.address,
+                WireError::Malformed(format!("{other:?} is no descriptor")),
+            )),
+        }
+    }
+
+    /// Silence of the server is the end of the connection from now on, however long a call may wait: it says at least every
+    /// second that it is busy.
+    pub(crate) fn set_impatient(&mut self) {
+        self.frames.set_impatient();
+    }
+
+    /// Sends a request, and reads the reply where it lies. A wait for it is ended by what `wake` tells, too.
+    pub(crate) fn request<R>(
+        &mut self,
+        request: &Request<'_>,
+        wake: Option<&Wake<'_>>,
+        read: impl FnOnce(Reply<'_>) -> Result<R>,
+    ) -> Result<R, Fault> {
+        let sent = self.frames.send_with(Kind::Request, |out| encode(request, out));
+        match sent {
+            Ok(()) => {}
+            // Nothing of it was sent.
+            Err(WireError::TooLong { length, most }) => {
+                return Err(Fault::Failed(Error::Disconnected {
+                    address: self.address.to_string(),
+                    reason: format!(
+                        "a request of {length} bytes is more than the {most} that go over a socket at once: map the state \
+                         for values of this size"
+                    ),
+                }));
+            }
+            Err(error) => return Err(Fault::Lost(self.lost(error))),
+        }
+        loop {
+            if let Some(wake) = wake {
+                wake.wait(&self.frames)?;
+            }
+            match self.frames.receive(BODY_MOST, Deadline::never()) {
+                Ok((Kind::Busy, _)) => {}
+                Ok((Kind::Reply, body)) => {
+                    return match decode(body) {
+                        Ok(Reply::Failed(failure @ Failure::Gone(_))) => {
+                            Err(Fault::Lost(failure_of(&self.address, failure)))
+                        }
+                        Ok(Reply::Failed(failure)) => Err(Fault::Failed(failure_of(&self.address, failure))),
+                        Ok(reply) => read(reply).map_err(Fault::Failed),
+                        Err(error) => Err(Fault::Lost(disconnected(&self.address, error))),
+                    };
+                }
+                Ok((found, body)) => return Err(Fault::Lost(unexpected(&self.address, found, body, "a Reply"))),
+                Err(WireError::TimedOut) => return Err(Fault::Lost(silent(&self.address))),
+                Err(WireError::Signal(signal)) => return Err(Fault::Left(Error::Signal { signal })),
+                Err(error) => return Err(Fault::Lost(disconnected(&self.address, error))),
+            }
+        }
+    }
+
+    /// The socket, to end what waits on it.
+    pub(crate) fn stream(&self) -> &Arc<UnixStream> {
+        self.frames.stream()
+    }
+
+    fn lost(&self, error: WireError) -> Error {
+        disconnected(&self.address, error)
+    }
+}
+
+/// The body of the next frame, which must be of this kind.
+fn expect<'f>(
+    frames: &'f mut Frames,
+    kind: Kind,
+    most: usize,
+    deadline: Deadline,
+    address: &str,
+) -> Result<&'f [u8], Refused> {
+    match frames.receive(most, deadline) {
+        Ok((found, body)) if found == kind => Ok(body),
+        Ok((found, body)) => Err(Refused::Error(unexpected(
+            address,
+            found,
+            body,
+            "a step of the handshake",
+        ))),
+        Err(error) => Err(refused(address, error)),
+    }
+}
+
+fn refused(address: &str, error: WireError) -> Refused {
+    match error {
+        WireError::Closed => Refused::TurnedAway,
+        other => Refused::Error(disconnected(address, other)),
+    }
+}
+
+/// The error of a frame that is not the one that was due: perhaps it says why.
+fn unexpected(address: &str, found: Kind, body: &[u8], expected: &'static str) -> Error {
+    if found == Kind::Refusal
+        && let Ok(failure) = decode::<Failure>(body)
+    {
+        return failure_of(address, failure);
+    }
+    disconnected(address, WireError::Unexpected { found, expected })
+}
+
+fn failure_of(address: &str, failure: Failure) -> Error {
+    match failure {
+        Failure::Denied(reason) => denied(address, reason),
+        Failure::Protocol(reason) | Failure::Busy(reason) | Failure::Gone(reason) | Failure::Other(reason) => {
+            Error::Disconnected {
+                address: address.into(),
+                reason: format!("the server says: {reason}"),
+            }
+        }
+        Failure::LockTimeout { pid, tid } => Error::LockTimeout { pid, tid },
+        Failure::Corrupt(what) => Error::Corrupt { what },
+        Failure::Full {
+            requested,
+            free,
+            committed,
+            capacity,
+            pins,
+        } => Error::Full {
+            requested,
+            free,
+            committed,
+            capacity,
+            pins: pins
+                .into_iter()
+                .map(|(pid, name, dead, seq, lag)| PinInfo::new(pid, name.map(Into::into), dead, seq, lag))
+                .collect(),
+        },
+    }
+}
+
+fn disconnected(address: &str, error: WireError) -> Error {
+    match error {
+        WireError::TimedOut => Error::Timeout,
+        WireError::Signal(signal) => Error::Signal { signal },
+        other => Error::Disconnected {
+            address: address.into(),
+            reason: other.to_string(),
+        },
+    }
+}
+
+fn silent(address: &str) -> Error {
+    Error::Disconnected {
+        address: address.into(),
+        reason: format!("the server has said nothing for {FRAME_TIME:?}: it may be stopped"),
+    }
+}
+
+fn denied(address: &str, reason: String) -> Error {
+    Error::AccessDenied {
+        address: address.into(),
+        reason,
+    }
+}
+
+fn no_server(address: &str, deadline: Deadline, error: std::io::Error) -> Error {
+    use std::io::ErrorKind;
+    let reason = match error.kind() {
+        ErrorKind::NotFound => "there is no socket".into(),
+        ErrorKind::ConnectionRefused => "there is a socket, and its server has ended".into(),
+        ErrorKind::PermissionDenied => return denied(address, "the socket is not this user's".into()),
+        ErrorKind::WouldBlock if deadline.passed() => return Error::Timeout,
+        _ => error.to_string(),
+    };
+    Error::NoServer {
+        address: address.into(),
+        reason,
+    }
+}

@@ -1,0 +1,118 @@
+//! Snapshots that a server has pinned for this state.
+
+use std::sync::Arc;
+
+use shm_state::{Key, KeyRef, Payload};
+
+use super::{Call, Remote, Session, number, odd, payload, value, wire};
+use crate::error::{Error, Result};
+use crate::wire::message::{Bytes, Reply, Request};
+
+/// A snapshot, by its number in the session that it was pinned in.
+pub(crate) struct RemoteSnapshot<'s> {
+    remote: &'s Remote,
+    session: Arc<Session>,
+    snapshot: u32,
+    seq: u64,
+}
+
+impl Remote {
+    /// The newest state.
+    pub(crate) fn snapshot(&self) -> Result<RemoteSnapshot<'_>> {
+        let snapshot = self.pin(None)?;
+        snapshot.ok_or_else(|| odd(&Reply::Pinned(None)))
+    }
+
+    /// The state after the update `seq`; `None` if it fell out of the history.
+    pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<RemoteSnapshot<'_>>> {
+        self.pin(Some(seq))
+    }
+
+    fn pin(&self, seq: Option<u64>) -> Result<Option<RemoteSnapshot<'_>>> {
+        let session = self.session()?;
+        let pinned = self.call_in(
+            &session,
+            Call::Short,
+            &Request::Pin { seq },
+            None,
+            |reply| match reply {
+                Reply::Pinned(pinned) => Ok(pinned),
+                other => Err(odd(&other)),
+            },
+        )?;
+        Ok(pinned.map(|(snapshot, seq)| RemoteSnapshot {
+            remote: self,
+            session,
+            snapshot,
+            seq,
+        }))
+    }
+}
+
+impl RemoteSnapshot<'_> {
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.remote.namespace
+    }
+
+    /// What `f` makes of the value of a key.
+    pub(crate) fn get<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<R>> {
+        let request = Request::Get {
+            snapshot: self.snapshot,
+            key: wire(key),
+        };
+        self.call(&request, value(f))
+    }
+
+    pub(crate) fn len(&self) -> Result<usize> {
+        let snapshot = self.snapshot;
+        Ok(self.call(&Request::Len { snapshot }, number)? as usize)
+    }
+
+    /// All keys and values, in the order of insertion.
+    pub(crate) fn entries(&self) -> Result<Vec<(Key, Payload)>> {
+        let mut all = Vec::new();
+        loop {
+            let request = Request::Entries {
+                snapshot: self.snapshot,
+                from: all.len() as u64,
+            };
+            let more = self.call(&request, |reply| match reply {
+                Reply::Entries { entries, more } => {
+                    all.extend(
+                        entries
+                            .into_iter()
+                            .map(|((tag, Bytes(key)), value)| (KeyRef::new(tag, key).to_owned(), payload(value))),
+                    );
+                    Ok(more)
+                }
+                other => Err(odd(&other)),
+            })?;
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R>) -> Result<R> {
+        self.remote.check()?;
+        if self.session.is_lost() {
+            return Err(Error::Disconnected {
+                address: self.remote.place.address.to_string(),
+                reason: "the connection is lost on which the snapshot was taken: take a new one".into(),
+            });
+        }
+        self.remote.call_in(&self.session, Call::Short, request, None, read)
+    }
+}
+
+/// Lets the server unpin it. If that fails, the session is lost, and the pin with it.
+impl Drop for RemoteSnapshot<'_> {
+    fn drop(&mut self) {
+        let snapshot = self.snapshot;
+        let _ = self.call(&Request::Unpin { snapshot }, |_| Ok(()));
+    }
+}

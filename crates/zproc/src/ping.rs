@@ -1,0 +1,199 @@
+//! Asking a server whether it is there.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shm_state::Deadline;
+
+use crate::access::check_not_in_atomic;
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::link::Link;
+use crate::os::failed;
+use crate::secret::Secret;
+use crate::server::path_of_arena;
+use crate::wire::proof;
+
+/// The answer of a server.
+///
+/// ```
+/// use zproc::Backend;
+///
+/// let server = zproc::start_server().backend(Backend::Thread).start()?;
+/// let pong = zproc::ping(server.address()).send()?.expect("the payload came back as it was");
+/// assert_eq!(pong.pid, server.pid());
+/// # Ok::<(), zproc::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pong {
+    /// The process that serves.
+    pub pid: u32,
+    /// How long the payload took there and back, on a connection that was made before.
+    pub round_trip: Duration,
+}
+
+/// A question to a server, made by [`ping`].
+///
+/// ```
+/// use std::time::Duration;
+/// use zproc::Backend;
+///
+/// let server = zproc::start_server().backend(Backend::Thread).secret_key("open sesame").start()?;
+/// let ping = zproc::ping(server.address())
+///     .secret_key("open sesame")
+///     .timeout(Duration::from_secs(5))
+///     .payload([1, 2, 3]);
+/// assert!(ping.send()?.is_some());
+/// # Ok::<(), zproc::Error>(())
+/// ```
+#[derive(Clone)]
+#[must_use = "nothing is sent before `send` is called"]
+pub struct Ping {
+    address: String,
+    timeout: Option<Duration>,
+    payload: Option<Vec<u8>>,
+    secret: Secret,
+}
+
+/// Bytes of a payload that nobody has chosen.
+const PAYLOAD: usize = 56;
+
+/// Asks the server at an address whether it is there; [`Ping::send`] does so.
+///
+/// The address is `ipc:///PATH`, that of the server, or `shm://NAME`, for the server of that state that was started without
+/// an address of its own.
+///
+/// ```
+/// use zproc::Error;
+///
+/// let nobody = zproc::ping("ipc:///run/nobody/is/here.sock").send();
+/// assert!(matches!(nobody, Err(Error::NoServer { .. })));
+/// ```
+pub fn ping(address: &str) -> Ping {
+    Ping {
+        address: address.into(),
+        timeout: None,
+        payload: None,
+        secret: Secret::default(),
+    }
+}
+
+impl Ping {
+    /// How long to wait for the answer. Without this call, or with `None`, as long as it takes; a server that is not there
+    /// is noticed at once in any case. Zero does not wait: it tells [`Error::NoServer`] from [`Error::Timeout`], which then
+    /// means that somebody listens.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Backend, Error};
+    ///
+    /// let server = zproc::start_server().backend(Backend::Thread).start()?;
+    /// let ping = zproc::ping(server.address());
+    /// assert!(ping.clone().timeout(Duration::from_secs(60)).send()?.is_some());
+    /// assert!(matches!(ping.timeout(Duration::ZERO).send(), Err(Error::Timeout)));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
+        self
+    }
+
+    /// What is sent, and compared with what comes back; 56 random bytes if nothing is set, 64 MiB at most.
+    ///
+    /// ```
+    /// # let server = zproc::start_server().backend(zproc::Backend::Thread).start()?;
+    /// assert!(zproc::ping(server.address()).payload(b"are you there?").send()?.is_some());
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn payload(mut self, payload: impl Into<Vec<u8>>) -> Self {
+        self.payload = Some(payload.into());
+        self
+    }
+
+    /// The secret key of the server. See [`ServerBuilder::secret_key`](crate::ServerBuilder::secret_key).
+    ///
+    /// ```
+    /// use zproc::{Backend, Error};
+    ///
+    /// let server = zproc::start_server().backend(Backend::Thread).secret_key("open sesame").start()?;
+    /// let ping = zproc::ping(server.address());
+    /// assert!(matches!(ping.clone().send(), Err(Error::AccessDenied { .. })));
+    /// assert!(ping.secret_key("open sesame").send()?.is_some());
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn secret_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.secret = Secret::new(key.as_ref());
+        self
+    }
+
+    pub(crate) fn secret(mut self, secret: Secret) -> Self {
+        self.secret = secret;
+        self
+    }
+
+    /// Sends it, and waits for the answer; `None` if another payload came back.
+    ///
+    /// # Errors
+    /// [`Error::NoServer`] if nobody listens there, and [`Error::AccessDenied`] if the key is not the server's: both at once.
+    /// [`Error::Timeout`] if the server does not answer in time; [`Error::Disconnected`] if it ends meanwhile.
+    ///
+    /// ```
+    /// # let server = zproc::start_server().backend(zproc::Backend::Thread).start()?;
+    /// let address = server.address().to_owned();
+    /// let ping = zproc::ping(&address);
+    /// println!("{:?} there and back", ping.send()?.expect("it is the same payload").round_trip);
+    /// server.stop()?;
+    /// assert!(matches!(ping.send(), Err(zproc::Error::NoServer { .. })));
+    /// # Ok::<(), zproc::Error>(())
+    /// ```
+    pub fn send(&self) -> Result<Option<Pong>> {
+        check_not_in_atomic()?;
+        let deadline = self.timeout.map_or(Deadline::never(), Deadline::after);
+        let address: Arc<str> = self.address.as_str().into();
+        let path = match Address::parse(&address)? {
+            Address::Ipc(path, _) => path.to_owned(),
+            Address::Shm(name) => socket_of(&address, name)?,
+        };
+        let key = self.secret.key(&address)?;
+        let random: [u8; PAYLOAD];
+        let payload = match &self.payload {
+            Some(payload) => payload.as_slice(),
+            None => {
+                random = proof::random().map_err(|source| failed("getrandom", source))?;
+                &random
+            }
+        };
+        let mut link = Link::connect(&address, &path, key, deadline)?;
+        let begin = Instant::now();
+        let same = link.echo(payload, deadline)?;
+        let round_trip = begin.elapsed();
+        let pid = link.pid;
+        Ok(same.then_some(Pong { pid, round_trip }))
+    }
+}
+
+/// Where the server of a named state listens, if it has one.
+fn socket_of(address: &str, name: &str) -> Result<PathBuf> {
+    let path = path_of_arena(name)?;
+    if path.exists() {
+        return Ok(path);
+    }
+    Err(Error::NoServer {
+        address: address.into(),
+        reason: "the state needs none, and none was started for it without an address of its own".into(),
+    })
+}
+
+/// Does not show the key.
+impl fmt::Debug for Ping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ping")
+            .field("address", &self.address)
+            .field("timeout", &self.timeout)
+            .field("payload", &self.payload.as_ref().map(Vec::len))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,324 @@
+//! The place of a server: a socket in the file system, and beside it a lock file that says whether its server lives.
+//!
+//! **Who may listen.** Beside the socket `PATH` lies `PATH.lock`. A server holds its lock (`flock`) for as long as it
+//! lives; the kernel gives it back when the last process with the description ends, however that ends. Whoever has the
+//! lock may remove a socket that is there, since its server is dead, and bind its own. So of several starters exactly one
+//! wins, and none removes what another has just bound.
+//!
+//! **The lock file** is removed, by who holds its lock, when the server stops. Who locks it meanwhile compares what is
+//! locked with what has the name, and begins anew if they differ.
+//!
+//! **A server in a child** gets socket and lock by inheritance; its parent closes its own copies, so that the lock ends
+//! with the child.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, fchmod};
+use shm_state::Deadline;
+
+use crate::address::of_socket;
+use crate::error::{Error, Result};
+use crate::os::failed;
+use crate::wire::{proof, socket as wire_socket};
+
+/// So many rounds are lost to servers that stop in between.
+const ROUNDS: u32 = 100;
+/// Connections that wait to be accepted; the kernel takes less if it is set to.
+const BACKLOG: i32 = 1024;
+
+/// A socket that listens, and the lock that goes with it.
+pub(super) struct Place {
+    pub(super) listener: UnixListener,
+    pub(super) lock: File,
+}
+
+/// Binds the socket `path`, unless a living server has it.
+pub(super) fn take(path: &Path) -> Result<Place> {
+    let address = of_socket(path);
+    if let Err(reason) = wire_socket::check_path(path) {
+        return Err(Error::InvalidAddress { address, reason });
+    }
+    let Some(lock) = try_lock(path, true)? else {
+        return Err(in_use(path));
+    };
+    remove_dead(path)?;
+    let listener = bind_at(path).map_err(|source| failed(&format!("binding {}", path.display()), source))?;
+    let noted = (&lock).write_all(format!("{}\n", std::process::id()).as_bytes());
+    noted.map_err(|source| failed("writing the lock file of a server", source))?;
+    Ok(Place { listener, lock })
+}
+
+/// Says in the lock file which process serves.
+pub(super) fn note_pid(mut lock: &File, pid: u32) -> io::Result<()> {
+    use std::io::Seek;
+    lock.set_len(0)?;
+    lock.rewind()?;
+    lock.write_all(format!("{pid}\n").as_bytes())
+}
+
+/// Removes the socket of a server that has ended, unless another has it by now.
+pub(super) fn clear(path: &Path) {
+    // What cannot be removed is taken over by the next server.
+    if let Ok(Some(lock)) = try_lock(path, false) {
+        remove_locked(path, &lock);
+    }
+}
+
+/// Removes a socket of one's own, whose lock one holds.
+pub(super) fn remove_locked(path: &Path, _lock: &File) {
+    let _ = std::fs::remove_file(path);
+    let _ = std::fs::remove_file(lock_path(path));
+}
+
+/// The lock beside the socket `path`; `None` if another has it, or if it is not there and is not to be made.
+fn try_lock(path: &Path, create: bool) -> Result<Option<File>> {
+    let lock_path = lock_path(path);
+    let failed = |source| failed(&format!("opening the lock file {}", lock_path.display()), source);
+    for _ in 0..ROUNDS {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+            .open(&lock_path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound && !create => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Its server may have stopped, and removed it, between the two.
+        let (own, named) = (file.metadata().map_err(failed)?, std::fs::metadata(&lock_path));
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+            if create {
+                file.set_len(0).map_err(failed)?;
+            }
+            return Ok(Some(file));
+        }
+    }
+    Err(in_use(path))
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Removes what a dead server has left. Call it with the lock.
+fn remove_dead(path: &Path) -> Result<()> {
+    let file = match std::fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(&format!("looking at {}", path.display()), error)),
+    };
+    if !file.file_type().is_socket() {
+        return Err(Error::InvalidAddress {
+            address: of_socket(path),
+            reason: "there is a file, which is no socket; choose another path, or remove it yourself".into(),
+        });
+    }
+    // It may be that of another program, which knows nothing of the lock.
+    match wire_socket::connect(path, Deadline::at_once()) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(|source| failed("removing the socket of a dead server", source))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::AddressInUse {
+            address: of_socket(path),
+            reason: "a program listens there that holds no lock beside it".into(),
+        }),
+    }
+}
+
+fn in_use(path: &Path) -> Error {
+    let mut pid = String::new();
+    let read = File::open(lock_path(path)).and_then(|file| file.take(20).read_to_string(&mut pid));
+    let reason = match (read, pid.trim().parse::<u32>()) {
+        (Ok(_), Ok(pid)) => format!("process {pid} serves there"),
+        _ => "a server lives there".into(),
+    };
+    Error::AddressInUse {
+        address: of_socket(path),
+        reason,
+    }
+}
+
+fn bind_at(path: &Path) -> io::Result<UnixListener> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // The socket in the file system gets the mode that this one has: so it is never there with another.
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &UnixAddr::new(path)?)?;
+    // More than the system takes is cut off by it.
+    let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
+    listen(&fd, backlog)?;
+    Ok(UnixListener::from(fd))
+}
+
+/// Ends every wait for connections.
+pub(super) fn hush(listener: &impl AsFd) {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&listener.as_fd());
+    let _ = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both);
+}
+
+/// A path that nobody has, in a directory of one's own.
+pub(super) fn random_path() -> Result<PathBuf> {
+    let random: [u8; 8] = proof::random().map_err(|source| failed("getrandom", source))?;
+    Ok(runtime_directory()?.join(format!("{:016x}.sock", u64::from_le_bytes(random))))
+}
+
+/// Where the server of a named arena listens, if it was given no address.
+pub(crate) fn path_of_arena(name: &str) -> Result<PathBuf> {
+    let plain = name.len() <= 32
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let file = if plain {
+        format!("shm-{name}.sock")
+    } else {
+        // Long names have paths too.
+        format!("shm+{}.sock", &blake3::hash(name.as_bytes()).to_hex()[..32])
+    };
+    Ok(runtime_directory()?.join(file))
+}
+
+/// A directory of this user's that others cannot enter: `zproc` in $XDG_RUNTIME_DIR or /run/user, else one in /tmp.
+fn runtime_directory() -> Result<PathBuf> {
+    let user = wire_socket::own_user();
+    let own = |path: &Path| std::fs::metadata(path).is_ok_and(|file| file.is_dir() && file.uid() == user);
+    let parents = [
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+        Some(PathBuf::from(format!("/run/user/{user}"))),
+    ];
+    let parent = parents
+        .into_iter()
+        .flatten()
+        .find(|path| path.is_absolute() && own(path));
+    let path = parent.map_or_else(
+        || PathBuf::from(format!("/tmp/zproc-{user}")),
+        |path| path.join("zproc"),
+    );
+    let failed = |source| failed(&format!("making the directory {}", path.display()), source);
+    match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    // Somebody else may have made it, to see what is put there.
+    let file = std::fs::symlink_metadata(&path).map_err(failed)?;
+    if file.is_dir() && file.uid() == user && file.mode() & 0o077 == 0 {
+        return Ok(path);
+    }
+    let (owner, mode) = (file.uid(), file.mode() & 0o7777);
+    Err(failed(io::Error::other(format!(
+        "it belongs to user {owner} and has mode {mode:o}, and should be this user's ({user}) alone, 700: remove it, or set \
+         XDG_RUNTIME_DIR"
+    ))))
+}
+
+/// Whether an error of `accept` is one of a moment, and not of the socket.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    let passing = [
+        Errno::EINTR,
+        Errno::ECONNABORTED,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOBUFS,
+        Errno::ENOMEM,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| passing.contains(&Errno::from_raw(errno)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("zproc-place-{name}-{}.sock", std::process::id()))
+    }
+
+    #[test]
+    fn of_many_starters_one_wins_also_where_a_dead_server_left_its_socket() {
+        let path = path("race");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap()); // as if it was killed: nobody listens any more
+            let winners: Vec<Place> = std::thread::scope(|scope| {
+                let starters: Vec<_> = (0..8).map(|_| scope.spawn(|| take(&path))).collect();
+                let results = starters.into_iter().map(|starter| starter.join().unwrap());
+                results
+                    .filter_map(|result| match result {
+                        Ok(place) => Some(place),
+                        Err(Error::AddressInUse { .. }) => None,
+                        Err(error) => panic!("{error}"),
+                    })
+                    .collect()
+            });
+            assert_eq!(winners.len(), 1);
+            wire_socket::connect(&path, Deadline::at_once()).unwrap();
+            let file = std::fs::metadata(&path).unwrap();
+            assert_eq!(file.mode() & 0o777, 0o600);
+            remove_locked(&path, &winners[0].lock);
+        }
+        assert!(!path.exists() && !lock_path(&path).exists());
+    }
+
+    #[test]
+    fn starters_and_stoppers_never_serve_side_by_side() {
+        let path = path("churn");
+        let serving = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let Ok(place) = take(&path) else { continue };
+                        assert_eq!(serving.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        wire_socket::connect(&path, Deadline::at_once()).unwrap();
+                        serving.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        remove_locked(&path, &place.lock);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn neither_a_file_nor_the_socket_of_another_program_is_removed() {
+        let path = path("foreign");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(take(&path), Err(Error::InvalidAddress { .. })));
+        std::fs::remove_file(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(matches!(take(&path), Err(Error::AddressInUse { .. })));
+        drop(listener);
+        let place = take(&path).unwrap();
+        let error = take(&path).err().expect("it is in use").to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        remove_locked(&path, &place.lock);
+    }
+
+    #[test]
+    fn the_directory_is_for_this_user_alone() {
+        let directory = std::fs::metadata(runtime_directory().unwrap()).unwrap();
+        assert_eq!(
+            (directory.uid(), directory.mode() & 0o777),
+            (wire_socket::own_user(), 0o700)
+        );
+        assert_ne!(random_path().unwrap(), random_path().unwrap());
+        let name = "ü".repeat(100);
+        assert!(path_of_arena(&name).unwrap().as_os_str().len() <= wire_socket::PATH_MOST);
+    }
+}

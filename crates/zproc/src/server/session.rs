@@ -1,0 +1,388 @@
+//! What a server keeps for a state that is used over the socket, and how it answers its requests.
+//!
+//! A session belongs to one `State` of a client: it has the identity that its updates are signed with, and its snapshots,
+//! pinned. Any number of connections may be of one session, so that a call that waits holds up no other; it ends, and its
+//! pins with it, with the last of them.
+//!
+//! **Waits** of a request (for the writer lock, or for an update) are cut into slices of a second. After each the client is
+//! told that it is still worked on; if that cannot be sent, the client is gone, and so is the wait.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Strategy};
+
+use super::accept::{Shared, protocol};
+use super::serve::End;
+use crate::wire::message::{
+    Bytes, Change, Commit, Failure, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, Update, WireKey, encode,
+};
+use crate::wire::{Frames, Kind, WireError, proof};
+
+/// Snapshots of one session.
+const SNAPSHOTS: usize = 1024;
+/// Bytes of keys and values after which a reply with entries ends.
+const PAGE: usize = 1 << 20;
+/// How long a request is worked on before its client is told that it still is.
+const SLICE: Duration = Duration::from_secs(1);
+
+/// A session.
+pub(super) struct Session {
+    token: Token,
+    namespace: Arc<Namespace>,
+    snapshots: Mutex<Snapshots>,
+}
+
+#[derive(Default)]
+struct Snapshots {
+    held: HashMap<u32, Arc<Held>>,
+    last: u32,
+}
+
+/// Why a request has no good reply.
+enum Wrong {
+    /// The reply says so.
+    Failed(Failure),
+    /// There will be no reply.
+    End(End),
+}
+
+impl From<shm_state::Error> for Wrong {
+    fn from(error: shm_state::Error) -> Self {
+        use shm_state::Error as Engine;
+        Self::Failed(match error {
+            Engine::LockTimeout { pid, tid } => Failure::LockTimeout { pid, tid },
+            Engine::Full {
+                requested,
+                free,
+                committed,
+                capacity,
+                pins,
+            } => Failure::Full {
+                requested,
+                free,
+                committed,
+                capacity,
+                pins: pins
+                    .into_iter()
+                    .map(|pin| {
+                        (
+                            pin.pid,
+                            pin.name.map(|name| name.to_string()),
+                            pin.dead,
+                            pin.seq,
+                            pin.lag,
+                        )
+                    })
+                    .collect(),
+            },
+            Engine::Corrupt { what } => Failure::Corrupt(what),
+            other => Failure::Other(other.to_string()),
+        })
+    }
+}
+
+impl From<WireError> for Wrong {
+    fn from(error: WireError) -> Self {
+        Self::End(error.into())
+    }
+}
+
+impl Session {
+    /// The session that a client asks for.
+    pub(super) fn open(shared: &Shared, open: &Open<'_>) -> Result<(Arc<Self>, u64), Failure> {
+        let gone = |what: &str| Failure::Gone(what.into());
+        if let Some(token) = open.session {
+            let session = shared.session(&token).ok_or_else(|| gone("the session has ended"))?;
+            let seq = session.namespace.seq();
+            return Ok((session, seq));
+        }
+        let failed = |error: crate::error::Error| Failure::Other(error.to_string());
+        let mut namespace = shared.state.namespace_of(open.namespace).map_err(failed)?;
+        if let Some(identity) = open.identity {
+            namespace = namespace.with_identity(identity);
+        }
+        let token = proof::random().map_err(|error| Failure::Other(error.to_string()))?;
+        let session = Arc::new(Self {
+            token,
+            namespace: Arc::new(namespace.with_precise_time(open.precise_time)),
+            snapshots: Mutex::default(),
+        });
+        let seq = session.namespace.seq();
+        shared.add_session(token, &session);
+        Ok((session, seq))
+    }
+
+    /// What an Open is answered with.
+    pub(super) fn opened(&self, seq: u64) -> Reply<'static> {
+        Reply::Opened {
+            session: self.token,
+            identity: self.namespace.identity(),
+            seq,
+        }
+    }
+
+    /// Answers a request. It was copied out of the buffer of `frames`.
+    pub(super) fn answer(&self, shared: &Shared, frames: &mut Frames, request: &Request<'_>) -> Result<(), End> {
+        match self.reply(shared, frames, request) {
+            Ok(()) => Ok(()),
+            Err(Wrong::Failed(failure)) => Ok(send(frames, &Reply::Failed(failure))?),
+            Err(Wrong::End(end)) => Err(end),
+        }
+    }
+
+    fn reply(&self, shared: &Shared, frames: &mut Frames, request: &Request<'_>) -> Result<(), Wrong> {
+        let reply = match *request {
+            Request::Map | Request::Open(_) => {
+                return Err(Wrong::End(End::Refused(Failure::Protocol(
+                    "the connection is one of a session already".into(),
+                ))));
+            }
+            Request::Seq => Reply::Number(self.namespace.seq()),
+            Request::Get { snapshot, key } => return self.get(frames, snapshot, key),
+            Request::Len { snapshot: NEWEST } => Reply::Number(self.namespace.len()? as u64),
+            Request::Len { snapshot } => Reply::Number(self.held(snapshot)?.with(|pinned| pinned.len())? as u64),
+            Request::Entries { snapshot, from } => return self.entries(frames, snapshot, from),
+            Request::Pin { seq } => Reply::Pinned(self.pin(seq)?),
+            Request::Unpin { snapshot } => {
+                let held = self.snapshots().held.remove(&snapshot);
+                drop(held);
+                Reply::Done
+            }
+            Request::Put {
+                key: (tag, Bytes(key)),
+                value: (value_tag, Bytes(value)),
+                lock_ns,
+            } => {
+                let key = KeyRef::new(tag, key);
+                let put = |deadline| self.namespace.put(&key, None, value_tag, value, deadline);
+                Reply::Number(locked(shared, frames, lock_ns, put)?)
+            }
+            Request::Commit(ref commit) => self.commit(shared, frames, commit)?,
+            Request::Next(ref next) => self.next(shared, frames, next)?,
+            Request::Update { seq } => return self.update(frames, seq),
+        };
+        Ok(send(frames, &reply)?)
+    }
+
+    /// A snapshot is let go under its own lock only, so that who reads a large one holds up nobody.
+    fn held(&self, snapshot: u32) -> Result<Arc<Held>, Wrong> {
+        let held = self.snapshots().held.get(&snapshot).map(Arc::clone);
+        held.ok_or_else(|| Wrong::Failed(Failure::Gone("the snapshot is not known".into())))
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, frames: &mut Frames, snapshot: u32, (tag, Bytes(key)): WireKey<'_>) -> Result<(), Wrong> {
+        let key = KeyRef::new(tag, key);
+        let found = match snapshot {
+            NEWEST => self.namespace.get(&key)?,
+            snapshot => self.held(snapshot)?.with(|pinned| pinned.get(&key))?,
+        };
+        let value = found.as_ref().map(|value| (value.tag(), Bytes(value.bytes())));
+        Ok(send(frames, &Reply::Value(value))?)
+    }
+
+    fn entries(&self, frames: &mut Frames, snapshot: u32, from: u64) -> Result<(), Wrong> {
+        let held = self.held(snapshot)?;
+        let (mut stored, mut bytes, mut more) = (Vec::new(), 0, false);
+        held.with(|pinned| {
+            for entry in pinned.iter()?.skip(usize::try_from(from).unwrap_or(usize::MAX)) {
+                if bytes >= PAGE {
+                    more = true;
+                    break;
+                }
+                let (key, value) = entry?;
+                bytes += key.bytes().len() + value.bytes().len() + 16;
+                stored.push((key, value));
+            }
+            Ok::<(), shm_state::Error>(())
+        })?;
+        let entries = stored
+            .iter()
+            .map(|(key, value)| (wire(key), (value.tag(), Bytes(value.bytes()))))
+            .collect();
+        Ok(send(frames, &Reply::Entries { entries, more })?)
+    }
+
+    fn pin(&self, seq: Option<u64>) -> Result<Option<(u32, u64)>, Wrong> {
+        if self.snapshots().held.len() >= SNAPSHOTS {
+            let text = format!("the client has {SNAPSHOTS} snapshots, which is the most: drop some");
+            return Err(Wrong::Failed(Failure::Other(text)));
+        }
+        let Some(held) = self.namespace.hold(seq)? else {
+            return Ok(None);
+        };
+        let mut snapshots = self.snapshots();
+        // Numbers of snapshots that are held are not given again, also after all numbers were.
+        loop {
+            snapshots.last = snapshots.last.wrapping_add(1);
+            if snapshots.last != NEWEST && !snapshots.held.contains_key(&snapshots.last) {
+                break;
+            }
+        }
+        let (number, seq) = (snapshots.last, held.seq());
+        snapshots.held.insert(number, Arc::new(held));
+        Ok(Some((number, seq)))
+    }
+
+    fn commit(&self, shared: &Shared, frames: &mut Frames, commit: &Commit<'_>) -> Result<Reply<'static>, Wrong> {
+        let reads = own(&commit.reads);
+        locked(shared, frames, commit.lock_ns, |deadline| {
+            let mut transaction = self.namespace.begin(deadline)?;
+            let now = transaction.base_seq();
+            // Nobody else writes from here on.
+            if self.has_changed(commit, &reads, now)? {
+                return Ok(Reply::Conflict);
+            }
+            for change in &commit.changes {
+                match *change {
+                    Change::Put((tag, Bytes(key)), (value_tag, Bytes(value))) => {
+                        transaction.put(&KeyRef::new(tag, key), value_tag, value)?;
+                    }
+                    Change::Remove((tag, Bytes(key))) => {
+                        transaction.remove(&KeyRef::new(tag, key))?;
+                    }
+                    Change::Clear => transaction.clear()?,
+                }
+            }
+            let seq = transaction.commit()?;
+            Ok(Reply::Committed {
+                seq,
+                changed: seq != now,
+            })
+        })
+    }
+
+    /// Whether anything that a transaction has read has changed between its base and `now`.
+    fn has_changed(&self, commit: &Commit<'_>, reads: &[Key], now: u64) -> shm_state::Result<bool> {
+        let filter = match reads {
+            _ if commit.read_all => shm_state::Filter::Any,
+            [] => return Ok(false),
+            reads => shm_state::Filter::Keys(reads),
+        };
+        let mut cursor = commit.base;
+        let next = self.namespace.next_match(&mut cursor, now, filter, false, None)?;
+        // What fell out of the history may have been one.
+        Ok(next != shm_state::Next::Nothing)
+    }
+
+    fn next(&self, shared: &Shared, frames: &mut Frames, next: &Next<'_>) -> Result<Reply<'static>, Wrong> {
+        let (keys, hashes);
+        let (filter, on) = match &next.filter {
+            Filter::Any => (shm_state::Filter::Any, On::Any),
+            Filter::Except(listed) => {
+                keys = own(listed);
+                (shm_state::Filter::Except(&keys), On::Any)
+            }
+            Filter::Keys(listed) => {
+                keys = own(listed);
+                hashes = keys.iter().map(|key| key.as_ref().hash()).collect::<Vec<_>>();
+                (shm_state::Filter::Keys(&keys), On::Keys(&hashes))
+            }
+        };
+        let deadline = deadline(next.wait_ns);
+        let mut cursor = next.cursor;
+        let mut look = |newest: u64| {
+            let until = next.until.map_or(newest, |until| until.min(newest));
+            let found = self
+                .namespace
+                .next_match(&mut cursor, until, filter, next.duplicates, next.skip)?;
+            Ok::<_, shm_state::Error>(match found {
+                shm_state::Next::Match(seq) => Some(Found::Match(seq)),
+                shm_state::Next::Lagged(missed) => Some(Found::Lagged(missed)),
+                shm_state::Next::Nothing => None,
+            })
+        };
+        if deadline.passed() {
+            let found = look(self.namespace.seq())?.unwrap_or(Found::Nothing);
+            return Ok(Reply::Next(found, cursor));
+        }
+        let closed = AtomicBool::new(false);
+        loop {
+            let cancel = Cancel {
+                closed: &closed,
+                words: &[],
+            };
+            let slice = deadline.sooner_of(SLICE);
+            let waited = self.namespace.wait(on, Strategy::default(), slice, cancel, &mut look)?;
+            match waited {
+                Ok(found) => return Ok(Reply::Next(found, cursor)),
+                Err(Ended::TimedOut) if deadline.passed() => return Ok(Reply::Next(Found::Nothing, cursor)),
+                Err(_) => still_busy(shared, frames)?,
+            }
+        }
+    }
+
+    fn update(&self, frames: &mut Frames, seq: u64) -> Result<(), Wrong> {
+        let record = self.namespace.record(seq)?;
+        let keys = match &record {
+            Some(record) => self.namespace.changed_keys(record)?,
+            None => None,
+        };
+        let name = record.as_ref().and_then(|record| self.namespace.writer_name(record));
+        let update = record.as_ref().zip(keys.as_ref()).map(|(record, keys)| Update {
+            identical: record.identical,
+            pid: record.pid,
+            name: name.as_deref(),
+            time_ns: record.time_ns,
+            keys: keys.iter().map(|(key, identical)| (wire(key), *identical)).collect(),
+        });
+        Ok(send(frames, &Reply::Update(update))?)
+    }
+}
+
+/// What `f` does with the writer lock.
+fn locked<T>(
+    shared: &Shared,
+    frames: &mut Frames,
+    lock_ns: Option<u64>,
+    mut f: impl FnMut(Deadline) -> shm_state::Result<T>,
+) -> Result<T, Wrong> {
+    let deadline = deadline(lock_ns);
+    loop {
+        match f(deadline.sooner_of(SLICE)) {
+            Err(shm_state::Error::LockTimeout { .. }) if !deadline.passed() => still_busy(shared, frames)?,
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn still_busy(shared: &Shared, frames: &mut Frames) -> Result<(), Wrong> {
+    if shared.is_stopping() {
+        return Err(Wrong::End(End::Gone));
+    }
+    Ok(frames.send(Kind::Busy, &[])?)
+}
+
+fn deadline(ns: Option<u64>) -> Deadline {
+    ns.map_or(Deadline::never(), |ns| Deadline::after(Duration::from_nanos(ns)))
+}
+
+fn wire(key: &Key) -> WireKey<'_> {
+    (key.tag(), Bytes(key.bytes()))
+}
+
+fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
+    keys.iter()
+        .map(|(tag, Bytes(bytes))| KeyRef::new(*tag, bytes).to_owned())
+        .collect()
+}
+
+/// Sends a reply; one that is too long for a frame is a failure, and not the end.
+pub(super) fn send(frames: &mut Frames, reply: &Reply<'_>) -> Result<(), WireError> {
+    match frames.send_with(Kind::Reply, |out| encode(reply, out)) {
+        Err(error @ WireError::TooLong { .. }) => {
+            let Failure::Protocol(text) = protocol(&error) else {
+                return Err(error);
+            };
+            let failure = Reply::Failed(Failure::Other(format!("{text}: map the state for values of this size")));
+            frames.send_with(Kind::Reply, |out| encode(&failure, out))
+        }
+        sent => sent,
+    }
+}

@@ -1,0 +1,339 @@
+//! Requests and replies: postcard, in the frames of these names. The handshake has bodies of fixed size.
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::frame::WireError;
+use super::proof::Nonce;
+
+/// The memory of a session that a server keeps for one client state.
+pub(crate) type Token = [u8; 16];
+
+/// The newest state, where a snapshot is named.
+pub(crate) const NEWEST: u32 = 0;
+
+/// A key as it is stored: tag and bytes.
+pub(crate) type WireKey<'a> = (u8, Bytes<'a>);
+/// A value as it is stored: tag and bytes.
+pub(crate) type WireValue<'a> = (u16, Bytes<'a>);
+
+/// What a client asks for, after the handshake. All but the first two are about the session that the connection is of.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request<'a> {
+    /// The descriptor of the memory.
+    Map,
+    /// Makes the connection one of a session: of a new one, or of one that lives.
+    Open(#[serde(borrow)] Open<'a>),
+    /// The number of the newest update.
+    Seq,
+    /// The value of a key.
+    Get {
+        snapshot: u32,
+        #[serde(borrow)]
+        key: WireKey<'a>,
+    },
+    /// How many keys there are.
+    Len { snapshot: u32 },
+    /// Keys and values from the one with this number on, as many as make a reply of reasonable size.
+    Entries { snapshot: u32, from: u64 },
+    /// Pins a snapshot: of this update, or the newest.
+    Pin { seq: Option<u64> },
+    /// Lets a snapshot go.
+    Unpin { snapshot: u32 },
+    /// Puts a value under a key.
+    Put {
+        #[serde(borrow)]
+        key: WireKey<'a>,
+        #[serde(borrow)]
+        value: WireValue<'a>,
+        lock_ns: Option<u64>,
+    },
+    /// Commits a transaction, if nothing that it has read has changed.
+    Commit(#[serde(borrow)] Commit<'a>),
+    /// The first update after `cursor` that matches; waits for it as long as it is told.
+    Next(#[serde(borrow)] Next<'a>),
+    /// What an update did.
+    Update { seq: u64 },
+}
+
+/// See [`Request::Open`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Open<'a> {
+    pub(crate) session: Option<Token>,
+    pub(crate) namespace: &'a str,
+    /// That under which the client wrote before, if it had a session that ended.
+    pub(crate) identity: Option<u32>,
+    pub(crate) precise_time: bool,
+}
+
+/// See [`Request::Commit`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Commit<'a> {
+    /// The update after which everything was read.
+    pub(crate) base: u64,
+    #[serde(borrow)]
+    pub(crate) reads: Vec<WireKey<'a>>,
+    /// All keys were read.
+    pub(crate) read_all: bool,
+    #[serde(borrow)]
+    pub(crate) changes: Vec<Change<'a>>,
+    pub(crate) lock_ns: Option<u64>,
+}
+
+/// A step of a transaction.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Change<'a> {
+    Put(#[serde(borrow)] WireKey<'a>, #[serde(borrow)] WireValue<'a>),
+    Remove(#[serde(borrow)] WireKey<'a>),
+    Clear,
+}
+
+/// See [`Request::Next`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Next<'a> {
+    pub(crate) cursor: u64,
+    /// The last update to look at; `None` for the newest.
+    pub(crate) until: Option<u64>,
+    #[serde(borrow)]
+    pub(crate) filter: Filter<'a>,
+    pub(crate) duplicates: bool,
+    /// Updates of this identity do not count.
+    pub(crate) skip: Option<u32>,
+    /// How long to wait: zero not at all, `None` for ever.
+    pub(crate) wait_ns: Option<u64>,
+}
+
+/// Which keys an update must change.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Filter<'a> {
+    Any,
+    Keys(#[serde(borrow)] Vec<WireKey<'a>>),
+    Except(#[serde(borrow)] Vec<WireKey<'a>>),
+}
+
+/// The answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply<'a> {
+    /// The descriptor comes with the frame.
+    Mapped,
+    /// The request failed; the connection goes on.
+    Failed(Failure),
+    /// It is done.
+    Done,
+    Opened {
+        session: Token,
+        identity: u32,
+        seq: u64,
+    },
+    /// Of an update, or of keys.
+    Number(u64),
+    Value(#[serde(borrow)] Option<WireValue<'a>>),
+    Entries {
+        #[serde(borrow)]
+        entries: Vec<(WireKey<'a>, WireValue<'a>)>,
+        more: bool,
+    },
+    /// The number of the snapshot, and of its update; `None` if it fell out of the history.
+    Pinned(Option<(u32, u64)>),
+    /// The number of the newest update, and whether it is this transaction's.
+    Committed {
+        seq: u64,
+        changed: bool,
+    },
+    /// Something that the transaction has read has changed.
+    Conflict,
+    /// What was found, and the last update that was looked at.
+    Next(Found, u64),
+    /// `None` if it fell out of the history.
+    Update(#[serde(borrow)] Option<Update<'a>>),
+}
+
+/// See [`Reply::Next`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Found {
+    Match(u64),
+    Nothing,
+    Lagged(u64),
+}
+
+/// See [`Reply::Update`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Update<'a> {
+    pub(crate) identical: bool,
+    pub(crate) pid: u32,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) time_ns: u64,
+    /// The keys that it wrote, each with whether its value stayed the same.
+    #[serde(borrow)]
+    pub(crate) keys: Vec<(WireKey<'a>, bool)>,
+}
+
+/// Why the server refuses a client, or failed to do what it asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    /// The client did not prove that it may.
+    Denied(String),
+    /// The client broke the protocol.
+    Protocol(String),
+    /// The server has no more room for clients.
+    Busy(String),
+    /// Something else.
+    Other(String),
+    /// The session, or the snapshot, is not known: the server has begun anew.
+    Gone(String),
+    /// The writer lock was not had in time.
+    LockTimeout { pid: u32, tid: u32 },
+    /// There is no room.
+    Full {
+        requested: u64,
+        free: u64,
+        committed: u64,
+        capacity: u64,
+        /// Snapshots that keep old values: process, its name, whether it is dead, update, updates since.
+        pins: Vec<(u32, Option<String>, bool, u64, u64)>,
+    },
+    /// The memory holds bytes that no correct process writes.
+    Corrupt(String),
+}
+
+/// The body of a Hello: the client's nonce, and whether it has a key.
+pub(crate) const HELLO: usize = 40;
+/// The body of a Challenge: the server's nonce, whether it has a key, its process id.
+pub(crate) const CHALLENGE: usize = 40;
+/// The body of a Proof: the client's.
+pub(crate) const PROOF: usize = 32;
+/// The body of a Welcome: the server's proof, and the file of the arena: device, inode.
+pub(crate) const WELCOME: usize = 48;
+
+/// A Hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) nonce: Nonce,
+    pub(crate) has_key: bool,
+}
+
+/// A Challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Challenge {
+    pub(crate) nonce: Nonce,
+    pub(crate) has_key: bool,
+    pub(crate) pid: u32,
+}
+
+/// A Welcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    pub(crate) proof: [u8; 32],
+    /// Tells whether a server serves the same memory as one before.
+    pub(crate) arena: (u64, u64),
+}
+
+impl Hello {
+    pub(crate) fn to_bytes(self) -> [u8; HELLO] {
+        nonce_and(self.nonce, self.has_key, 0)
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let (nonce, has_key, _) = parse_nonce_and(body)?;
+        Ok(Self { nonce, has_key })
+    }
+}
+
+impl Challenge {
+    pub(crate) fn to_bytes(self) -> [u8; CHALLENGE] {
+        nonce_and(self.nonce, self.has_key, self.pid)
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let (nonce, has_key, pid) = parse_nonce_and(body)?;
+        Ok(Self { nonce, has_key, pid })
+    }
+}
+
+impl Welcome {
+    pub(crate) fn to_bytes(self) -> [u8; WELCOME] {
+        let mut body = [0; WELCOME];
+        body[..32].copy_from_slice(&self.proof);
+        body[32..40].copy_from_slice(&self.arena.0.to_le_bytes());
+        body[40..].copy_from_slice(&self.arena.1.to_le_bytes());
+        body
+    }
+
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let (proof, arena) = parts::<32, 16>(body)?;
+        let (device, inode) = parts::<8, 8>(&arena)?;
+        let arena = (u64::from_le_bytes(device), u64::from_le_bytes(inode));
+        Ok(Self { proof, arena })
+    }
+}
+
+fn nonce_and(nonce: Nonce, has_key: bool, pid: u32) -> [u8; 40] {
+    let mut body = [0; 40];
+    body[..32].copy_from_slice(&nonce);
+    body[32..36].copy_from_slice(&u32::from(has_key).to_le_bytes());
+    body[36..].copy_from_slice(&pid.to_le_bytes());
+    body
+}
+
+fn parse_nonce_and(body: &[u8]) -> Result<(Nonce, bool, u32), WireError> {
+    let (nonce, rest) = parts::<32, 8>(body)?;
+    let (flags, pid) = parts::<4, 4>(&rest)?;
+    match u32::from_le_bytes(flags) {
+        flags @ 0..=1 => Ok((nonce, flags == 1, u32::from_le_bytes(pid))),
+        flags => Err(WireError::Malformed(format!(
+            "the flags {flags:#x} are none that are known"
+        ))),
+    }
+}
+
+/// A body of so many bytes, in two parts.
+fn parts<const A: usize, const B: usize>(body: &[u8]) -> Result<([u8; A], [u8; B]), WireError> {
+    let wrong = || WireError::Malformed(format!("it has {} bytes, and should have {}", body.len(), A + B));
+    let (first, rest) = body.split_first_chunk::<A>().ok_or_else(wrong)?;
+    let rest = rest.try_into().map_err(|_| wrong())?;
+    Ok((*first, rest))
+}
+
+/// Appends a message to a body.
+pub(crate) fn encode(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), WireError> {
+    let taken = std::mem::take(out);
+    *out = postcard::to_extend(message, taken).map_err(|error| WireError::Malformed(error.to_string()))?;
+    Ok(())
+}
+
+/// The message that is a body; nothing may follow it.
+pub(crate) fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, WireError> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => Err(WireError::Malformed(format!("{} bytes follow its end", rest.len()))),
+        Err(error) => Err(WireError::Malformed(error.to_string())),
+    }
+}
+
+/// Bytes that are copied in one piece: serde takes a slice for a list of numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrow;
+        impl<'de> Visitor<'de> for Borrow {
+            type Value = &'de [u8];
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_bytes(Borrow).map(Bytes)
+    }
+}

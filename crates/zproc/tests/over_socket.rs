@@ -1,0 +1,24 @@
+//! The tests of states once more, over sockets: each state of theirs is used through a server instead of mapped memory.
+
+#![allow(clippy::duplicate_mod, reason = "each of them has its own support")]
+
+#[path = "atomic.rs"]
+mod atomic;
+#[path = "dict.rs"]
+mod dict;
+#[path = "handle.rs"]
+mod handle;
+#[path = "serde_values.rs"]
+mod serde_values;
+#[path = "snapshot.rs"]
+mod snapshot;
+#[path = "watch_cancel.rs"]
+mod watch_cancel;
+#[path = "watch_changes.rs"]
+mod watch_changes;
+#[path = "watch_conditions.rs"]
+mod watch_conditions;
+#[path = "watch_settings.rs"]
+mod watch_settings;
+#[path = "watch_waiting.rs"]
+mod watch_waiting;

@@ -1,0 +1,355 @@
+//! Servers: where they listen, whom they let in, what they hand over, and what is left when they end.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::{Backend, Context, Error, Result, Server, State};
+
+zproc::init_tests!();
+
+mod support;
+use support::{HANG, eventually};
+
+const BOTH: [Backend; 2] = [Backend::Thread, Backend::Process];
+
+fn started(backend: Backend) -> Server {
+    zproc::start_server().backend(backend).start().unwrap()
+}
+
+fn path_of(server: &Server) -> PathBuf {
+    server.address().strip_prefix("ipc://").unwrap().into()
+}
+
+fn own_path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("zproc-server-{name}-{}.sock", std::process::id()))
+}
+
+fn address_of(path: &Path) -> String {
+    format!("ipc://{}", path.display())
+}
+
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+#[test]
+fn a_server_hands_over_one_state_to_all_its_clients() {
+    for backend in BOTH {
+        let server = started(backend);
+        assert_eq!(server.pid() == std::process::id(), backend == Backend::Thread);
+        let (one, other) = (
+            State::open(server.address()).unwrap(),
+            State::open(server.address()).unwrap(),
+        );
+        assert_eq!(one.address(), Some(server.address()));
+        one.insert("cookies", 5).unwrap();
+        assert_eq!(
+            other.get_when_available("cookies").unwrap().get("cookies").unwrap(),
+            Some(5)
+        );
+        let kitchen = State::builder(server.address())
+            .namespace("kitchen")
+            .open_or_create()
+            .unwrap();
+        assert!(kitchen.is_empty().unwrap());
+        assert!(one.verify().unwrap().is_clean());
+    }
+}
+
+#[test]
+fn a_random_address_lies_in_a_directory_of_this_user_alone_and_goes_with_the_server() {
+    for backend in BOTH {
+        let server = started(backend);
+        let path = path_of(&server);
+        let directory = std::fs::metadata(path.parent().unwrap()).unwrap();
+        assert_eq!(directory.mode() & 0o777, 0o700);
+        assert!(std::fs::metadata(&path).unwrap().file_type().is_socket());
+        assert!(server.is_alive());
+        let address = server.address().to_owned();
+        if backend == Backend::Thread {
+            server.stop().unwrap();
+        } else {
+            drop(server);
+        }
+        assert!(!path.exists() && !PathBuf::from(format!("{}.lock", path.display())).exists());
+        assert!(matches!(State::open(&address), Err(Error::NoServer { .. })));
+        assert!(matches!(zproc::ping(&address).send(), Err(Error::NoServer { .. })));
+    }
+}
+
+#[test]
+fn an_address_in_use_is_refused_and_that_of_a_killed_server_taken_over() {
+    let path = own_path("takeover");
+    let start = || zproc::start_server().address(&address_of(&path)).start();
+    let first = start().unwrap();
+    let error = start().err().expect("it is in use");
+    assert!(
+        matches!(&error, Error::AddressInUse { reason, .. } if reason.contains(&first.pid().to_string())),
+        "{error}"
+    );
+    send(first.pid(), Signal::SIGKILL);
+    eventually("the killed server ends", || !first.is_alive());
+    assert!(path.exists(), "nobody was there to remove it");
+    assert!(matches!(State::open(&address_of(&path)), Err(Error::NoServer { .. })));
+    // Several at once, one of which wins.
+    let winners: Vec<Server> = std::thread::scope(|scope| {
+        let starters: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+        let results = starters.into_iter().map(|starter| starter.join().unwrap());
+        results
+            .filter_map(|result| match result {
+                Ok(server) => Some(server),
+                Err(Error::AddressInUse { .. }) => None,
+                Err(error) => panic!("{error}"),
+            })
+            .collect()
+    });
+    assert_eq!(winners.len(), 1);
+    // The dead one does not remove what is another's by now.
+    drop(first);
+    assert!(zproc::ping(&address_of(&path)).send().unwrap().is_some());
+    drop(winners);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_server_that_is_a_process_ends_with_the_one_that_started_it() {
+    fn starter() -> Result<(u32, String)> {
+        let server = zproc::start_server().start()?;
+        let told = (server.pid(), server.address().to_owned());
+        std::mem::forget(server);
+        Ok(told)
+    }
+    let ctx = Context::new().unwrap();
+    let (pid, address) = ctx.process(starter).start().unwrap().wait().unwrap();
+    let gone = || !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid);
+    eventually("the server ends", gone);
+    eventually("nobody listens", || {
+        matches!(State::open(&address), Err(Error::NoServer { .. }))
+    });
+    std::fs::remove_file(address.strip_prefix("ipc://").unwrap()).unwrap();
+    std::fs::remove_file(format!("{}.lock", address.strip_prefix("ipc://").unwrap())).unwrap();
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+#[test]
+fn bad_addresses_of_servers_are_clear_errors() {
+    let long = address_of(&std::env::temp_dir().join("x".repeat(120)));
+    let start = |address: &str| zproc::start_server().address(address).backend(Backend::Thread).start();
+    let error = start(&long).err().unwrap().to_string();
+    assert!(error.contains("107"), "{error}");
+    assert!(State::open(&long).unwrap_err().to_string().contains("107"));
+    for bad in ["shm://kitchen", "ipc://relative", "tcp://127.0.0.1:1", "nothing"] {
+        assert!(matches!(start(bad), Err(Error::InvalidAddress { .. })), "{bad}");
+    }
+    let nowhere = start("ipc:///no/such/directory/server.sock");
+    assert!(matches!(nowhere, Err(Error::Engine(_))), "{nowhere:?}");
+    let address = address_of(&own_path("create"));
+    assert!(matches!(State::create(&address), Err(Error::InvalidAddress { .. })));
+    assert!(matches!(zproc::remove(&address), Err(Error::InvalidAddress { .. })));
+}
+
+#[test]
+fn a_named_state_has_its_server_found_by_its_name() {
+    let name = format!("shm://zproc-test-server-{}", std::process::id());
+    let state = State::create(&name).unwrap();
+    let none = state.ping().unwrap().send();
+    assert!(
+        matches!(&none, Err(Error::NoServer { address, .. }) if *address == name),
+        "{none:?}"
+    );
+    let server = zproc::start_server()
+        .arena(&name)
+        .backend(Backend::Thread)
+        .start()
+        .unwrap();
+    assert!(state.ping().unwrap().send().unwrap().is_some());
+    let second = zproc::start_server()
+        .arena(&name)
+        .backend(Backend::Thread)
+        .start()
+        .unwrap();
+    assert_ne!(server.address(), second.address());
+    State::open(second.address()).unwrap().insert("cookies", 5).unwrap();
+    assert_eq!(state.get("cookies").unwrap(), Some(5));
+    zproc::remove(&name).unwrap();
+}
+
+#[test]
+fn keys_open_what_they_belong_to_and_nothing_else() {
+    for backend in BOTH {
+        let locked = zproc::start_server()
+            .backend(backend)
+            .secret_key("open sesame")
+            .start()
+            .unwrap();
+        let open = started(backend);
+        let with = |server: &Server, key: &str| State::builder(server.address()).secret_key(key).open();
+        assert!(with(&locked, "open sesame").is_ok());
+        for (error, says) in [
+            (with(&locked, "open barley").unwrap_err(), "wrong"),
+            (State::open(locked.address()).unwrap_err(), "has none"),
+            (with(&locked, "").unwrap_err(), "empty"),
+            (with(&open, "open sesame").unwrap_err(), "has no secret key"),
+            (
+                zproc::ping(locked.address()).secret_key("x").send().unwrap_err(),
+                "wrong",
+            ),
+            (zproc::ping(locked.address()).send().unwrap_err(), "has none"),
+        ] {
+            assert!(matches!(error, Error::AccessDenied { .. }), "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        let empty = zproc::start_server().backend(backend).secret_key("").start();
+        assert!(matches!(empty, Err(Error::AccessDenied { .. })));
+        let state = with(&locked, "open sesame").unwrap();
+        assert!(state.ping().unwrap().send().unwrap().is_some(), "a state knows its key");
+        assert!(
+            state
+                .fork()
+                .namespace("n")
+                .open()
+                .unwrap()
+                .ping()
+                .unwrap()
+                .send()
+                .unwrap()
+                .is_some()
+        );
+    }
+}
+
+#[test]
+fn pings_echo_what_they_are_given() {
+    let server = started(Backend::Process);
+    for payload in [vec![], vec![1, 2, 3], vec![7; 1 << 20]] {
+        let pong = zproc::ping(server.address())
+            .payload(payload)
+            .timeout(HANG)
+            .send()
+            .unwrap()
+            .unwrap();
+        assert_eq!(pong.pid, server.pid());
+        assert!(pong.round_trip > Duration::ZERO);
+    }
+    assert!(matches!(
+        zproc::ping(server.address()).timeout(Duration::ZERO).send(),
+        Err(Error::Timeout)
+    ));
+}
+
+#[test]
+fn a_stopped_server_lets_pings_run_into_their_timeout_and_answers_later() {
+    let server = started(Backend::Process);
+    send(server.pid(), Signal::SIGSTOP);
+    let late = zproc::ping(server.address()).timeout(Duration::from_millis(50)).send();
+    assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
+    send(server.pid(), Signal::SIGCONT);
+    assert!(zproc::ping(server.address()).timeout(HANG).send().unwrap().is_some());
+}
+
+/// In a child, since the signal is an event for the whole process.
+#[test]
+fn a_signal_that_is_an_event_ends_a_ping() {
+    fn pinger(address: String) -> Result<bool> {
+        zproc::signal_to_error(zproc::signals::SIGUSR2)?;
+        let own = std::process::id();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                send(own, Signal::SIGUSR2);
+            });
+            let result = zproc::ping(&address).send();
+            Ok(matches!(result, Err(Error::Signal { .. })))
+        })
+    }
+    let server = started(Backend::Process);
+    send(server.pid(), Signal::SIGSTOP);
+    let ctx = Context::new().unwrap();
+    let pinger = ctx.process(pinger).args(server.address().to_owned()).start().unwrap();
+    assert!(pinger.wait().unwrap());
+    send(server.pid(), Signal::SIGCONT);
+}
+
+#[test]
+fn killing_the_server_under_load_disturbs_no_client_that_has_mapped() {
+    let server = started(Backend::Process);
+    let state = State::open(server.address()).unwrap();
+    state.insert("n", 0).unwrap();
+    const TURNS: u64 = 2000;
+    std::thread::scope(|scope| {
+        let watcher = State::open(server.address()).unwrap();
+        let watching = scope.spawn(move || {
+            let mut last = 0;
+            while last < 2 * TURNS {
+                let now = watcher.watch().timeout(HANG).get_when_change(["n"]);
+                match now {
+                    Ok(now) => last = now.get::<u64>("n").unwrap().unwrap(),
+                    Err(Error::Lagged { .. }) => last = watcher.get("n").unwrap().unwrap(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        for _ in 0..2 {
+            let writer = State::open(server.address()).unwrap();
+            scope.spawn(move || {
+                for _ in 0..TURNS {
+                    writer.atomic(|dict| dict.modify("n", |n: u64| n + 1)).unwrap();
+                }
+            });
+        }
+        send(server.pid(), Signal::SIGKILL);
+        watching.join().unwrap();
+    });
+    assert_eq!(state.get("n").unwrap(), Some(2 * TURNS));
+    assert!(state.verify().unwrap().is_clean());
+    assert!(
+        !server.is_alive() || {
+            eventually("it ends", || !server.is_alive());
+            true
+        }
+    );
+}
+
+#[test]
+fn a_child_of_a_client_shares_the_state_without_the_server() {
+    fn child(state: State) -> Result<Option<String>> {
+        state.insert("seen", true)?;
+        Ok(state.address().map(str::to_owned))
+    }
+    let server = zproc::start_server()
+        .backend(Backend::Process)
+        .secret_key("k")
+        .start()
+        .unwrap();
+    let address = server.address().to_owned();
+    let state = State::builder(&address).secret_key("k").open().unwrap();
+    let ctx = Context::builder().state(state.clone()).build().unwrap();
+    drop(server);
+    assert_eq!(ctx.process(child).start().unwrap().wait().unwrap(), Some(address));
+    assert_eq!(state.get("seen").unwrap(), Some(true));
+}
+
+#[test]
+fn a_context_opens_the_state_of_a_server() {
+    let server = started(Backend::Thread);
+    let ctx = Context::builder().address(server.address()).build().unwrap();
+    ctx.state().insert("cookies", 5).unwrap();
+    assert_eq!(State::open(server.address()).unwrap().get("cookies").unwrap(), Some(5));
+}
+
+#[test]
+fn keys_are_shown_by_nothing() {
+    let builder = State::builder("ipc:///x").secret_key("open sesame");
+    let server = zproc::start_server().secret_key("open sesame");
+    let ping = zproc::ping("ipc:///x").secret_key("open sesame");
+    for text in [format!("{builder:?}"), format!("{server:?}"), format!("{ping:?}")] {
+        assert!(!text.contains("sesame") && !text.contains("ey("), "{text}");
+    }
+}

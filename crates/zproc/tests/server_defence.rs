@@ -1,0 +1,322 @@
+//! Servers under clients that mean no good, or are broken: none of them stalls another, and nothing is left of them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use zproc::{Backend, Error, Server, State};
+
+zproc::init_tests!();
+
+mod support;
+use support::{HANG, eventually};
+
+const KEY: &str = "open sesame";
+
+const HELLO: u8 = 1;
+const CHALLENGE: u8 = 2;
+const PROOF: u8 = 3;
+const WELCOME: u8 = 4;
+const PING: u8 = 5;
+const PONG: u8 = 6;
+const REQUEST: u8 = 7;
+const REPLY: u8 = 8;
+const REFUSAL: u8 = 10;
+
+/// By hand, as `docs/protocol.md` says: what the library sends is compared with the document.
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![b'z', b'p', 1, kind];
+    frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn connect(server: &Server) -> UnixStream {
+    let path = server.address().strip_prefix("ipc://").unwrap();
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    stream
+}
+
+fn receive(stream: &mut UnixStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 8];
+    stream.read_exact(&mut head)?;
+    assert_eq!(head[..3], *b"zp\x01");
+    let mut body = vec![0; u32::from_le_bytes(head[4..].try_into().unwrap()) as usize];
+    stream.read_exact(&mut body)?;
+    Ok((head[3], body))
+}
+
+fn hello(nonce: u8, has_key: bool) -> Vec<u8> {
+    let flags = [u8::from(has_key), 0, 0, 0, 0, 0, 0, 0];
+    frame(HELLO, &[&[nonce; 32][..], &flags].concat())
+}
+
+/// What the document says a proof is.
+fn prove(who: &[u8; 8], client: &[u8], server: &[u8]) -> [u8; 32] {
+    let key = blake3::derive_key("zproc 2026-11 secret key of a state server, protocol 1", KEY.as_bytes());
+    *blake3::keyed_hash(&key, &[&who[..], client, server].concat()).as_bytes()
+}
+
+/// A connection that has proved itself, and what its client has sent.
+fn proved(server: &Server) -> (UnixStream, Vec<u8>) {
+    let mut stream = connect(server);
+    let mut sent = hello(7, true);
+    stream.write_all(&sent).unwrap();
+    let (kind, challenge) = receive(&mut stream).unwrap();
+    assert_eq!((kind, challenge.len()), (CHALLENGE, 40));
+    assert_eq!(challenge[36..], server.pid().to_le_bytes());
+    let proof = frame(PROOF, &prove(b"client\0\0", &[7; 32], &challenge[..32]));
+    stream.write_all(&proof).unwrap();
+    sent.extend(proof);
+    let (kind, welcome) = receive(&mut stream).unwrap();
+    assert_eq!((kind, welcome.len()), (WELCOME, 48));
+    assert_eq!(welcome[..32], prove(b"server\0\0", &[7; 32], &challenge[..32]));
+    (stream, sent)
+}
+
+/// The next frame is a refusal, and then the connection is closed.
+#[track_caller]
+fn assert_refused(stream: &mut UnixStream, number: u8, says: &str) {
+    let (kind, body) = receive(stream).unwrap();
+    assert_eq!((kind, body[0]), (REFUSAL, number));
+    let text = String::from_utf8_lossy(&body[2..]).into_owned();
+    assert!(text.contains(says), "{text}");
+    assert_closed(stream);
+}
+
+#[track_caller]
+fn assert_closed(stream: &mut UnixStream) {
+    match stream.read(&mut [0]) {
+        Ok(0) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+const DENIED: u8 = 0;
+const PROTOCOL: u8 = 1;
+
+fn locked() -> Server {
+    zproc::start_server().secret_key(KEY).start().unwrap()
+}
+
+/// Whether an honest client is served.
+#[track_caller]
+fn assert_serves(server: &Server) {
+    let state = State::builder(server.address()).secret_key(KEY).open().unwrap();
+    state.seq().unwrap();
+    let pong = zproc::ping(server.address()).secret_key(KEY).timeout(HANG).send();
+    assert!(pong.unwrap().is_some());
+}
+
+#[test]
+fn the_documented_bytes_are_the_ones_that_are_spoken() {
+    let server = locked();
+    let (mut stream, _) = proved(&server);
+    stream.write_all(&frame(PING, b"hello")).unwrap();
+    assert_eq!(receive(&mut stream).unwrap(), (PONG, b"hello".to_vec()));
+    stream.write_all(&frame(REQUEST, &[0])).unwrap();
+    assert_eq!(receive(&mut stream).unwrap(), (REPLY, vec![0]));
+}
+
+#[test]
+fn a_replayed_transcript_is_refused() {
+    let server = locked();
+    let (_, transcript) = proved(&server);
+    let mut stream = connect(&server);
+    stream.write_all(&transcript).unwrap();
+    assert_eq!(receive(&mut stream).unwrap().0, CHALLENGE);
+    assert_refused(&mut stream, DENIED, "wrong");
+    // Nor is the server's own proof one of a client.
+    let mut stream = connect(&server);
+    stream.write_all(&hello(7, true)).unwrap();
+    let (_, challenge) = receive(&mut stream).unwrap();
+    let proof = prove(b"server\0\0", &[7; 32], &challenge[..32]);
+    stream.write_all(&frame(PROOF, &proof)).unwrap();
+    assert_refused(&mut stream, DENIED, "wrong");
+}
+
+#[test]
+fn a_client_that_has_not_proved_itself_gets_nothing() {
+    let server = locked();
+    for frame_before in [frame(REQUEST, &[0]), frame(PING, b"x"), frame(PROOF, &[0; 32])] {
+        let mut stream = connect(&server);
+        stream.write_all(&frame_before).unwrap();
+        assert_refused(&mut stream, PROTOCOL, "Hello");
+        let mut stream = connect(&server);
+        stream
+            .write_all(&[hello(1, true), frame_before.clone()].concat())
+            .unwrap();
+        assert_eq!(receive(&mut stream).unwrap().0, CHALLENGE);
+        let says = if frame_before[3] == PROOF { "wrong" } else { "Proof" };
+        let number = if frame_before[3] == PROOF { DENIED } else { PROTOCOL };
+        assert_refused(&mut stream, number, says);
+    }
+    let mut stream = connect(&server);
+    stream
+        .write_all(&[hello(1, false), frame(PROOF, &[0; 32])].concat())
+        .unwrap();
+    assert_eq!(receive(&mut stream).unwrap().0, CHALLENGE);
+    assert_refused(&mut stream, DENIED, "secret key");
+}
+
+#[test]
+fn corrupt_frames_get_an_error_and_the_connection_closes() {
+    let server = locked();
+    let mut four_gib = frame(REQUEST, b"");
+    four_gib[4..8].copy_from_slice(&[0xff; 4]);
+    let mut version = hello(1, true);
+    version[2] = 9;
+    let corrupt = [
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "another protocol"),
+        (vec![b'z', b'q'], "another protocol"),
+        (frame(77, b""), "77"),
+        (version, "version 9"),
+        (four_gib.clone(), "4294967295 bytes"),
+        (frame(HELLO, &[0; 300]), "300 bytes"),
+        (frame(HELLO, &[0; 39]), "39 bytes"),
+        (frame(HELLO, &[0xff; 40]), "flags"),
+    ];
+    for (bytes, says) in corrupt {
+        let mut stream = connect(&server);
+        stream.write_all(&bytes).unwrap();
+        assert_refused(&mut stream, PROTOCOL, says);
+    }
+    for (bytes, says) in [
+        (four_gib, "4294967295 bytes"),
+        (frame(REQUEST, b""), "makes no sense"),
+        (frame(REQUEST, &[0xff; 100]), "makes no sense"),
+        (frame(REQUEST, &[0, 0]), "follow"),
+        (hello(1, true), "Hello"),
+    ] {
+        let (mut stream, _) = proved(&server);
+        stream.write_all(&bytes).unwrap();
+        assert_refused(&mut stream, PROTOCOL, says);
+    }
+    assert_serves(&server);
+}
+
+#[test]
+fn a_thousand_clients_with_half_a_frame_stall_nobody() {
+    // More than the usual limit of a process: it has both ends of none, but a thousand of one.
+    let most = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .unwrap()
+        .1;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most.min(8192), most).unwrap();
+    let server = locked();
+    let half = &hello(1, true)[..20];
+    let mut stalled = Vec::new();
+    for n in 0..1000 {
+        let mut stream = connect(&server);
+        // Those that were turned away in between cannot be written to.
+        let _ = stream.write_all(half);
+        stalled.push(stream);
+        if n % 250 == 0 {
+            assert_serves(&server);
+        }
+    }
+    // A few that have proved themselves, and then stop half way.
+    for _ in 0..20 {
+        let (mut stream, _) = proved(&server);
+        stream.write_all(&frame(REQUEST, &[0; 100])[..50]).unwrap();
+        stalled.push(stream);
+    }
+    assert_serves(&server);
+    eventually("all of them are closed", || {
+        stalled.retain_mut(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            match stream.read(&mut [0; 512]) {
+                Ok(0) => false,
+                Ok(_) => true,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            }
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        stalled.is_empty()
+    });
+    assert_serves(&server);
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_dropped() {
+    let server = locked();
+    let (mut stream, _) = proved(&server);
+    stream.set_write_timeout(Some(HANG)).unwrap();
+    let ping = frame(PING, &vec![0; 1 << 20]);
+    // Until the server gives up on it, which closes the connection.
+    while stream.write_all(&ping).is_ok() {}
+    assert_serves(&server);
+}
+
+#[test]
+fn descriptors_and_threads_are_given_back() {
+    fn count(what: &str) -> usize {
+        std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count()
+    }
+    fn in_child() -> zproc::Result<[(usize, usize); 3]> {
+        let count = || (count("fd"), count("task"));
+        // What is made once for the process is there.
+        drop(zproc::start_server().backend(Backend::Thread).secret_key(KEY).start()?);
+        let before = count();
+        let server = zproc::start_server().backend(Backend::Thread).secret_key(KEY).start()?;
+        let serving = count();
+        for _ in 0..50 {
+            drop(State::builder(server.address()).secret_key(KEY).open()?);
+            let denied = State::open(server.address());
+            assert!(matches!(denied, Err(Error::AccessDenied { .. })));
+            let mut stream = connect(&server);
+            stream.write_all(b"nonsense").unwrap();
+        }
+        let idle: Vec<_> = (0..20).map(|_| proved(&server)).collect();
+        drop(idle);
+        eventually("the threads of the clients end", || count() <= serving);
+        let after = count();
+        // Also those of clients that are connected when it stops.
+        let (connected, _) = proved(&server);
+        server.stop()?;
+        drop(connected);
+        eventually("all is given back", || count() <= before);
+        Ok([before, serving, after])
+    }
+    let ctx = zproc::Context::new().unwrap();
+    let [before, serving, after] = ctx.process(in_child).start().unwrap().wait().unwrap();
+    assert_eq!(serving, after);
+    assert!(before <= serving);
+}
+
+/// Needs a second user, whom root can be.
+#[test]
+fn another_user_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    fn as_nobody(address: String) -> zproc::Result<String> {
+        let nobody = nix::unistd::Uid::from_raw(65_534);
+        nix::unistd::setresuid(nobody, nobody, nobody).expect("root may be anybody");
+        Ok(State::open(&address).unwrap_err().to_string())
+    }
+    // Root is trusted by all, so it is the client that is somebody else.
+    let directory = std::env::temp_dir().join(format!("zproc-users-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("server.sock");
+    let address = format!("ipc://{}", path.display());
+    let server = zproc::start_server().address(&address).start().unwrap();
+    let ctx = zproc::Context::new().unwrap();
+    let refused = |says: &str| {
+        let text = ctx
+            .process(as_nobody)
+            .args(address.clone())
+            .start()
+            .unwrap()
+            .wait()
+            .unwrap();
+        assert!(text.contains(says), "{text}");
+    };
+    refused("not this user's"); // by the mode of the socket
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&path, open).unwrap();
+    refused("user 65534"); // by who it is
+    drop(server);
+    std::fs::remove_dir_all(directory).unwrap();
+}

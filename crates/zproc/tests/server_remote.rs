@@ -1,0 +1,464 @@
+//! States over sockets, where that differs from mapped memory: servers that end, stop or are others, transactions that
+//! meet, and what is left of clients. What is the same is in `over_socket.rs`.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::{Backend, Builder, Context, Error, Result, Server, State, Transport};
+
+zproc::init_tests!();
+
+mod support;
+use support::{HANG, eventually, now};
+
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+fn over_socket(server: &Server) -> State {
+    State::open(&format!("{}?transport=socket", server.address())).unwrap()
+}
+
+/// A named state, which outlives its servers, and where they listen.
+struct Place {
+    state: String,
+    address: String,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let name = format!("zproc-remote-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(format!("{name}.sock"));
+        Self {
+            state: format!("shm://{name}"),
+            address: format!("ipc://{}", path.display()),
+        }
+    }
+
+    fn serve(&self) -> Server {
+        zproc::start_server()
+            .address(&self.address)
+            .arena(&self.state)
+            .start()
+            .unwrap()
+    }
+
+    fn open(&self) -> State {
+        State::open(&format!("{}?transport=socket", self.address)).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = zproc::remove(&self.state);
+    }
+}
+
+#[test]
+fn a_killed_server_is_an_error_and_a_restarted_one_is_gone_on_with() {
+    let place = Place::new("restart");
+    let server = place.serve();
+    let (state, mapped) = (place.open(), State::open(&place.state).unwrap());
+    mapped.insert("n", 1).unwrap();
+    state.insert("own", 1).unwrap();
+    let snapshot = state.snapshot().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| place.open().watch().timeout(HANG).get_when_available("never").map(drop));
+        std::thread::sleep(Duration::from_millis(20));
+        send(server.pid(), Signal::SIGKILL);
+        let result = waiting.join().unwrap();
+        assert!(matches!(result, Err(Error::Disconnected { .. })), "{result:?}");
+    });
+    eventually("it ends", || !server.is_alive());
+    let result = state.get::<i64>("n");
+    assert!(matches!(result, Err(Error::Disconnected { .. })), "{result:?}");
+    let result = state.insert("n", 2);
+    assert!(matches!(result, Err(Error::NoServer { .. })), "{result:?}");
+    let server = place.serve();
+    assert!(matches!(snapshot.get::<i64>("n"), Err(Error::Disconnected { .. })));
+    drop(snapshot);
+    // The cursor is where it was, and own updates are own ones still.
+    mapped.insert("n", 3).unwrap();
+    assert_eq!(state.get_when_any_change().unwrap().seq(), 1);
+    assert_eq!(state.get_when_any_change().unwrap().seq(), 3);
+    state.insert("own", 2).unwrap();
+    assert!(matches!(now(&state).get_when_any_change(), Err(Error::Timeout)));
+    assert_eq!(mapped.get("own").unwrap(), Some(2));
+    drop(server);
+    // And of another memory nothing is read by mistake.
+    let other = zproc::start_server()
+        .address(&place.address)
+        .backend(Backend::Thread)
+        .start()
+        .unwrap();
+    let _ = state.len();
+    let result = state.len();
+    assert!(
+        matches!(&result, Err(Error::Disconnected { reason, .. }) if reason.contains("another state")),
+        "{result:?}"
+    );
+    drop(other);
+}
+
+#[test]
+fn a_stopped_server_is_an_error_in_time_and_goes_on_later() {
+    let server = zproc::start_server().start().unwrap();
+    let state = over_socket(&server);
+    state.insert("n", 1).unwrap();
+    send(server.pid(), Signal::SIGSTOP);
+    let result = state.get::<i64>("n");
+    assert!(
+        matches!(&result, Err(Error::Disconnected { reason, .. }) if reason.contains("stopped")),
+        "{result:?}"
+    );
+    send(server.pid(), Signal::SIGCONT);
+    assert_eq!(state.get("n").unwrap(), Some(1));
+}
+
+#[test]
+fn a_call_that_waits_for_longer_than_a_server_may_be_silent_goes_on() {
+    let server = zproc::start_server().start().unwrap();
+    let (state, mapped) = (over_socket(&server), State::open(server.address()).unwrap());
+    let impatient = state.fork().lock_timeout(Duration::from_millis(50)).open().unwrap();
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let (inside, wait_inside) = std::sync::mpsc::channel();
+        let writer = mapped.clone();
+        scope.spawn(move || {
+            writer.atomic(|dict| {
+                let _ = inside.send(());
+                std::thread::sleep(Duration::from_secs(6));
+                dict.insert("n", 1)
+            })
+        });
+        wait_inside.recv().unwrap();
+        let result = impatient.insert("n", 0);
+        let own = std::process::id();
+        assert!(
+            matches!(result, Err(Error::LockTimeout { pid, .. }) if pid == own),
+            "{result:?}"
+        );
+        // Others are not held up, though a connection is in use.
+        let write = scope.spawn(|| state.insert("n", 2));
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(state.get::<i64>("n").unwrap(), None);
+        assert_eq!(
+            state
+                .watch()
+                .timeout(HANG)
+                .get_when_available("n")
+                .unwrap()
+                .get("n")
+                .unwrap(),
+            Some(1)
+        );
+        write.join().unwrap().unwrap();
+    });
+    assert!(begin.elapsed() > Duration::from_secs(6));
+    assert_eq!(mapped.get("n").unwrap(), Some(2));
+}
+
+#[test]
+fn transactions_over_sockets_and_in_memory_lose_nothing_to_each_other() {
+    fn counter(address: String) -> Result<()> {
+        let state = State::open(&address)?;
+        for _ in 0..100 {
+            state.atomic(|dict| dict.modify("n", |n: i64| n + 1))?;
+        }
+        Ok(())
+    }
+    let server = zproc::start_server().start().unwrap();
+    let state = State::open(server.address()).unwrap();
+    state.insert("n", 0).unwrap();
+    let ctx = Context::new().unwrap();
+    let socket = format!("{}?transport=socket", server.address());
+    for address in [&socket, &socket, &server.address().to_owned()] {
+        ctx.process(counter).args(address.clone()).start().unwrap();
+    }
+    ctx.wait_all(HANG).unwrap();
+    assert_eq!((state.get("n").unwrap(), state.seq().unwrap()), (Some(300), 301));
+}
+
+#[test]
+fn a_transaction_is_run_again_if_what_it_read_has_changed_and_only_then() {
+    let server = zproc::start_server().backend(Backend::Thread).start().unwrap();
+    let (state, other) = (over_socket(&server), State::open(server.address()).unwrap());
+    other.extend([("a", 1), ("b", 1)]).unwrap();
+    let runs = |read: &dyn Fn(&mut zproc::Transaction<'_>) -> Result<()>, change: &str, to: i64| {
+        let mut runs = 0;
+        let result = state.atomic(|dict| {
+            runs += 1;
+            read(dict)?;
+            if runs == 1 {
+                // As another process would, and not nested: this thread is inside of `atomic`.
+                std::thread::scope(|scope| scope.spawn(|| other.insert(change, to)).join().unwrap())?;
+            }
+            dict.insert("result", runs)
+        });
+        result.unwrap();
+        assert_eq!(other.get("result").unwrap(), Some(runs));
+        runs
+    };
+    assert_eq!(runs(&|dict| dict.get::<i64>("a").map(drop), "a", 2), 2);
+    assert_eq!(runs(&|dict| dict.get::<i64>("a").map(drop), "b", 2), 1);
+    assert_eq!(
+        runs(&|dict| dict.get::<i64>("a").map(drop), "a", 2),
+        1,
+        "the value is the same"
+    );
+    assert_eq!(runs(&|_| Ok(()), "a", 3), 1);
+    assert_eq!(
+        runs(
+            &|dict| {
+                dict.len();
+                Ok(())
+            },
+            "b",
+            4
+        ),
+        2
+    );
+    assert_eq!(runs(&|dict| dict.contains_key("absent").map(drop), "absent", 1), 2);
+    // One that never has its way ends.
+    let impatient = state.fork().lock_timeout(Duration::from_millis(50)).open().unwrap();
+    let mut n = 10;
+    let result = impatient.atomic(|dict| {
+        n += 1;
+        dict.get::<i64>("a")?;
+        std::thread::scope(|scope| scope.spawn(|| other.insert("a", n)).join().unwrap())?;
+        dict.insert("never", 1)
+    });
+    assert!(
+        matches!(result, Err(Error::Conflict { attempts }) if attempts > 1),
+        "{result:?}"
+    );
+    assert!(!other.contains_key("never").unwrap());
+}
+
+#[test]
+fn what_a_transaction_sees_is_what_it_did() -> Result<()> {
+    let server = zproc::start_server().backend(Backend::Thread).start()?;
+    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    let steps = |state: &State| -> Result<Vec<String>> {
+        state.replace_all([("a", 1), ("b", 2), ("c", 3)])?;
+        let mut seen = Vec::new();
+        state.atomic(|dict| {
+            seen.clear();
+            dict.insert("d", 4)?;
+            dict.remove("b")?;
+            seen.push(dict.to_map()?.to_string());
+            dict.insert("b", 5)?;
+            dict.modify("a", |n: i64| n + 10)?;
+            seen.push(dict.to_map()?.to_string());
+            seen.push(format!("{:?} {}", dict.pop_item()?, dict.len()));
+            dict.clear()?;
+            seen.push(format!("{:?} {}", dict.get::<i64>("a")?, dict.is_empty()));
+            dict.extend([("z", 1), ("y", 2)])?;
+            seen.push(dict.to_map()?.to_string());
+            Ok(())
+        })?;
+        seen.push(state.to_map()?.to_string());
+        Ok(seen)
+    };
+    assert_eq!(steps(&state)?, steps(&mapped)?);
+    assert!(mapped.verify()?.is_clean());
+    Ok(())
+}
+
+#[test]
+fn large_states_and_values_come_in_pieces() -> Result<()> {
+    let server = zproc::start_server().start()?;
+    let state = over_socket(&server);
+    state.extend((0..20_000).map(|n| (n, format!("the value of number {n:0100}"))))?;
+    let keys: Vec<_> = state.keys()?.collect();
+    assert_eq!(keys.len(), 20_000);
+    assert!(keys.iter().enumerate().all(|(n, key)| *key == (n as i64).into()));
+    let large = vec![7u8; 20 << 20];
+    state.insert("large", large.clone())?;
+    assert_eq!(state.get::<Vec<u8>>("large")?.as_deref(), Some(&large[..]));
+    let result = state.insert("too large", vec![7u8; 65 << 20]);
+    assert!(
+        matches!(&result, Err(Error::Disconnected { reason, .. }) if reason.contains("map the state")),
+        "{result:?}"
+    );
+    assert_eq!(state.len()?, 20_001, "the connection goes on");
+    // One that was put there by others.
+    State::open(server.address())?.insert("too large", vec![7u8; 65 << 20])?;
+    assert!(state.get::<Vec<u8>>("too large").is_err());
+    assert_eq!(state.len()?, 20_002);
+    Ok(())
+}
+
+#[test]
+fn what_a_client_held_goes_with_it() {
+    fn client(address: String) -> Result<()> {
+        let state = State::open(&address)?;
+        let held: Result<Vec<_>> = (0..10).map(|_| state.snapshot()).collect();
+        std::mem::forget(held?);
+        state.insert("held", true)?;
+        std::thread::sleep(HANG);
+        Ok(())
+    }
+    let server = zproc::start_server().start().unwrap();
+    let state = State::open(server.address()).unwrap();
+    let ctx = Context::new().unwrap();
+    let client = ctx.process(client);
+    let client = client
+        .args(format!("{}?transport=socket", server.address()))
+        .start()
+        .unwrap();
+    state.get_when_available("held").unwrap();
+    assert_eq!(state.stats().unwrap().namespaces[0].pins.len(), 10);
+    send(client.pid().unwrap(), Signal::SIGKILL);
+    eventually("the snapshots are given back", || {
+        state.stats().unwrap().namespaces[0].pins.is_empty()
+    });
+}
+
+#[test]
+fn descriptors_are_given_back_by_states_that_are_dropped() {
+    fn in_child() -> Result<()> {
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let server = zproc::start_server().start()?;
+        drop(over_socket(&server));
+        let before = count();
+        for _ in 0..10 {
+            let state = over_socket(&server);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    let watch = state.watch().timeout(Duration::from_millis(5));
+                    scope.spawn(move || watch.get_when_available("never").map(drop));
+                }
+            });
+            let canceller = zproc::Canceller::new();
+            let watch = state.watch().cancel(&canceller);
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| watch.get_when_available("never").map(drop));
+                std::thread::sleep(Duration::from_millis(5));
+                canceller.cancel();
+                assert!(matches!(waiting.join().unwrap(), Err(Error::Cancelled)));
+            });
+            state.len()?;
+        }
+        eventually("the descriptors are closed", || count() <= before);
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(in_child).start().unwrap().wait().unwrap();
+}
+
+#[test]
+fn what_needs_the_memory_says_so() -> Result<()> {
+    let server = zproc::start_server().backend(Backend::Thread).start()?;
+    let state = over_socket(&server);
+    let Transport::Socket { reason } = state.transport() else {
+        panic!("a socket was asked for")
+    };
+    assert!(reason.contains("asks"), "{reason}");
+    assert_eq!(state.clone().transport(), state.transport());
+    state.insert("text", "hello")?;
+    let needs = |result: Result<()>| assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
+    needs(state.stats().map(drop));
+    needs(state.status().map(drop));
+    needs(state.verify().map(drop));
+    needs(state.reap().map(drop));
+    needs(state.watch().event_fd().map(drop));
+    needs(state.snapshot()?.view::<str>("text").map(drop));
+    assert!(state.fd().is_none());
+    let map = State::open(&format!("{}?transport=map", server.address()))?;
+    assert_eq!(map.transport(), Transport::Mapped);
+    state.close();
+    assert!(matches!(state.len(), Err(Error::Closed)));
+    assert!(matches!(state.stats(), Err(Error::Closed)));
+    Ok(())
+}
+
+#[test]
+fn a_key_is_needed_over_sockets_too() {
+    let server = zproc::start_server()
+        .backend(Backend::Thread)
+        .secret_key("k")
+        .start()
+        .unwrap();
+    let address = format!("{}?transport=socket", server.address());
+    assert!(matches!(State::open(&address), Err(Error::AccessDenied { .. })));
+    let state = State::builder(&address).secret_key("k").open().unwrap();
+    state.clone().insert("n", 1).unwrap();
+    assert_eq!(state.fork().open().unwrap().get("n").unwrap(), Some(1));
+    assert!(state.ping().unwrap().send().unwrap().is_some());
+}
+
+#[test]
+fn an_old_snapshot_keeps_what_it_shows() -> Result<()> {
+    let mapped = Builder::anonymous().history(4, 1 << 20).create()?;
+    let server = zproc::start_server().state(&mapped).backend(Backend::Thread).start()?;
+    let state = over_socket(&server);
+    mapped.insert("n", 0)?;
+    let before = state.snapshot()?;
+    for n in 1..1000 {
+        mapped.insert("n", n)?;
+    }
+    assert_eq!(before.get("n")?, Some(0));
+    assert_eq!(state.get("n")?, Some(999));
+    let missed = state.get_when_any_change().map(drop);
+    assert!(matches!(missed, Err(Error::Lagged { .. })), "{missed:?}");
+    Ok(())
+}
+
+const ADDRESS: &str = "ZPROC_TEST_ADDRESS";
+
+/// Run in another PID namespace by the test below.
+#[test]
+#[ignore = "is a part of the next"]
+fn client_in_another_pid_namespace() {
+    let address = std::env::var(ADDRESS).expect("it is run by another test");
+    let state = State::open(&address).unwrap();
+    let Transport::Socket { reason } = state.transport() else {
+        panic!("thread ids mean something else here, so the memory must not be mapped")
+    };
+    assert!(reason.contains("PID namespace"), "{reason}");
+    assert!(State::open(&format!("{address}?transport=map")).is_err());
+    assert_eq!(state.atomic(|dict| dict.modify("n", |n: i64| n + 1)).unwrap(), 6);
+    assert_eq!(
+        state
+            .watch()
+            .timeout(HANG)
+            .get_when_change(["n"])
+            .unwrap()
+            .get("n")
+            .unwrap(),
+        Some(7)
+    );
+}
+
+#[test]
+fn a_client_in_another_pid_namespace_is_served_over_the_socket() {
+    let unshare = if nix::unistd::geteuid().is_root() {
+        &["--pid", "--fork"][..]
+    } else {
+        &["--user", "--map-current-user", "--pid", "--fork"]
+    };
+    let allowed = Command::new("unshare").args(unshare).arg("true").status();
+    if !allowed.is_ok_and(|status| status.success()) || !Path::new("/proc/self/ns/pid").exists() {
+        return; // this machine does not let us
+    }
+    let server = zproc::start_server().start().unwrap();
+    let state = State::open(server.address()).unwrap();
+    state.insert("n", 5).unwrap();
+    let mut client = Command::new("unshare")
+        .args(unshare)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "client_in_another_pid_namespace"])
+        .env(ADDRESS, server.address())
+        .spawn()
+        .unwrap();
+    let changed = state.watch().timeout(HANG).get_when_equal("n", 6);
+    if changed.is_ok() {
+        state.insert("n", 7).unwrap();
+    }
+    assert!(client.wait().unwrap().success());
+    changed.unwrap();
+}
