@@ -22,7 +22,8 @@ below the table.
 - **LMDB** is told to forget about durability, and lies in memory. **iceoryx2**: blackboard, publish-subscribe, events.
   **Redis** answers over a Unix socket. **segment + mutex** is what one would write by hand. `RwLock<HashMap>` and
   `DashMap` live in one process.
-- Processes are pinned to a CPU each (servers are not). All take turns within a round, and the one that begins changes.
+- Processes are pinned to a CPU each; servers to that of the process that made the dict, where they answer soonest. All
+  take turns within a round, and the one that begins changes.
   A figure is the median of its rounds, a ratio the median of the rounds' ratios; in parentheses are the 10th and the
   90th percentile. Between processes, rounds are taken again in which the time that a cache line takes from core to
   core changed by half or more.

@@ -32,8 +32,8 @@ fn root() -> PathBuf {
 /// Measures. An error says what was missed, or what could not be written.
 pub fn run(quick: bool, filters: &[String]) -> Result<(), String> {
     let goals = goals::read(&root().join("benches/goals.toml"))?;
-    let bench = pinned(quick)?;
     println!("{}", machine::describe());
+    let bench = pinned(quick)?;
     let chosen = |workload: &&Workload| {
         let named = filters.is_empty() || filters.iter().any(|filter| workload.id.contains(filter.as_str()));
         named && (workload.quick || !quick)
@@ -59,7 +59,7 @@ pub fn run(quick: bool, filters: &[String]) -> Result<(), String> {
 
 /// Keeps this process on one CPU.
 fn pinned(quick: bool) -> Result<Bench, String> {
-    let allowed = cpu::allowed();
+    let allowed = cpu::online();
     let [other_cpu, .., own_cpu] = allowed[..] else {
         return Err("this takes two CPUs".into());
     };

@@ -28,7 +28,7 @@ const BUFFER: usize = 256;
 /// A blackboard.
 pub struct Iceoryx {
     address: String,
-    _node: Node<ipc::Service>,
+    node: Node<ipc::Service>,
     _board: Blackboard<ipc::Service, Key>,
 }
 
@@ -59,13 +59,20 @@ impl Rival for Iceoryx {
         let board = builder.create().map_err(|error| error.to_string())?;
         Ok(Self {
             address: format!("{name} {} {}", contents.bytes, contents.watchers),
-            _node: node,
+            node,
             _board: board,
         })
     }
 
     fn address(&self) -> String {
         self.address.clone()
+    }
+}
+
+impl Drop for Iceoryx {
+    fn drop(&mut self) {
+        // What killed processes left lies about in /dev/shm and /tmp until somebody does this.
+        self.node.try_cleanup_dead_nodes();
     }
 }
 

@@ -45,7 +45,8 @@ pub fn name() -> String {
 pub struct Server(Child);
 
 impl Server {
-    /// Starts it; an error is the system's reason why it did not start.
+    /// Starts it, on the CPU of this process: there it answers sooner than on another one, which would have to be woken
+    /// each time. An error is the system's reason why it did not start.
     pub fn start(command: &mut Command) -> std::io::Result<Self> {
         command.spawn().map(Self)
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Connection, ConnectionLike, FromRedisValue, Value, cmd, pipe};
+use redis::{Cmd, Connection, FromRedisValue, PubSub, cmd, pipe};
 
 use super::place::{Place, Server};
 use super::{Client, Contents, News, Operation, Rival, Waiting, Watcher};
@@ -155,26 +155,23 @@ impl Client for RedisClient {
 }
 
 /// A connection that is subscribed to a key's channel.
-pub struct RedisWatcher(Connection);
+pub struct RedisWatcher(PubSub<'static>);
 
 impl Watcher for RedisWatcher {
     fn open(address: &str, key: &str, _: Waiting) -> Self {
-        let mut connection = connect(address);
-        let subscribe = cmd("SUBSCRIBE").arg(key).get_packed_command();
-        connection.req_packed_command(&subscribe).expect("the server answers");
-        Self(connection)
+        // A subscription borrows its connection. A process has few, and keeps them.
+        let connection: &'static mut Connection = Box::leak(Box::new(connect(address)));
+        let mut subscription = connection.as_pubsub();
+        subscription.subscribe(key).expect("the server answers");
+        Self(subscription)
     }
 
     fn next(&mut self, patience: Duration) -> News {
         self.0.set_read_timeout(Some(patience)).expect("is no empty time");
-        match self.0.recv_response() {
-            // "message", the channel, and what was published there.
-            Ok(Value::Array(parts)) => {
-                let number = parts.into_iter().nth(2).expect("three parts");
-                News::Value(u64::from_redis_value(number).expect("is a number"))
-            }
+        match self.0.get_message() {
+            Ok(message) => News::Value(message.get_payload().expect("is a number")),
             Err(error) if error.is_timeout() => News::Nothing,
-            other => panic!("{other:?}"),
+            Err(error) => panic!("{error}"),
         }
     }
 }

@@ -28,6 +28,9 @@ impl Rival for Segment {
         for (key, value) in contents.entries() {
             table.locked(|table| table.add(key, value));
         }
+        if let Some((_, value)) = contents.blob() {
+            table.locked(|table| table.blob().copy_from_slice(&value));
+        }
         Ok(Self(segment))
     }
 

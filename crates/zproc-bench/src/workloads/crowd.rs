@@ -1,7 +1,7 @@
 //! Many who watch the same key.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::field::Field;
 use super::jobs::{CROWD, spawn};
@@ -9,6 +9,11 @@ use super::{Bench, Group, Unit};
 use crate::clock::{now_ns, stay_busy};
 use crate::for_each_rival;
 use crate::rivals::{Client, Contents, MESSAGE, Operation, Rival};
+
+/// A crowd has so long to gather.
+const GATHERING: Duration = Duration::from_secs(45);
+/// Nobody wakes that late.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// From before a write until the last watcher has the value.
 pub fn watchers(bench: &Bench) -> Group {
@@ -38,32 +43,30 @@ fn add<R: Rival + 'static>(field: &mut Field, bench: &Bench, count: usize) {
         watchers: count,
         ..Contents::numbers(10)
     };
-    field.add::<R, _>(
-        &[Operation::WatchAsleep, Operation::OtherProcess],
-        &contents,
-        |rival, _| {
-            let address = rival.address();
-            let mut client = R::Client::open(&address);
-            let mut peer = spawn::<R>(bench.other_cpu, &address);
-            let job = peer.begin(CROWD, count as u64);
-            assert!(
-                peer.is_done(job, std::time::Duration::from_secs(30)),
-                "{}: the crowd does not gather",
-                R::NAME
-            );
-            let mut expected = 0;
-            move |_| {
-                // They fall asleep; the more there are, the longer that takes.
-                stay_busy(std::time::Duration::from_micros(1000 + 20 * count as u64));
-                expected += count as u64;
-                let start = Instant::now();
-                client.tell(MESSAGE, now_ns());
-                while peer.board().received.load(Ordering::Acquire) < expected {
-                    assert!(start.elapsed().as_secs() < 10, "{}: a watcher was not told", R::NAME);
-                    std::hint::spin_loop();
-                }
-                start.elapsed().as_nanos() as f64
+    let needs = [Operation::WatchAsleep, Operation::OtherProcess];
+    field.try_add::<R, _>(&needs, &contents, |rival, _| {
+        let address = rival.address();
+        let mut client = R::Client::open(&address);
+        let mut peer = spawn::<R>(bench.other_cpu, &address);
+        let job = peer.begin(CROWD, count as u64);
+        if !peer.is_done(job, GATHERING) {
+            return Err(format!(
+                "{count} watchers take longer than {} s to open",
+                GATHERING.as_secs()
+            ));
+        }
+        let mut expected = 0;
+        Ok(move |_| {
+            // They fall asleep; the more there are, the longer that takes.
+            stay_busy(Duration::from_micros(1000 + 20 * count as u64));
+            expected += count as u64;
+            let start = Instant::now();
+            client.tell(MESSAGE, now_ns());
+            while peer.board().received.load(Ordering::Acquire) < expected {
+                assert!(start.elapsed() < PATIENCE, "{}: a watcher was not told", R::NAME);
+                std::hint::spin_loop();
             }
-        },
-    );
+            start.elapsed().as_nanos() as f64
+        })
+    });
 }

@@ -225,10 +225,7 @@ fn crowd<R: Rival>(board: &Board, address: &str, count: u64) -> u64 {
                 }
             }
         };
-        std::thread::Builder::new()
-            .stack_size(128 << 10)
-            .spawn(watch)
-            .expect("a thread is left");
+        std::thread::spawn(watch);
     }
     while begun.load(Ordering::Acquire) < count {
         std::thread::sleep(Duration::from_millis(1));

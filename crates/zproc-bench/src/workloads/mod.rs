@@ -10,7 +10,7 @@ mod dict;
 mod dying;
 mod field;
 mod group;
-mod jobs;
+pub mod jobs;
 mod losing;
 mod notifying;
 mod size;
