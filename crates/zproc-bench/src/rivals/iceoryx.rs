@@ -15,7 +15,7 @@ use iceoryx2::port::writer::{EntryHandleMut, Writer};
 use iceoryx2::prelude::*;
 use iceoryx2::service::port_factory::blackboard::PortFactory as Blackboard;
 
-use super::place::name;
+use super::place::{Place, name};
 use super::{Client, Contents, News, Operation, Rival, Waiting, Watcher};
 
 type Key = [u8; 20];
@@ -30,6 +30,7 @@ pub struct Iceoryx {
     address: String,
     node: Node<ipc::Service>,
     _board: Blackboard<ipc::Service, Key>,
+    _place: Place,
 }
 
 impl Rival for Iceoryx {
@@ -44,8 +45,8 @@ impl Rival for Iceoryx {
 
     fn create(contents: &Contents) -> Result<Self, String> {
         set_log_level(LogLevel::Fatal);
-        let name = name();
-        let node = node();
+        let (name, place) = (name(), Place::create());
+        let node = node(&place.address());
         let mut builder = node
             .service_builder(&service(&name, "board"))
             .blackboard_creator::<Key>();
@@ -58,9 +59,10 @@ impl Rival for Iceoryx {
         }
         let board = builder.create().map_err(|error| error.to_string())?;
         Ok(Self {
-            address: format!("{name} {} {}", contents.bytes, contents.watchers),
+            address: format!("{name} {} {} {}", contents.bytes, contents.watchers, place.address()),
             node,
             _board: board,
+            _place: place,
         })
     }
 
@@ -71,7 +73,7 @@ impl Rival for Iceoryx {
 
 impl Drop for Iceoryx {
     fn drop(&mut self) {
-        // What killed processes left lies about in /dev/shm and /tmp until somebody does this.
+        // What killed processes left in /dev/shm lies about until somebody does this.
         self.node.try_cleanup_dead_nodes();
     }
 }
@@ -81,23 +83,29 @@ struct Address<'a> {
     name: &'a str,
     bytes: usize,
     watchers: usize,
+    directory: &'a str,
 }
 
 impl<'a> Address<'a> {
     fn parse(text: &'a str) -> Self {
         let mut parts = text.split(' ');
-        let name = parts.next().expect("a name");
-        let mut number = || parts.next().and_then(|part| part.parse().ok()).expect("a number");
+        let mut part = || parts.next().expect("four parts");
         Self {
-            name,
-            bytes: number(),
-            watchers: number(),
+            name: part(),
+            bytes: part().parse().expect("a number"),
+            watchers: part().parse().expect("a number"),
+            directory: part(),
         }
     }
 }
 
-fn node() -> Node<ipc::Service> {
+/// A node with its files in this directory, which goes with the rival: killed processes leave theirs.
+fn node(directory: &str) -> Node<ipc::Service> {
+    let mut config = Config::global_config().clone();
+    let directory = iceoryx2::prelude::Path::new(directory.as_bytes()).expect("is a short path");
+    config.global.set_root_path(&directory);
     NodeBuilder::new()
+        .config(&config)
         .signal_handling_mode(SignalHandlingMode::Disabled)
         .create()
         .expect("a node can be made")
@@ -141,8 +149,8 @@ impl BoardClient {
 impl Client for BoardClient {
     fn open(address: &str) -> Self {
         set_log_level(LogLevel::Fatal);
-        let node = node();
-        let name = service(Address::parse(address).name, "board");
+        let (name, directory) = (Address::parse(address).name, Address::parse(address).directory);
+        let (node, name) = (node(directory), service(name, "board"));
         let board = node.service_builder(&name).blackboard_opener::<Key>().open();
         let board = board.expect("its maker keeps the blackboard");
         Self {
@@ -243,7 +251,8 @@ pub struct BoardWatcher {
 impl Watcher for BoardWatcher {
     fn open(address: &str, key: &str, waiting: Waiting) -> Self {
         set_log_level(LogLevel::Fatal);
-        let (node, address) = (node(), Address::parse(address));
+        let address = Address::parse(address);
+        let node = node(address.directory);
         let subscriber = messages(&node, &address, key)
             .subscriber_builder()
             .buffer_size(BUFFER)
