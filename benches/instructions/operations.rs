@@ -1,14 +1,16 @@
-//! What is counted: 1,000 times each, over 1,000 keys of 20 bytes with integers of 8 bytes.
+//! What is counted: 100 times each, over 1,000 keys of 20 bytes with integers of 8 bytes.
 
 use std::hint::black_box;
 
 use zproc::State;
 use zproc_bench::keys::{Draws, distinct};
 
+use crate::steps::between_marks;
+
 /// How often an operation is done.
-pub const TIMES: usize = 1000;
-/// The function that callgrind is to count.
-pub const MEASURED: &str = "measured_by_callgrind";
+pub const TIMES: usize = 100;
+/// No operation: what there is around one.
+pub const NOTHING: &str = "nothing";
 /// All operations.
 pub const NAMES: &[&str] = &["get", "handle get", "set", "handle set", "snapshot", "atomic"];
 
@@ -20,6 +22,7 @@ pub fn run(name: &str) -> Result<(), String> {
     let keys = [draws.pass(0), draws.pass(1)];
     let handle = state.handle::<u64>(keys[0][0]).expect("the state is open");
     match name {
+        NOTHING => twice(keys, |key| _ = black_box(key)),
         "get" => twice(keys, |key| {
             black_box(state.get::<u64>(key).expect("is a number"));
         }),
@@ -42,12 +45,7 @@ pub fn run(name: &str) -> Result<(), String> {
 
 fn twice(keys: [&[&'static str]; 2], mut work: impl FnMut(&'static str)) {
     let [warm_up, counted] = keys;
-    warm_up.iter().for_each(|key| work(key));
-    measured_by_callgrind(counted, work);
-}
-
-/// Goes by its name: see [`MEASURED`].
-#[inline(never)]
-fn measured_by_callgrind(keys: &[&'static str], mut work: impl FnMut(&'static str)) {
-    keys.iter().for_each(|key| work(key));
+    // Until the history is full, and every commit recycles what an older one left.
+    (0..50).for_each(|_| warm_up.iter().for_each(|key| work(key)));
+    between_marks(|| counted.iter().for_each(|key| work(key)));
 }

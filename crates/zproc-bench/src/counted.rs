@@ -7,7 +7,7 @@ use std::fmt;
 const TOLERANCE: f64 = 1.05;
 
 const HEAD: &str = "\
-# Instructions of one operation, counted by valgrind over 1,000 keys. Written and compared by
+# Instructions of one operation on a state of 1,000 keys. Written and compared by
 #
 #     cargo bench -p zproc-bench --bench instructions -- --update
 #
