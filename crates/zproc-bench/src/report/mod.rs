@@ -6,6 +6,7 @@ mod markdown;
 mod plot;
 mod raw;
 
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -41,11 +42,12 @@ pub fn run(quick: bool, filters: &[String]) -> Result<(), String> {
     let chosen: Vec<&Workload> = WORKLOADS.iter().filter(chosen).collect();
     let mut groups = measure_all(&bench, &chosen);
     if quick {
+        complete(&chosen, &groups)?;
         return check(&bench, &goals, &mut groups);
     }
     if !filters.is_empty() {
         groups.iter().for_each(|group| println!("{}", markdown::group(group)));
-        return Ok(());
+        return complete(&chosen, &groups);
     }
     let pages = root().join("docs");
     std::fs::create_dir_all(pages.join("benchmarks")).map_err(|error| error.to_string())?;
@@ -54,7 +56,18 @@ pub fn run(quick: bool, filters: &[String]) -> Result<(), String> {
     std::fs::write(&page, markdown::page(&groups, &goals)).map_err(|error| format!("{}: {error}", page.display()))?;
     println!("{}", markdown::verdicts(&groups, &goals));
     println!("written: {}", page.display());
-    Ok(())
+    complete(&chosen, &groups)
+}
+
+/// An error names the workloads that ended in a panic.
+fn complete(chosen: &[&Workload], groups: &[Group]) -> Result<(), String> {
+    let is_missing = |workload: &&&Workload| groups.iter().all(|group| group.id != workload.id);
+    let missing: Vec<&str> = chosen.iter().filter(is_missing).map(|workload| workload.id).collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("could not be measured: {}", missing.join(", ")))
+    }
 }
 
 /// Keeps this process on one CPU.
@@ -82,12 +95,15 @@ fn measure_all(bench: &Bench, workloads: &[&Workload]) -> Vec<Group> {
         bar.set_message(workload.id);
         // Drawn now: nothing else is to run while something is measured.
         bar.tick();
-        let group = (workload.measure)(bench);
-        raw::keep(&root().join("target/zproc-bench"), &group);
+        // A panic, which has said what was wrong, costs the workload and not the others.
+        let group = catch_unwind(|| (workload.measure)(bench)).ok();
+        if let Some(group) = &group {
+            raw::keep(&root().join("target/zproc-bench"), group);
+        }
         bar.inc(1);
         group
     };
-    let groups = workloads.iter().map(measure).collect();
+    let groups = workloads.iter().filter_map(measure).collect();
     bar.finish_with_message("measured");
     groups
 }
