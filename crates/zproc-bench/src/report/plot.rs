@@ -194,7 +194,7 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
     let least = values.clone().fold(f64::INFINITY, f64::min);
     let largest = values.fold(f64::MIN_POSITIVE, f64::max);
     let from = 10f64.powf(least.min(largest).log10().floor());
-    from..10f64.powf((largest * 1.0001).log10().ceil())
+    from..10f64.powf((largest * 0.9999).log10().ceil())
 }
 
 /// As people write it.

@@ -117,7 +117,8 @@ fn add_futex(field: &mut Field, bench: &Bench, rate: Rate, missed: &mut Vec<(&'s
                 told.set(told.get() + 1);
             };
             let is_answered = |board: &Board, _| board.received.load(Ordering::Acquire) == told.get();
-            peer.during(jobs::CONTROL_BY_FUTEX, rate.ticks, |board| {
+            let argument = rate.ticks | (rate.period.as_micros() as u64) << 32;
+            peer.during(jobs::CONTROL_BY_FUTEX, argument, |board| {
                 plant(board, rate, &events, &counter, tell, is_answered)
             })
             .0

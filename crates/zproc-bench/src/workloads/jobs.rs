@@ -255,8 +255,10 @@ fn control(board: &Board, count: u64, mut next: impl FnMut() -> u64, mut answer:
     0
 }
 
-/// The same by a bare futex, where one look may find several ticks: all but the last were missed, and were no sooner there.
-fn control_by_futex(board: &Board, count: u64) -> u64 {
+/// The same by a bare futex, where one look may find several ticks, each a period older than the next. The count is in the
+/// lower half of the argument, the period in microseconds in the upper.
+fn control_by_futex(board: &Board, argument: u64) -> u64 {
+    let (count, period_ns) = (argument & 0xFFFF_FFFF, (argument >> 32) * 1000);
     let first = board.futex.load(Ordering::Acquire);
     let mut seen = 0;
     board.received.store(READY, Ordering::Release);
@@ -268,7 +270,8 @@ fn control_by_futex(board: &Board, count: u64) -> u64 {
         }
         let late_ns = now_ns().saturating_sub(board.sent_ns.load(Ordering::Relaxed));
         for number in seen..ticks {
-            board.samples[number as usize % SAMPLES].store(late_ns, Ordering::Relaxed);
+            let age_ns = (ticks - 1 - number) * period_ns;
+            board.samples[number as usize % SAMPLES].store(late_ns + age_ns, Ordering::Relaxed);
         }
         board.received.store(ticks, Ordering::Release);
         seen = ticks;
