@@ -119,11 +119,18 @@ fn fixed(key: &str) -> Key {
     key.as_bytes().try_into().expect("keys have 20 bytes")
 }
 
+/// Those who tell of a key.
+struct Telling {
+    key: String,
+    publisher: Publisher<ipc::Service, u64, ()>,
+    notifier: Notifier<ipc::Service>,
+}
+
 /// A reader, a writer once something is written, and a publisher once something is told.
 pub struct BoardClient {
     address: String,
     writer: Option<Writer<ipc::Service, Key>>,
-    publisher: Option<(String, Publisher<ipc::Service, u64, ()>, Notifier<ipc::Service>)>,
+    telling: Option<Telling>,
     reader: Reader<ipc::Service, Key>,
     board: Blackboard<ipc::Service, Key>,
     node: Node<ipc::Service>,
@@ -156,7 +163,7 @@ impl Client for BoardClient {
         Self {
             address: address.to_owned(),
             writer: None,
-            publisher: None,
+            telling: None,
             reader: board.reader_builder().create().expect("a reader is free"),
             board,
             node,
@@ -199,19 +206,19 @@ impl Client for BoardClient {
     }
 
     fn tell(&mut self, key: &str, value: u64) {
-        if self.publisher.as_ref().is_none_or(|(of, ..)| of != key) {
+        if self.telling.as_ref().is_none_or(|telling| telling.key != key) {
             let address = Address::parse(&self.address);
             let publisher = messages(&self.node, &address, key).publisher_builder().create();
             let notifier = events(&self.node, &address, key).notifier_builder().create();
-            self.publisher = Some((
-                key.to_owned(),
-                publisher.expect("a publisher is free"),
-                notifier.expect("a notifier is free"),
-            ));
+            self.telling = Some(Telling {
+                key: key.to_owned(),
+                publisher: publisher.expect("a publisher is free"),
+                notifier: notifier.expect("a notifier is free"),
+            });
         }
-        let (_, publisher, notifier) = self.publisher.as_ref().expect("was just made");
-        publisher.send_copy(value).expect("there is room");
-        notifier.notify().expect("listeners are there or not");
+        let telling = self.telling.as_ref().expect("was just made");
+        telling.publisher.send_copy(value).expect("there is room");
+        telling.notifier.notify().expect("listeners are there or not");
     }
 }
 
