@@ -27,6 +27,8 @@ pub enum Need {
     Subcommand(&'static str),
     /// The standard library of another target.
     Target(&'static str),
+    /// A C and a C++ compiler, for the libraries that zproc is compared with.
+    CxxCompiler,
 }
 
 /// How a step ended, if it did not fail.
@@ -126,6 +128,10 @@ impl Need {
                 let library = quiet(root, "rustc", &["--print", "target-libdir", "--target", target]);
                 let found = library.is_some_and(|path| Path::new(path.trim()).is_dir());
                 (!found).then(|| format!("target not installed (rustup target add {target})"))
+            }
+            Need::CxxCompiler => {
+                let found = quiet(root, "c++", &["--version"]).is_some();
+                (!found).then(|| "no C++ compiler (apt-get install g++)".to_owned())
             }
         }
     }

@@ -16,6 +16,12 @@ pub fn allowed() -> Vec<usize> {
         .collect()
 }
 
+/// The CPUs that this process could use when it first asked, whatever it is pinned to by now.
+pub fn online() -> Vec<usize> {
+    static ONLINE: OnceLock<Vec<usize>> = OnceLock::new();
+    ONLINE.get_or_init(allowed).clone()
+}
+
 /// Lets this thread, and those that it starts from now on, run on these CPUs only.
 pub fn pin(cpus: &[usize]) {
     let mut set = CpuSet::new();
@@ -118,9 +124,5 @@ pub fn machine() -> String {
     } else {
         ""
     };
-    format!(
-        "{model}, {} CPUs{virtualised}, Linux {}",
-        allowed().len(),
-        kernel.trim()
-    )
+    format!("{model}, {} CPUs{virtualised}, Linux {}", online().len(), kernel.trim())
 }

@@ -1,9 +1,11 @@
 //! A second process, which does as it is told.
 //!
-//! It is this very program once more, called with `peer` as its first argument. It sleeps until the board names a job,
-//! so that it takes nothing from the side that is measured alone.
+//! It is this very program once more, or the one of [`use_program`], called with `peer` as its first argument. It sleeps
+//! until the board names a job, so that it takes nothing from the side that is measured alone.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,18 @@ const ATTEMPTS: usize = 4;
 /// A job may take so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// What other processes are started from.
+pub fn program() -> &'static Path {
+    PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path)
+}
+
+/// Other processes are started from this program: for one that cannot do what they do. The first call counts.
+pub fn use_program(path: impl Into<PathBuf>) {
+    let _ = PROGRAM.set(path.into());
+}
+
 /// The second process, as the first one has it. Dropping it ends it.
 pub struct Peer {
     child: Child,
@@ -34,7 +48,7 @@ impl Peer {
     pub fn spawn(cpu: usize, arguments: &[String]) -> Self {
         let board = SharedBoard::create();
         let own = [std::process::id() as usize, number_of(&board) as usize, cpu].map(|number| number.to_string());
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(program());
         let child = command
             .arg("peer")
             .args(own)
@@ -42,6 +56,11 @@ impl Peer {
             .spawn()
             .expect("this program can be started");
         Self { child, board }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The memory shared with it.
@@ -53,13 +72,36 @@ impl Peer {
     pub fn during<T>(&mut self, job: u32, argument: u64, f: impl FnOnce(&Board) -> T) -> (T, u64) {
         let number = self.begin(job, argument);
         let result = f(&self.board);
-        self.board.stop.store(1, Ordering::Release);
-        self.wait(|board| board.finished.load(Ordering::Acquire) == number);
-        (result, self.board.result.load(Ordering::Relaxed))
+        (result, self.end(number))
     }
 
-    /// Returns when the peer has begun the job.
-    fn begin(&mut self, job: u32, argument: u64) -> u32 {
+    /// Tells the peer to stop, and waits until the job with this number is done. Returns what came of it.
+    pub fn end(&mut self, number: u32) -> u64 {
+        self.board.stop.store(1, Ordering::Release);
+        self.wait(|board| board.finished.load(Ordering::Acquire) == number);
+        self.board.result.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the job with this number is done, for so long at most; whether it is.
+    pub fn is_done(&mut self, number: u32, patience: Duration) -> bool {
+        let start = Instant::now();
+        while self.board.finished.load(Ordering::Acquire) != number {
+            if start.elapsed() > patience || self.child.try_wait().is_ok_and(|status| status.is_some()) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        true
+    }
+
+    /// Kills it, by SIGKILL, and returns when it is dead.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Has the peer begin a job, and leaves it to it. Returns the job's number when it has begun.
+    pub fn begin(&mut self, job: u32, argument: u64) -> u32 {
         let board = &*self.board;
         board.stop.store(0, Ordering::Relaxed);
         board.received.store(0, Ordering::Relaxed);
@@ -81,7 +123,9 @@ impl Peer {
             if start.elapsed() > Duration::from_millis(10) {
                 std::thread::sleep(Duration::from_millis(1));
                 let status = self.child.try_wait().expect("it is our child");
-                assert!(status.is_none(), "the second process ended early: {status:?}");
+                // It may have ended after it had done what is waited for.
+                let early = status.is_some() && !done(&self.board);
+                assert!(!early, "the second process ended early: {status:?}");
                 assert!(start.elapsed() < PATIENCE, "the second process does not finish");
             }
         }

@@ -1,0 +1,132 @@
+//! Counts of instructions, as they are written down and compared.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// By how much an operation may grow.
+const TOLERANCE: f64 = 1.05;
+
+const HEAD: &str = "\
+# Instructions of one operation on a state of 1,000 keys. Written and compared by
+#
+#     cargo bench -p zproc-bench --bench instructions -- --update
+#
+# A change that costs more than 5 % has to say here, by a new figure, that it does.
+";
+
+/// What was counted.
+#[derive(Debug, PartialEq)]
+pub struct Counts {
+    /// By what was compiled.
+    pub compiler: String,
+    /// Instructions of each operation.
+    pub each: BTreeMap<String, f64>,
+}
+
+impl Counts {
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut counts = Self {
+            compiler: String::new(),
+            each: BTreeMap::new(),
+        };
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (name, value) = line
+                .split_once(" = ")
+                .ok_or_else(|| format!("not 'name = value': {line}"))?;
+            let name = name.trim_matches('"').to_owned();
+            if name == "compiler" {
+                value.trim_matches('"').clone_into(&mut counts.compiler);
+            } else {
+                let count = value.parse().map_err(|_| format!("not a number: {line}"))?;
+                counts.each.insert(name, count);
+            }
+        }
+        Ok(counts)
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{HEAD}\ncompiler = \"{}\"\n", self.compiler)?;
+        self.each
+            .iter()
+            .try_for_each(|(name, count)| writeln!(f, "\"{name}\" = {count:.1}"))
+    }
+}
+
+/// A table of both, and an error that names what has grown too much or is missing.
+pub fn compare(committed: &Counts, counted: &Counts) -> (String, Result<(), String>) {
+    let (mut table, mut bad) = (String::new(), Vec::new());
+    for (name, now) in &counted.each {
+        let Some(before) = committed.each.get(name) else {
+            table += &format!("{name:<12} {now:>8.1}\n");
+            bad.push(format!("'{name}' is not written down"));
+            continue;
+        };
+        let ratio = now / before;
+        table += &format!(
+            "{name:<12} {now:>8.1}  written down {before:>8.1}  {:>+6.1} %\n",
+            (ratio - 1.0) * 100.0
+        );
+        if ratio > TOLERANCE {
+            bad.push(format!(
+                "'{name}' takes {now:.1} instructions, {before:.1} are written down"
+            ));
+        }
+    }
+    if counted.compiler != committed.compiler {
+        table += &format!(
+            "not judged: compiled by {}, written down by {}\n",
+            counted.compiler, committed.compiler
+        );
+        return (table, Ok(()));
+    }
+    let result = if bad.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{}; if that is worth it, run this with --update",
+            bad.join("; ")
+        ))
+    };
+    (table, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(compiler: &str, each: &[(&str, f64)]) -> Counts {
+        Counts {
+            compiler: compiler.into(),
+            each: each.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let counts = counts("rustc 1, x86_64", &[("get", 12.5), ("handle get", 3.0)]);
+        assert_eq!(Counts::parse(&counts.to_string()), Ok(counts));
+        assert!(Counts::parse("get: 5").is_err());
+        assert!(Counts::parse("get = many").is_err());
+    }
+
+    #[test]
+    fn growth_beyond_the_tolerance_is_an_error_that_names_the_operation() {
+        let committed = counts("rustc 1", &[("get", 100.0), ("set", 200.0)]);
+        let judged = |get, set| compare(&committed, &counts("rustc 1", &[("get", get), ("set", set)])).1;
+        assert_eq!(judged(104.9, 10.0), Ok(()));
+        let error = judged(100.0, 211.0).unwrap_err();
+        assert!(error.contains("'set'") && !error.contains("'get'"), "{error}");
+        assert!(compare(&committed, &counts("rustc 1", &[("new", 1.0)])).1.is_err());
+    }
+
+    #[test]
+    fn another_compiler_is_shown_and_not_judged() {
+        let committed = counts("rustc 1", &[("get", 100.0)]);
+        let (table, result) = compare(&committed, &counts("rustc 2", &[("get", 300.0)]));
+        assert_eq!(result, Ok(()));
+        assert!(table.contains("not judged"), "{table}");
+    }
+}
