@@ -13,7 +13,7 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
-use crate::event::{self, Place};
+use crate::event::{self, SleeperBits};
 use crate::fault::{Fault, planted};
 use crate::heap::NoRoom;
 use crate::layout::{Entry, PLACES, RECORD_INLINE, TOMBSTONE, Version, high, pack};
@@ -266,14 +266,14 @@ pub fn wake(space: &Space, hashes: &[u64]) {
     }
     // The writer's fence of `event`; the lock has just been released.
     Word64::fence_after_unlock();
-    let signal = |place: Place| {
+    let signal = |place: SleeperBits| {
         let (futex, sleepers) = place.words(space.control());
         event::signal(futex, sleepers, place.bits)
     };
-    let mut woken = signal(Place::OF_ANY);
+    let mut woken = signal(SleeperBits::OF_ANY);
     for hash in hashes {
         for choice in 0..PLACES {
-            woken += signal(Place::of(*hash, choice));
+            woken += signal(SleeperBits::of(*hash, choice));
         }
     }
     if woken > 0 {

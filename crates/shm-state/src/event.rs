@@ -40,7 +40,7 @@ pub const SLICE: Duration = Duration::from_secs(1);
 
 /// A place where sleepers announce themselves: some bits of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct SleeperBits {
     /// Which event.
     pub event: usize,
     /// Which word of its sleepers.
@@ -49,7 +49,7 @@ pub struct Place {
     pub bits: u32,
 }
 
-impl Place {
+impl SleeperBits {
     /// The one place for any key.
     pub const OF_ANY: Self = Self {
         event: EVENTS,

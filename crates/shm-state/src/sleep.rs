@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::cancel::Watched;
 use crate::error::Result;
-use crate::event::{Place, SLICE};
+use crate::event::{SLICE, SleeperBits};
 use crate::layout::EVENTS;
 use crate::log::{self, Found, Record};
 use crate::namespace::Namespace;
@@ -56,7 +56,7 @@ pub struct Events {
 
 /// One key's place. They are armed from first to last.
 struct Armed {
-    place: Place,
+    place: SleeperBits,
     /// Whether it is the first in the list that lies in this event: what its futex held then is what counts for all.
     is_first: bool,
     /// What the futex held when it was armed.
@@ -109,12 +109,12 @@ impl Events {
 
     fn add_key(&mut self, hash: u64) {
         self.known.resize(EVENTS, false);
-        let place = Place::of(hash, 0);
+        let place = SleeperBits::of(hash, 0);
         let known = std::mem::replace(&mut self.known[place.event], true);
         self.push(place, !known);
     }
 
-    fn push(&mut self, place: Place, is_first: bool) {
+    fn push(&mut self, place: SleeperBits, is_first: bool) {
         self.words += usize::from(is_first);
         self.list.push(Armed {
             place,
@@ -137,7 +137,7 @@ impl Events {
     /// ```
     pub fn widen(&mut self) {
         self.clear();
-        self.push(Place::OF_ANY, true);
+        self.push(SleeperBits::OF_ANY, true);
         self.any = true;
     }
 

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 use crate::cancel::{Cancel, Watched};
 use crate::error::Result;
-use crate::event::{Place, SLICE};
+use crate::event::{SLICE, SleeperBits};
 use crate::record;
 use crate::signature::Signature;
 use crate::space::Space;
@@ -220,15 +220,15 @@ fn sleep<T>(
     check: &mut impl FnMut(u64) -> Result<Option<T>>,
 ) -> Result<Slept<T>> {
     let control = space.control();
-    let mut one = [Place::OF_ANY];
-    let many: SmallVec<[Place; 8]>;
-    let places: &[Place] = match on {
+    let mut one = [SleeperBits::OF_ANY];
+    let many: SmallVec<[SleeperBits; 8]>;
+    let places: &[SleeperBits] = match on {
         On::Keys([hash]) => {
-            one = [Place::of(*hash, choice)];
+            one = [SleeperBits::of(*hash, choice)];
             &one
         }
         On::Keys(hashes) if !hashes.is_empty() && hashes.len() <= MAX_KEYS => {
-            many = hashes.iter().map(|hash| Place::of(*hash, choice)).collect();
+            many = hashes.iter().map(|hash| SleeperBits::of(*hash, choice)).collect();
             &many
         }
         _ => &one,
@@ -284,11 +284,11 @@ mod tests {
     use crate::layout::PLACES;
     use crate::{Arena, ArenaOptions, KeyRef, Namespace};
 
-    fn places(key: &[u8]) -> [Place; PLACES] {
-        std::array::from_fn(|choice| Place::of(KeyRef::new(1, key).hash(), choice))
+    fn places(key: &[u8]) -> [SleeperBits; PLACES] {
+        std::array::from_fn(|choice| SleeperBits::of(KeyRef::new(1, key).hash(), choice))
     }
 
-    fn is_armed(namespace: &Namespace, place: Place) -> bool {
+    fn is_armed(namespace: &Namespace, place: SleeperBits) -> bool {
         let (_, sleepers) = place.words(namespace.space().control());
         sleepers.load(Ordering::Relaxed) & place.bits != 0
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use super::fixture::{Dict, key, set};
 use super::*;
 use crate::cancel::{Cancel, CancelWord};
-use crate::event::{Place, SLICE};
+use crate::event::{SLICE, SleeperBits};
 use crate::layout::PLACES;
 use crate::sleep::{Events, Sleep};
 use crate::sync::{Word, Word32};
@@ -51,7 +51,7 @@ fn scene(dict: &Arc<Dict>, sleepers: usize, commits: u64) -> impl Fn() + Send + 
             format!("a wake-up was lost: everybody slept {} times", jumps())
         });
         // What a dead sleeper left is cleared by the next commit, and costs nothing from then on.
-        let place = |choice| Place::of(key("a").hash(), choice);
+        let place = |choice| SleeperBits::of(key("a").hash(), choice);
         let (futex, _) = place(0).words(space.control());
         let writer = Namespace::new(Arc::clone(&space), 1);
         set(&writer, "a", 10);
@@ -269,7 +269,7 @@ fn weaker_events_are_found() {
     let dict = dict();
     let setup = Setup::default();
     let space = dict.space();
-    let futex = at(Place::of(key("a").hash(), 0).words(space.control()).0);
+    let futex = at(SleeperBits::of(key("a").hash(), 0).words(space.control()).0);
     let seq = at(&space.control().reader.seq);
     finds("nobody is woken", &setup, &[Fault::NoWake], scene(&dict, 1, 1));
     finds(
