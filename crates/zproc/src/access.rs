@@ -6,18 +6,20 @@
 //!
 //! **Two transports.** A state that is used over a socket (`over_socket`) has no namespace, and so takes the paths of one
 //! that cannot be used, which are cold; there, [`Access::remote`] tells the two apart. So the paths to mapped memory know
-//! nothing of the other. Where speed is no matter, [`Store`] is either of both.
+//! nothing of the other. Where speed is no matter, a [`Store`] is either of both.
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use shm_state::{Deadline, EntryRef, Filter, KeyRef, Namespace, Next, Strategy};
+use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
 
 use crate::error::{Error, Result};
 use crate::over_socket::{Committed, Overlay, Remote};
+use crate::shared::Shared;
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 
 thread_local! {
     /// This thread runs a closure that was passed to `atomic`.
@@ -52,61 +54,11 @@ pub(crate) struct Access {
     shared: Arc<Shared>,
 }
 
-/// What those who tell of updates need to know of an access. It does not keep the namespace open.
-#[derive(Default)]
-pub(crate) struct Shared {
-    /// The newest update that was made through this access, and how many before it were too: see [`Shared::note_own`].
-    own: AtomicU64,
-    closed: AtomicBool,
-}
-
-impl Shared {
-    /// Takes note of an own update, so that a watcher need not find it in the log to leave it out.
-    ///
-    /// One word with the last own update and the length of the run that it ends. It is true whenever it is read: a
-    /// store that is overtaken by another thread's only shortens what is known.
-    #[inline]
-    fn note_own(&self, seq: u64) {
-        const MOST: u64 = (1 << RUN_BITS) - 1;
-        let known = self.own.load(Ordering::Relaxed);
-        // The number before, also where damage has brought the numbers to their end.
-        let run = if known >> RUN_BITS == seq.wrapping_sub(1) & NUMBER {
-            (known & MOST) + 1
-        } else {
-            1
-        };
-        self.own.store(seq << RUN_BITS | run.min(MOST), Ordering::Relaxed);
-    }
-
-    /// The last of the own updates that follow `seq` without a gap, `seq` if there are none.
-    pub(crate) fn behind_own(&self, seq: u64) -> u64 {
-        let known = self.own.load(Ordering::Relaxed);
-        let (last, run) = (known >> RUN_BITS, known & ((1 << RUN_BITS) - 1));
-        // Of the numbers only the low bits are known, so they are compared in these.
-        let ahead = last.wrapping_sub(seq) & NUMBER;
-        if (1..=run).contains(&ahead) {
-            seq.wrapping_add(ahead)
-        } else {
-            seq
-        }
-    }
-
-    /// What tells a wait to end.
-    pub(crate) fn closed(&self) -> &AtomicBool {
-        &self.closed
-    }
-}
-
 /// The mark of what is not mapped.
 static NO_MARK: AtomicU64 = AtomicU64::new(0);
 
 /// What no mark ever holds.
 const UNUSABLE: u64 = u64::MAX;
-
-/// Bits of [`Shared::own`] that count; the others are the low bits of the update's number.
-const RUN_BITS: u32 = 20;
-/// What [`Shared::own`] holds of the number of an update.
-const NUMBER: u64 = u64::MAX >> RUN_BITS;
 
 impl Access {
     pub(crate) fn new(namespace: Namespace, patience: Patience) -> Self {
@@ -235,8 +187,14 @@ impl Access {
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
         match self.opened() {
             Some(namespace) => Snapshot::newest(namespace),
-            None => Snapshot::newest_over_socket(self),
+            None => self.snapshot_over_socket(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn snapshot_over_socket(&self) -> Result<Snapshot<'_>> {
+        Snapshot::newest_in(Store::Remote(self.remote()?))
     }
 
     /// Begins a transaction.
@@ -326,7 +284,7 @@ impl Access {
     /// Ends every wait, and all use.
     pub(crate) fn close(&self) {
         // SeqCst: before the look at who sleeps. A sleeper announces itself and then looks at the flag.
-        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.closed().store(true, Ordering::SeqCst);
         self.usable.store(UNUSABLE, Ordering::Relaxed);
         if let Some(namespace) = &self.namespace
             && namespace.check_fork().is_ok()
@@ -341,57 +299,6 @@ impl Access {
     /// What others know of it.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
-    }
-}
-
-/// A namespace, mapped or behind a server, for calls that take their time.
-#[derive(Clone, Copy)]
-pub(crate) enum Store<'s> {
-    Mapped(&'s Namespace),
-    Remote(&'s Remote),
-}
-
-impl<'s> Store<'s> {
-    pub(crate) fn seq(self) -> Result<u64> {
-        match self {
-            Self::Mapped(namespace) => Ok(namespace.seq()),
-            Self::Remote(remote) => remote.seq(),
-        }
-    }
-
-    pub(crate) fn identity(self) -> u32 {
-        match self {
-            Self::Mapped(namespace) => namespace.identity(),
-            Self::Remote(remote) => remote.identity(),
-        }
-    }
-
-    pub(crate) fn name(self) -> &'s str {
-        match self {
-            Self::Mapped(namespace) => namespace.name(),
-            Self::Remote(remote) => remote.namespace(),
-        }
-    }
-
-    pub(crate) fn next_match(
-        self,
-        cursor: &mut u64,
-        until: u64,
-        filter: Filter<'_>,
-        duplicates: bool,
-        skip: Option<u32>,
-    ) -> Result<Next> {
-        match self {
-            Self::Mapped(namespace) => Ok(namespace.next_match(cursor, until, filter, duplicates, skip)?),
-            Self::Remote(remote) => remote.next_match(cursor, until, filter, duplicates, skip),
-        }
-    }
-
-    /// Shows how far a watcher is. What the server shows of its clients' is not kept up with each update.
-    pub(crate) fn publish_cursor(self, cursor: u64) {
-        if let Self::Mapped(namespace) = self {
-            namespace.publish_cursor(cursor);
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`State`] is a dict in shared memory. Any process of the machine reads it in nanoseconds and without a lock, changes
 //! it atomically, and sleeps until it changes. Any of them may be killed with SIGKILL at any instruction, and the others
-//! go on. There is no server.
+//! go on. It needs no server.
 //!
 //! ```
 //! use zproc::State;
@@ -21,6 +21,11 @@
 //! **Open.** A state has an address, `shm://NAME`: [`State::open`], [`State::create`], [`State::open_or_create`], and
 //! [`State::builder`] with settings. One without an address, [`State::anonymous`], is handed on by its descriptor. A named
 //! state stays until it is [removed](remove()) or the machine is rebooted.
+//!
+//! **Serve.** [`start_server`] hands a state, with or without a name, to the processes of the same user that know its
+//! secret key, and then is out of their way. Its address, `ipc:///PATH`, is opened like any other; a process that cannot map
+//! the memory, in a container for example, gets the same `State` over the socket ([`State::transport`]). [`ping`] asks whether
+//! it is there.
 //!
 //! **Use as a dict.** Keys are text, integers, byte strings and tuples of them ([`ToKey`]); values are whatever is
 //! [`ToValue`], read as whatever is [`FromValue`], or as a [`Value`], which takes all of them. The order is that of
@@ -83,8 +88,9 @@
 //! | wait for an update | [`get_when_change`](State::get_when_change) [`_any_change`](State::get_when_any_change) [`_change_except`](State::get_when_change_except) [`get_raw_update`](State::get_raw_update) [`updates`](State::updates) [`updates_since`](State::updates_since) | – | – |
 //! | wait until something holds | [`get_when`](State::get_when) [`_equal`](State::get_when_equal) [`_not_equal`](State::get_when_not_equal) [`_none`](State::get_when_none) [`_not_none`](State::get_when_not_none) [`_available`](State::get_when_available) | – | – |
 //! | wait in another way | [`watch`](State::watch): [`live`](Watch::live) [`timeout`](Watch::timeout) [`duplicates`](Watch::duplicates) [`keys`](Watch::keys) [`cancel`](Watch::cancel) [`event_fd`](Watch::event_fd); [`Select`]; [`go_live`](State::go_live) | – | – |
-//! | open | [`open`](State::open) [`create`](State::create) [`open_or_create`](State::open_or_create) [`anonymous`](State::anonymous) [`from_fd`](State::from_fd) [`builder`](State::builder) [`fork`](State::fork) | – | – |
+//! | open | [`open`](State::open) [`create`](State::create) [`open_or_create`](State::open_or_create) [`anonymous`](State::anonymous) [`from_fd`](State::from_fd) [`builder`](State::builder) [`fork`](State::fork), [`read_only`](Builder::read_only) | – | – |
 //! | end | [`close`](State::close), or drop it; [`zproc::remove`](remove()) | – | – |
+//! | serve | [`start_server`], [`ping`](State::ping) [`transport`](State::transport) | – | – |
 //! | see how it is | [`seq`](State::seq) [`cursor`](State::cursor) [`status`](State::status) [`stats`](State::stats) [`verify`](State::verify) [`reap`](State::reap) [`doctor`] | – | – |
 //!
 //! Processes:
@@ -166,6 +172,9 @@
 //! | more memory was taken | DEBUG `shm_state` | `from`, `to`: bytes |
 //! | a watcher fell out of the history | WARN `zproc` | `namespace`, `missed`, `oldest` |
 //! | a process died and will be restarted | WARN `zproc` | `process`, `pid`, `signal`, `delay` |
+//! | a server was started, or stopped | INFO `zproc` | `address`, `pid` |
+//! | a client was refused by a server of this process | WARN `zproc` | `user`, `pid` of another user; else `failure` |
+//! | a server of this process is short of descriptors or threads | WARN `zproc` | `error` |
 //!
 //! They are told after the update in which they happened, when its lock is free again: a listener may take its time, and use
 //! the same state. If it panics, the call panics whose update is made by then. None is told from the paths that are
@@ -178,9 +187,9 @@
 //!
 //! # Inside
 //!
-//! The layers, each of which only knows those after it: `context`, `process` and `map`, which know each other → `doctor`,
-//! `dump` → `state` → `watch`, `handle`, `transaction` →
-//! `access`, `notify` → `snapshot`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
+//! The layers, each of which only knows those after it: `server` → `context`, `process` and `map`, which know each other →
+//! `doctor`, `dump` → `state` → `watch`, `handle`, `transaction`, `ping` → `access` → `snapshot` → `store` → `over_socket` →
+//! `link`, `notify`, `shared` → `wire`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
 //! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`], and beside it
 //! `zproc_spawn`, which starts processes.
 
@@ -209,9 +218,11 @@ mod secret;
 #[cfg(any(doc, doctest))]
 pub mod semantics;
 mod server;
+mod shared;
 pub mod signals;
 mod snapshot;
 mod state;
+mod store;
 mod transaction;
 mod transport;
 mod validated;

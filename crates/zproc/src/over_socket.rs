@@ -29,13 +29,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shm_state::{Deadline, KeyRef, Payload, Watched};
 
-use crate::access::Shared;
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
 use crate::link::{Fault, Link, SILENCE, Wake};
 use crate::notify::{self, Teller};
 use crate::os;
 use crate::secret::Secret;
+use crate::shared::Shared;
 use crate::wire::message::{Bytes, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, WireKey};
 pub(crate) use overlay::{Committed, Overlay};
 pub(crate) use snapshot::RemoteSnapshot;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::link::Link;
 use crate::os::failed;
 use crate::secret::Secret;
-use crate::server::path_of_arena;
+use crate::wire::directory::path_of_arena;
 use crate::wire::proof;
 
 /// The answer of a server.

@@ -24,9 +24,9 @@ use crate::error::{Error, Result};
 use crate::process::Backend;
 use crate::secret::Secret;
 use crate::state::State;
+use crate::wire::directory::{path_of_arena, random_path};
 use accept::Shared;
 use place::Place;
-pub(crate) use place::path_of_arena;
 
 /// How long a server that stops waits for its threads.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -246,7 +246,7 @@ impl ServerBuilder {
         let (path, place) = match place::take(&path) {
             // It was not asked for: another does as well.
             Err(Error::AddressInUse { .. }) if !wanted => {
-                let path = place::random_path()?;
+                let path = random_path()?;
                 let place = place::take(&path)?;
                 (path, place)
             }
@@ -276,7 +276,7 @@ impl ServerBuilder {
         };
         match address.map(Address::parse).transpose()? {
             Some(Address::Shm(name)) => path_of_arena(name),
-            Some(Address::Ipc(..)) | None => place::random_path(),
+            Some(Address::Ipc(..)) | None => random_path(),
         }
     }
 }

@@ -4,11 +4,11 @@ use std::fmt;
 
 use shm_state::{KeyRef, Namespace, Payload, Pinned};
 
-use crate::access::{Access, Store};
 use crate::codec::{boxed_wrong_type_of, decode_entry, decode_in_place, decoded, with_key};
 use crate::error::{Error, Result};
 use crate::key::{Key, ToKey};
 use crate::over_socket::RemoteSnapshot;
+use crate::store::Store;
 use crate::value::{Encoded, FromValue, Map, Value};
 use crate::view::{View, Viewable};
 
@@ -58,13 +58,6 @@ impl<'s> Snapshot<'s> {
         Self {
             inner: Inner::Remote(Box::new(snapshot)),
         }
-    }
-
-    /// The newest one of a state that is used over a socket; the error of one that cannot be used.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn newest_over_socket(access: &'s Access) -> Result<Self> {
-        access.remote()?.snapshot().map(Self::over_socket)
     }
 
     /// The newest one.

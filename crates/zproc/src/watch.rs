@@ -33,7 +33,7 @@ use std::time::Duration;
 use shm_state::{Cancel, Deadline, Ended, Small, Watched};
 use smallvec::SmallVec;
 
-use crate::access::{Store, is_in_atomic};
+use crate::access::is_in_atomic;
 use crate::canceller::Canceller;
 use crate::codec::own_key;
 use crate::error::{Error, Result};
@@ -41,6 +41,7 @@ use crate::key::ToKey;
 use crate::over_socket::Remote;
 use crate::signals::Signals;
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 use crate::value::ToValue;
 use condition::Condition;
 pub use condition::Verdict;

@@ -85,7 +85,7 @@ fn an_address_in_use_is_refused_and_that_of_a_killed_server_taken_over() {
     let path = own_path("takeover");
     let start = || zproc::start_server().address(&address_of(&path)).start();
     let first = start().unwrap();
-    let error = start().err().expect("it is in use");
+    let error = start().expect_err("it is in use");
     assert!(
         matches!(&error, Error::AddressInUse { reason, .. } if reason.contains(&first.pid().to_string())),
         "{error}"

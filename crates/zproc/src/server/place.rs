@@ -14,7 +14,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ use shm_state::Deadline;
 use crate::address::of_socket;
 use crate::error::{Error, Result};
 use crate::os::failed;
-use crate::wire::{proof, socket as wire_socket};
+use crate::wire::socket as wire_socket;
 
 /// So many rounds are lost to servers that stop in between.
 const ROUNDS: u32 = 100;
@@ -174,60 +174,6 @@ pub(super) fn hush(listener: &impl AsFd) {
     let _ = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Both);
 }
 
-/// A path that nobody has, in a directory of one's own.
-pub(super) fn random_path() -> Result<PathBuf> {
-    let random: [u8; 8] = proof::random().map_err(|source| failed("getrandom", source))?;
-    Ok(runtime_directory()?.join(format!("{:016x}.sock", u64::from_le_bytes(random))))
-}
-
-/// Where the server of a named arena listens, if it was given no address.
-pub(crate) fn path_of_arena(name: &str) -> Result<PathBuf> {
-    let plain = name.len() <= 32
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    let file = if plain {
-        format!("shm-{name}.sock")
-    } else {
-        // Long names have paths too.
-        format!("shm+{}.sock", &blake3::hash(name.as_bytes()).to_hex()[..32])
-    };
-    Ok(runtime_directory()?.join(file))
-}
-
-/// A directory of this user's that others cannot enter: `zproc` in $XDG_RUNTIME_DIR or /run/user, else one in /tmp.
-fn runtime_directory() -> Result<PathBuf> {
-    let user = wire_socket::own_user();
-    let own = |path: &Path| std::fs::metadata(path).is_ok_and(|file| file.is_dir() && file.uid() == user);
-    let parents = [
-        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
-        Some(PathBuf::from(format!("/run/user/{user}"))),
-    ];
-    let parent = parents
-        .into_iter()
-        .flatten()
-        .find(|path| path.is_absolute() && own(path));
-    let path = parent.map_or_else(
-        || PathBuf::from(format!("/tmp/zproc-{user}")),
-        |path| path.join("zproc"),
-    );
-    let failed = |source| failed(&format!("making the directory {}", path.display()), source);
-    match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
-    }
-    // Somebody else may have made it, to see what is put there.
-    let file = std::fs::symlink_metadata(&path).map_err(failed)?;
-    if file.is_dir() && file.uid() == user && file.mode() & 0o077 == 0 {
-        return Ok(path);
-    }
-    let (owner, mode) = (file.uid(), file.mode() & 0o7777);
-    Err(failed(io::Error::other(format!(
-        "it belongs to user {owner} and has mode {mode:o}, and should be this user's ({user}) alone, 700: remove it, or set \
-         XDG_RUNTIME_DIR"
-    ))))
-}
-
 /// Whether an error of `accept` is one of a moment, and not of the socket.
 pub(super) fn is_passing(error: &io::Error) -> bool {
     let passing = [
@@ -308,17 +254,5 @@ mod tests {
         let error = take(&path).err().expect("it is in use").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         remove_locked(&path, &place.lock);
-    }
-
-    #[test]
-    fn the_directory_is_for_this_user_alone() {
-        let directory = std::fs::metadata(runtime_directory().unwrap()).unwrap();
-        assert_eq!(
-            (directory.uid(), directory.mode() & 0o777),
-            (wire_socket::own_user(), 0o700)
-        );
-        assert_ne!(random_path().unwrap(), random_path().unwrap());
-        let name = "ü".repeat(100);
-        assert!(path_of_arena(&name).unwrap().as_os_str().len() <= wire_socket::PATH_MOST);
     }
 }

@@ -1,7 +1,6 @@
 //! A state as a dict. Each call that writes is atomic, and one update.
 
 use super::State;
-use crate::access::Store;
 use crate::codec::{
     boxed_wrong_type_of, decode, decode_in_place, decoded, get_fixed, get_longer, own_key, with_key, with_value,
 };
@@ -9,6 +8,7 @@ use crate::error::Result;
 use crate::handle::Handle;
 use crate::key::{Key, ToKey};
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 use crate::transaction::{Transaction, pop_item, take};
 use crate::value::{FromValue, Map, ToValue, Value};
 

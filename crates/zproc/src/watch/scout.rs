@@ -7,9 +7,9 @@ use shm_state::{Namespace, Next, WeakNamespace};
 
 use super::Watch;
 use super::watcher::{Looked, Progress, Sought};
-use crate::access::Shared;
 use crate::error::Result;
 use crate::notify::Lookout;
+use crate::shared::Shared;
 
 /// Looks ahead for a watcher, without keeping its namespace open.
 pub(crate) struct Scout {

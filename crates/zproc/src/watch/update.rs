@@ -8,11 +8,11 @@ use shm_state::KeyRef;
 use super::walk::Changes;
 use super::writer::Writer;
 use super::{Sought, Watch};
-use crate::access::Store;
 use crate::codec::decode_key;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 
 /// One update: what a single write or a single `atomic` did.
 ///

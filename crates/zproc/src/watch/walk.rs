@@ -17,9 +17,9 @@
 use shm_state::Next;
 
 use super::watcher::{Sought, Watcher};
-use crate::access::Store;
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 
 /// The log of a namespace, as one watcher reads it.
 pub(super) struct Log<'s, 'w> {

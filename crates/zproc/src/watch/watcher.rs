@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 
 use super::condition::Condition;
 use super::subject::Subject;
-use crate::access::{Access, Store};
+use crate::access::Access;
 use crate::error::Result;
+use crate::store::Store;
 
 /// Access to a namespace, with a cursor.
 pub(crate) struct Watcher {
