@@ -201,6 +201,25 @@ impl<V: Variant> Subscription<V> {
         }
     }
 
+    /// A subscription is a message to the server, which nobody acknowledges: asks for a greeting until one comes.
+    fn await_greeting(&mut self, mut connection: Connection<V>) {
+        for _ in 0..1000 {
+            let done: Reply<'_> = decode(connection.ask(&Request::Hello(self.identity, &self.key)));
+            assert!(matches!(done, Reply::Done));
+            while self.receive(Duration::from_millis(20)) {
+                self.more();
+                let writer = decode::<Update<'_>>(&self.part).writer;
+                while self.updates.get_rcvmore().expect("is an option of all sockets") {
+                    self.more();
+                }
+                if writer == self.identity {
+                    return;
+                }
+            }
+        }
+        panic!("the server does not take the subscription");
+    }
+
     /// Receives a part of which there is another.
     fn more(&mut self) {
         self.updates.recv(&mut self.part, 0).expect("messages come whole");
@@ -215,16 +234,16 @@ impl<V: Variant> Watcher for Subscription<V> {
                 .set_subscribe(topic.as_bytes())
                 .expect("is an option of this socket");
         });
-        // A subscription is a message to the server, which nobody acknowledges.
-        std::thread::sleep(Duration::from_millis(50));
-        Self {
+        let mut subscription = Self {
             updates,
             part: Message::new(),
             key: key.to_owned(),
             waiting,
             identity: identity(),
             variant: PhantomData,
-        }
+        };
+        subscription.await_greeting(Connection::to(address));
+        subscription
     }
 
     fn next(&mut self, patience: Duration) -> News {

@@ -92,6 +92,10 @@ impl<V: Variant> Server<V> {
                     self.put(writer, key, value);
                     self.reply(&sender, &Reply::Done);
                 }
+                Request::Hello(writer, key) => {
+                    self.greet(writer, key);
+                    self.reply(&sender, &Reply::Done);
+                }
                 Request::Atomic(key) => self.atomic(&sender, key),
             }
         }
@@ -131,6 +135,18 @@ impl<V: Variant> Server<V> {
             identical: before == Some(value),
             before: before.filter(|_| !V::WHOLE),
             after: (!V::WHOLE).then_some(value),
+        };
+        self.tell(key, &encode(&update), None);
+    }
+
+    /// Tells of no change.
+    fn greet(&mut self, writer: u64, key: &str) {
+        self.fill_whole_before();
+        let update = Update {
+            writer,
+            identical: true,
+            before: None,
+            after: None,
         };
         self.tell(key, &encode(&update), None);
     }

@@ -76,6 +76,8 @@ pub enum Request<'m> {
     Set(u64, &'m str, Borrowed<'m>),
     /// Puts many, without telling anybody.
     Fill(Vec<(&'m str, Borrowed<'m>)>),
+    /// Has those who watch a key told, by the name of the asker, that nothing changed: so it learns that it is subscribed.
+    Hello(u64, &'m str),
     /// The value under a key, or the dict; the client will push what becomes of it.
     Atomic(&'m str),
 }
