@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use zproc::{Backend, Server, State};
+use zproc::{Server, State};
 use zproc_bench::rounds::{Spread, compare};
 use zproc_bench::table::{Goal, Limit, Measured, Unit};
 
