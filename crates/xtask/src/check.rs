@@ -8,8 +8,7 @@ use crate::{doc_examples, unsafe_code};
 /// The command that runs the tests. The README tells it to users word for word, and a step below checks that.
 const TEST_COMMAND: &str = "cargo test --locked";
 
-/// The table of checks, quick ones first. Only the steps about rivals build the feature of `zproc-bench` that brings in
-/// the libraries that zproc is compared with.
+/// The table of checks, quick ones first.
 #[rustfmt::skip]
 pub const STEPS: &[Step] = &[
     Step::run("format",              "cargo fmt --all -- --check"),
@@ -22,7 +21,6 @@ pub const STEPS: &[Step] = &[
     Step::run("lint shared_memory",  "cargo clippy -p shm-state --features shared_memory --all-targets --locked -- -D warnings"),
     Step::run("lint tokio",          "cargo clippy -p zproc --features tokio --all-targets --locked -- -D warnings"),
     Step::run("lint models",         "cargo clippy -p shm-state --release --all-targets --locked --target-dir target/models -- -D warnings").with("RUSTFLAGS", "--cfg loom"),
-    Step::run("lint rivals",         "cargo clippy -p zproc-bench --features rivals --all-targets --locked -- -D warnings").needs(Need::CxxCompiler),
     Step::run("docs",                "cargo doc --workspace --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings"),
     Step::run("docs tokio",          "cargo doc -p zproc --features tokio --no-deps --locked").with("RUSTDOCFLAGS", "-D warnings"),
     Step::run("aarch64",             "cargo check --workspace --target aarch64-unknown-linux-gnu --locked").needs(Need::Target("aarch64-unknown-linux-gnu")),
@@ -36,6 +34,13 @@ pub const STEPS: &[Step] = &[
     Step::run("see: histories",      "cargo test --release --features kill-points,planted-faults --locked --test linearizability mistakes"),
     Step::run("example",             "cargo run --release --locked --example governor"),
     Step::run("instructions",        "cargo bench -p zproc-bench --locked --bench instructions"),
+];
+
+/// What concerns the libraries that zproc is compared with, which only these steps build. Figures count here, so they are
+/// for a quiet machine.
+#[rustfmt::skip]
+pub const RIVALS: &[Step] = &[
+    Step::run("lint rivals",         "cargo clippy -p zproc-bench --features rivals --all-targets --locked -- -D warnings").needs(Need::CxxCompiler),
     Step::run("test rivals",         "cargo test --release -p zproc-bench --features rivals --locked --lib --test rivals").needs(Need::CxxCompiler),
     Step::run("beside the rivals",   "cargo run --release -p zproc-bench --features rivals --locked -- report --quick").needs(Need::CxxCompiler),
 ];

@@ -1,5 +1,5 @@
 //! The project's tasks, so that people and CI call the same commands: `cargo xtask check`, `prove`, `soak`, `sanitize`,
-//! `bench`.
+//! `rivals`, `bench`.
 //!
 //! The program uses nothing but std and starts everything else as a child process in the workspace's root. Its exit
 //! code is 0 if the task succeeded, 1 if it failed, and 2 if the arguments were wrong.
@@ -32,6 +32,7 @@ Tasks:
   prove [names]           run what the checks sample at its full load, or what is named: stores, instructions, models,
                           linearizability, damage, limits
       --seed S            for instructions: picks those at which a process is really killed (default: from the clock)
+  rivals                  lint, test and measure quickly what zproc is compared with; fails where a ratio is far from its goal
   bench [arguments]       run the benchmarks; arguments go to `cargo bench`
   help                    print this text
 ";
@@ -67,6 +68,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     };
     match (task.as_str(), rest) {
         ("check", []) => step::run_all(check::STEPS, root()).map_err(Failure::Task),
+        ("rivals", []) => step::run_all(check::RIVALS, root()).map_err(Failure::Task),
         ("soak", options) => {
             let options = soak::Options::parse(options).map_err(Failure::Usage)?;
             soak::run(&options, root()).map_err(Failure::Task)
@@ -84,7 +86,9 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
             print!("{HELP}");
             Ok(())
         }
-        ("check", [extra, ..]) => Err(Failure::Usage(format!("check takes no arguments, got '{extra}'"))),
+        (task @ ("check" | "rivals"), [extra, ..]) => {
+            Err(Failure::Usage(format!("{task} takes no arguments, got '{extra}'")))
+        }
         (unknown, _) => Err(Failure::Usage(format!("there is no task '{unknown}'"))),
     }
 }
