@@ -8,7 +8,7 @@ use zmq::{Context, DONTWAIT, Message, SNDMORE, Socket, SocketType};
 
 use super::Variant;
 use super::server::endpoint;
-use super::wire::{Borrowed, Push, Reply, Request, Update, View, decode, encode};
+use super::wire::{Borrowed, Push, Reply, Request, Update, View, decode, encode, greeting, topic};
 use crate::rivals::{Client, Contents, News, Waiting, Watcher};
 
 /// A context has room for 1,023 sockets; some programs have more watchers than that.
@@ -201,19 +201,23 @@ impl<V: Variant> Subscription<V> {
         }
     }
 
-    /// A subscription is a message to the server, which nobody acknowledges: asks for a greeting until one comes.
+    /// A subscription is a message to the server, which nobody acknowledges. A second one, to a topic of this watcher
+    /// alone, comes behind it, and what is sent there on request shows that both have arrived.
     fn await_greeting(&mut self, mut connection: Connection<V>) {
+        let topic = greeting(self.identity);
+        self.updates
+            .set_subscribe(topic.as_bytes())
+            .expect("is an option of this socket");
         for _ in 0..1000 {
-            let done: Reply<'_> = decode(connection.ask(&Request::Hello(self.identity, &self.key)));
+            let done: Reply<'_> = decode(connection.ask(&Request::Hello(self.identity)));
             assert!(matches!(done, Reply::Done));
             while self.receive(Duration::from_millis(20)) {
-                self.more();
-                let writer = decode::<Update<'_>>(&self.part).writer;
+                let is_greeting = *self.part == *topic.as_bytes();
                 while self.updates.get_rcvmore().expect("is an option of all sockets") {
                     self.more();
                 }
-                if writer == self.identity {
-                    return;
+                if is_greeting {
+                    return self.updates.set_unsubscribe(topic.as_bytes()).expect("was subscribed");
                 }
             }
         }
@@ -228,7 +232,7 @@ impl<V: Variant> Subscription<V> {
 
 impl<V: Variant> Watcher for Subscription<V> {
     fn open(address: &str, key: &str, waiting: Waiting) -> Self {
-        let topic = if V::WHOLE { "" } else { key };
+        let topic = topic::<V>(key);
         let updates = connect(address, SocketType::SUB, "updates", |socket| {
             socket
                 .set_subscribe(topic.as_bytes())
@@ -251,9 +255,12 @@ impl<V: Variant> Watcher for Subscription<V> {
             if !self.receive(patience) {
                 return News::Nothing;
             }
-            // A subscription is to all keys that begin so.
-            let this_key = V::WHOLE || *self.part == *self.key.as_bytes();
+            // A subscription is to all topics that begin so; and a second greeting may be on its way.
+            let this_key = *self.part == *topic::<V>(&self.key).as_bytes();
             self.more();
+            if !this_key && self.part.is_empty() {
+                continue;
+            }
             let update: Update<'_> = decode(&self.part);
             let wanted = this_key && update.writer != self.identity && !update.identical;
             let after = update.after.map(Borrowed::number);

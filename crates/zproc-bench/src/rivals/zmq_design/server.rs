@@ -8,7 +8,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use zmq::{Context, Message, SNDMORE, Socket, SocketType};
 
-use super::wire::{Borrowed, Owned, Push, Reply, Request, State, Update, View, decode, encode};
+use super::wire::{Borrowed, Owned, Push, Reply, Request, State, Update, View, decode, encode, greeting, topic};
 use super::{Faithful, Improved, Variant};
 
 /// How a program is told to be the server.
@@ -92,8 +92,11 @@ impl<V: Variant> Server<V> {
                     self.put(writer, key, value);
                     self.reply(&sender, &Reply::Done);
                 }
-                Request::Hello(writer, key) => {
-                    self.greet(writer, key);
+                Request::Hello(watcher) => {
+                    self.updates
+                        .send(&greeting(watcher), SNDMORE)
+                        .expect("the socket is open");
+                    self.updates.send("", 0).expect("the socket is open");
                     self.reply(&sender, &Reply::Done);
                 }
                 Request::Atomic(key) => self.atomic(&sender, key),
@@ -139,18 +142,6 @@ impl<V: Variant> Server<V> {
         self.tell(key, &encode(&update), None);
     }
 
-    /// Tells of no change.
-    fn greet(&mut self, writer: u64, key: &str) {
-        self.fill_whole_before();
-        let update = Update {
-            writer,
-            identical: true,
-            before: None,
-            after: None,
-        };
-        self.tell(key, &encode(&update), None);
-    }
-
     fn fill_whole_before(&mut self) {
         if V::WHOLE {
             self.fill_whole();
@@ -162,8 +153,7 @@ impl<V: Variant> Server<V> {
     fn tell(&mut self, key: &str, update: &[u8], after: Option<Vec<u8>>) {
         const OPEN: &str = "the socket is open";
         // A watcher of the faithful variant gets all updates of the namespace, and looks for its key in them.
-        let topic = if V::WHOLE { "" } else { key };
-        self.updates.send(topic, SNDMORE).expect(OPEN);
+        self.updates.send(topic::<V>(key), SNDMORE).expect(OPEN);
         if !V::WHOLE {
             return self.updates.send(update, 0).expect(OPEN);
         }

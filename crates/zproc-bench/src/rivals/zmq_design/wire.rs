@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Variant;
+
 /// A value as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Owned {
@@ -76,8 +78,8 @@ pub enum Request<'m> {
     Set(u64, &'m str, Borrowed<'m>),
     /// Puts many, without telling anybody.
     Fill(Vec<(&'m str, Borrowed<'m>)>),
-    /// Has those who watch a key told, by the name of the asker, that nothing changed: so it learns that it is subscribed.
-    Hello(u64, &'m str),
+    /// Sends something on the topic [`greeting`] of this watcher, which so learns that it is subscribed.
+    Hello(u64),
     /// The value under a key, or the dict; the client will push what becomes of it.
     Atomic(&'m str),
 }
@@ -112,6 +114,16 @@ pub struct Update<'m> {
     #[serde(borrow)]
     pub before: Option<Borrowed<'m>>,
     pub after: Option<Borrowed<'m>>,
+}
+
+/// What a watcher subscribes to: updates of a key, or in the faithful variant all of them.
+pub fn topic<V: Variant>(key: &str) -> &str {
+    if V::WHOLE { "update" } else { key }
+}
+
+/// The topic of one watcher alone.
+pub fn greeting(watcher: u64) -> String {
+    format!("hello {watcher}")
 }
 
 /// As bytes.
