@@ -214,7 +214,8 @@ fn a_descriptor_that_cannot_be_written_is_refused() {
     let write_only = File::options().write(true).open(name.path()).unwrap();
     text_of(Arena::from_fd(write_only.into()));
     // A copy of it that is sealed against writing.
-    let file = File::from(memfd_create("zproc-test-sealed", MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC).unwrap());
+    let file =
+        File::from(memfd_create("zproc-test-sealed", MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC).unwrap());
     file.set_len(1 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
     nix::fcntl::fcntl(
