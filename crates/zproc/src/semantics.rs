@@ -77,6 +77,8 @@
 //!   decides itself.
 //! * A level may be found in the past: a value that came and went since the cursor is not missed. The snapshot that is
 //!   returned is the state in which it held; that of now may be different.
+//! * A level that holds at once leaves the cursor where it is. A loop of those falls out of the history with its first
+//!   wait after a whole one: it should be live, or catch [`Error::Lagged`].
 //! * For a level the current state counts whoever made it; of the updates after the cursor, only those of others do.
 //! * To look and then wait without a gap, first [`State::go_live`], then look: what happens after the look is buffered.
 //!

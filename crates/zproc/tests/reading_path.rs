@@ -152,20 +152,42 @@ fn what_asks_for_memory_is_known() {
     );
 }
 
-/// Two who answer each other, each waiting until the other has written its number.
-fn wait_and_answer(state: &State, own: &str, others: &str, from: u64, times: u64) {
-    for n in from..from + times {
-        drop(state.get_when_equal(others, n).unwrap());
-        state.insert(own, n).unwrap();
+/// Two who answer each other, each with a namespace that only it writes: neither finds the other inside of the lock.
+///
+/// This one waits until the other has written its number. Live, since a number that is there already consumes nothing:
+/// after a whole history of those, a buffered wait would have fallen out of it.
+struct Answering<'s> {
+    ticks: &'s State,
+    answers: State,
+    next: u64,
+}
+
+impl<'s> Answering<'s> {
+    fn new(ticks: &'s State) -> Self {
+        let answers = ticks.fork().namespace("answers").open().unwrap();
+        Self {
+            ticks,
+            answers,
+            next: 0,
+        }
+    }
+
+    fn wait_and_answer(&mut self, times: u64) {
+        for _ in 0..times {
+            drop(self.ticks.watch().live().get_when_equal("tick", self.next).unwrap());
+            self.answers.insert("answer", self.next).unwrap();
+            self.next += 1;
+        }
     }
 }
 
 /// The other side, until it is told to stop.
-fn keep_answering(state: &State, own: &str, others: &str, stop: &AtomicBool) {
-    let mut n = 0;
+fn keep_answering(ticks: &State, stop: &AtomicBool) {
+    let answers = ticks.fork().namespace("answers").open().unwrap();
+    let mut n = 0u64;
     while !stop.load(Ordering::Relaxed) {
-        state.insert(own, n).unwrap();
-        while state.get::<u64>(others).unwrap() != Some(n) && !stop.load(Ordering::Relaxed) {
+        ticks.insert("tick", n).unwrap();
+        while answers.get("answer").unwrap() != Some(n) && !stop.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
         n += 1;
@@ -177,7 +199,7 @@ fn beside_one_who_answers(state: &State, f: impl FnOnce()) {
     let answering = state.clone();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| keep_answering(&answering, "tick", "answer", &stop));
+        let other = scope.spawn(|| keep_answering(&answering, &stop));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
         stop.store(true, Ordering::Relaxed);
         other.join().unwrap();
@@ -190,8 +212,9 @@ fn a_wait_that_is_satisfied_asks_for_no_memory() {
     for strategy in [WaitStrategy::Spin, WaitStrategy::default(), WaitStrategy::Block] {
         let state = new_state().fork().wait_strategy(strategy).open().unwrap();
         beside_one_who_answers(&state, || {
-            wait_and_answer(&state, "answer", "tick", 0, TIMES);
-            let calls = calls_of(|| wait_and_answer(&state, "answer", "tick", TIMES, TIMES));
+            let mut answering = Answering::new(&state);
+            answering.wait_and_answer(TIMES);
+            let calls = calls_of(|| answering.wait_and_answer(TIMES));
             assert_eq!(
                 calls, 0,
                 "{strategy:?}: {calls} calls of the allocator in {TIMES} waits"
@@ -270,9 +293,10 @@ fn a_spinning_wait_makes_no_system_call_and_a_sleeping_one_only_sleeps() {
         beside_one_who_answers(&state, || {
             parts = calls::count(|| {
                 let state = Builder::anonymous().wait_strategy(strategy).from_fd(fd).unwrap();
-                wait_and_answer(&state, "answer", "tick", 0, TIMES);
+                let mut answering = Answering::new(&state);
+                answering.wait_and_answer(TIMES);
                 part(look_at_the_clock);
-                part(|| wait_and_answer(&state, "answer", "tick", TIMES, TIMES));
+                part(|| answering.wait_and_answer(TIMES));
             });
         });
         let Some(parts) = parts else { return not_traced() };
