@@ -284,28 +284,45 @@ fn system_calls_are_counted() {
     assert!(matches!(found[..], [(Some(6), 2..), (None, 0)]), "{parts:?}");
 }
 
+/// The calls of a look at the clock, and of waiting and answering in a process of its own.
+fn calls_of_waiting(strategy: WaitStrategy) -> Option<(Calls, Calls)> {
+    let state = new_state();
+    let fd = descriptor(&state);
+    let mut parts = None;
+    beside_one_who_answers(&state, || {
+        parts = calls::count(|| {
+            let state = Builder::anonymous().wait_strategy(strategy).from_fd(fd).unwrap();
+            let mut answering = Answering::new(&state);
+            answering.wait_and_answer(TIMES);
+            part(look_at_the_clock);
+            part(|| answering.wait_and_answer(TIMES));
+        });
+    });
+    let mut parts = parts?.into_iter();
+    Some((parts.next().unwrap(), parts.next().unwrap()))
+}
+
+/// A spinning one does not either, but for a writer that is taken off its processor in the middle of a commit: it may
+/// have died, which is found out with the lock. On a busy machine that happens now and then, so one run of some must be
+/// without.
 #[test]
 fn a_spinning_wait_makes_no_system_call_and_a_sleeping_one_only_sleeps() {
+    const RUNS: usize = 20;
     for strategy in [WaitStrategy::Spin, WaitStrategy::Block] {
-        let state = new_state();
-        let fd = descriptor(&state);
-        let mut parts = None;
-        beside_one_who_answers(&state, || {
-            parts = calls::count(|| {
-                let state = Builder::anonymous().wait_strategy(strategy).from_fd(fd).unwrap();
-                let mut answering = Answering::new(&state);
-                answering.wait_and_answer(TIMES);
-                part(look_at_the_clock);
-                part(|| answering.wait_and_answer(TIMES));
-            });
-        });
-        let Some(parts) = parts else { return not_traced() };
-        let (clock, mut calls) = (&parts[0], parts[1].clone());
-        if strategy == WaitStrategy::Block {
-            let slept = calls.remove(&libc::SYS_futex).unwrap_or(0);
-            eprintln!("  {TIMES} waits that may sleep: {slept} calls of futex");
+        for run in 1.. {
+            let Some((clock, mut calls)) = calls_of_waiting(strategy) else {
+                return not_traced();
+            };
+            if strategy == WaitStrategy::Block || run < RUNS {
+                let slept = calls.remove(&libc::SYS_futex).unwrap_or(0);
+                eprintln!("  {strategy:?}: {TIMES} waits: {slept} calls of futex");
+                if strategy == WaitStrategy::Spin && slept > 0 {
+                    continue;
+                }
+            }
+            assert_none("waiting", &calls, &clock);
+            break;
         }
-        assert_none("waiting", &calls, clock);
     }
 }
 
