@@ -855,14 +855,31 @@ impl Namespace {
     /// ```
     #[inline]
     pub fn pin(&self) -> Result<Pinned<'_>> {
-        self.space.check_fork()?;
-        let reader = &self.space.control().reader;
-        if let Some(seat) = self.own_seat()
-            && let Ok(seq) = pin::pin(&seat.pin, &reader.floor, &reader.seq)
-        {
-            return Ok(Pinned::new(&self.space, seat, seq, false));
+        match self.pin_at_hand() {
+            Some(pinned) => Ok(pinned),
+            None => self.pin_elsewhere(),
         }
-        self.pin_elsewhere()
+    }
+
+    /// Pins the newest snapshot if the place for it is at hand. `None` says nothing: then [`Namespace::pin`] it.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let one = namespace.pin_at_hand().expect("nobody else used it");
+    /// assert!(namespace.pin_at_hand().is_none()); // its place is taken
+    /// assert_eq!(namespace.pin()?.seq(), one.seq());
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    #[inline(always)]
+    pub fn pin_at_hand(&self) -> Option<Pinned<'_>> {
+        if !self.space.is_current() {
+            return None;
+        }
+        let (seat, reader) = (self.own_seat()?, &self.space.control().reader);
+        let seq = pin::pin(&seat.pin, &reader.floor, &reader.seq).ok()?;
+        Some(Pinned::new(&self.space, seat, seq, false))
     }
 
     /// Pins the newest snapshot if the value of a key is in it, at hand, and `holds`: a get and a pin in one. `None`
@@ -888,7 +905,7 @@ impl Namespace {
     pub fn pin_if(&self, key: &KeyRef<'_>, holds: impl FnOnce(Small) -> bool) -> Option<Pinned<'_>> {
         let view = View::newest(&self.space);
         let small = view.small_at_hand(view.find_at_hand(key).ok()??).ok()??;
-        if !holds(small) || self.space.check_fork().is_err() {
+        if !holds(small) || !self.space.is_current() {
             return None;
         }
         let seat = self.own_seat()?;
@@ -902,6 +919,7 @@ impl Namespace {
 
     #[cold]
     fn pin_elsewhere(&self) -> Result<Pinned<'_>> {
+        self.space.check_fork()?;
         let reader = &self.space.control().reader;
         loop {
             let seat = seats::take(&self.space)?;

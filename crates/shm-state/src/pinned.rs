@@ -491,7 +491,7 @@ impl<'n> Pinned<'n> {
 impl Drop for Pinned<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.space.check_fork().is_err() {
+        if !self.space.is_current() {
             return; // a forked child: the pin is its parent's
         }
         pin::unpin(&self.seat.pin);

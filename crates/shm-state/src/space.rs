@@ -283,14 +283,16 @@ impl Space {
         }
     }
 
+    /// See [`Attachment::is_current`].
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        self.attachment.is_current()
+    }
+
     /// Errors in a forked child, which does not own what its parent attached.
     #[inline(always)]
     pub fn check_fork(&self) -> Result<()> {
-        if self.attachment.is_current() {
-            Ok(())
-        } else {
-            Err(Error::Forked)
-        }
+        if self.is_current() { Ok(()) } else { Err(Error::Forked) }
     }
 
     /// Takes the writer lock.

@@ -183,18 +183,23 @@ impl Access {
     }
 
     /// The newest state.
+    ///
+    /// The slow way returns another type than this one, so that both can be told apart in registers: what is returned
+    /// in memory by a call is copied from there by wide loads, which stall on the narrow stores before.
     #[inline(always)]
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>> {
-        match self.opened() {
-            Some(namespace) => Snapshot::newest(namespace),
-            None => self.snapshot_over_socket(),
+        if let Some(namespace) = self.opened()
+            && let Some(pinned) = namespace.pin_at_hand()
+        {
+            return Ok(Snapshot::new(namespace, pinned));
         }
+        self.snapshot_slowly().map_err(|error| *error)
     }
 
     #[cold]
     #[inline(never)]
-    fn snapshot_over_socket(&self) -> Result<Snapshot<'_>> {
-        Snapshot::newest_in(Store::Remote(self.remote()?))
+    fn snapshot_slowly(&self) -> Result<Snapshot<'_>, Box<Error>> {
+        self.store().and_then(Snapshot::newest_in).map_err(Box::new)
     }
 
     /// Begins a transaction.

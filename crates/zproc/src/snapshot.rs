@@ -1,6 +1,7 @@
 //! Snapshots: the state as it was after one update.
 
 use std::fmt;
+use std::sync::Arc;
 
 use shm_state::{KeyRef, Namespace, Payload, Pinned};
 
@@ -37,13 +38,14 @@ pub struct Snapshot<'s> {
     inner: Inner<'s>,
 }
 
-/// Where the snapshot is. The box leaves the other variant as small as it is alone.
+/// Where the snapshot is. The pointer leaves the other variant as small as it is alone; that of an [`Arc`], because what
+/// it takes to let go is one call then, and dropping a snapshot is short enough to be inlined.
 enum Inner<'s> {
     Mapped {
         pinned: Pinned<'s>,
         namespace: &'s Namespace,
     },
-    Remote(Box<RemoteSnapshot<'s>>),
+    Remote(Arc<RemoteSnapshot<'s>>),
 }
 
 impl<'s> Snapshot<'s> {
@@ -56,7 +58,7 @@ impl<'s> Snapshot<'s> {
 
     fn over_socket(snapshot: RemoteSnapshot<'s>) -> Self {
         Self {
-            inner: Inner::Remote(Box::new(snapshot)),
+            inner: Inner::Remote(Arc::new(snapshot)),
         }
     }
 

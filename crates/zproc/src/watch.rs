@@ -322,7 +322,7 @@ impl<'s> Watch<'s> {
     pub fn get_when_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::equals(&value)) {
             Some(now) => Ok(now),
-            None => self.until_equal(key, value),
+            None => self.until_equal(key, value).map_err(|error| *error),
         }
     }
 
@@ -342,6 +342,7 @@ impl<'s> Watch<'s> {
     /// ```
     pub fn get_when_not_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
         self.until_key(key, Condition::not_equal(value)?)
+            .map_err(|error| *error)
     }
 
     /// See [`State::get_when_none`](crate::State::get_when_none).
@@ -361,7 +362,7 @@ impl<'s> Watch<'s> {
     pub fn get_when_none(&self, key: impl ToKey) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::is_none) {
             Some(now) => Ok(now),
-            None => self.until_key(key, Condition::None),
+            None => self.until_key(key, Condition::None).map_err(|error| *error),
         }
     }
 
@@ -383,7 +384,7 @@ impl<'s> Watch<'s> {
     pub fn get_when_not_none(&self, key: impl ToKey) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::is_not_none) {
             Some(now) => Ok(now),
-            None => self.until_key(key, Condition::NotNone),
+            None => self.until_key(key, Condition::NotNone).map_err(|error| *error),
         }
     }
 
@@ -407,7 +408,7 @@ impl<'s> Watch<'s> {
     pub fn get_when_available(&self, key: impl ToKey) -> Result<Snapshot<'s>> {
         match self.at_once(&key, at_once::is_there) {
             Some(now) => Ok(now),
-            None => self.until_key(key, Condition::Available),
+            None => self.until_key(key, Condition::Available).map_err(|error| *error),
         }
     }
 
@@ -521,19 +522,21 @@ impl<'s> Watch<'s> {
         result
     }
 
-    /// [`Watch::get_when_equal`] when it is not told at once.
+    /// [`Watch::get_when_equal`] when it is not told at once. The error is in a box for the reason given at
+    /// `Access::snapshot`.
     #[cold]
     #[inline(never)]
-    pub(crate) fn until_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>> {
+    pub(crate) fn until_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'s>, Box<Error>> {
         self.until_key(key, Condition::equal(value)?)
     }
 
     #[cold]
     #[inline(never)]
-    fn until_key(&self, key: impl ToKey, condition: Condition) -> Result<Snapshot<'s>> {
+    fn until_key(&self, key: impl ToKey, condition: Condition) -> Result<Snapshot<'s>, Box<Error>> {
         let key = own_key(key)?;
         let sought = self.sought(Subject::Key(key.clone()), Some(condition.clone()));
-        self.until(&sought, |snapshot| condition.holds(snapshot, &key.as_ref()))
+        let found = self.until(&sought, |snapshot| condition.holds(snapshot, &key.as_ref()));
+        found.map_err(Box::new)
     }
 
     /// Waits until `test` holds, which need only be asked again after updates that are `sought`.

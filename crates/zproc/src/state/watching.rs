@@ -111,7 +111,7 @@ impl State {
     pub fn get_when_equal(&self, key: impl ToKey, value: impl ToValue) -> Result<Snapshot<'_>> {
         match at_once::holds_now(&self.watcher, &key, at_once::equals(&value)) {
             Some(now) => Ok(now),
-            None => self.watch().until_equal(key, value),
+            None => self.watch().until_equal(key, value).map_err(|error| *error),
         }
     }
 
