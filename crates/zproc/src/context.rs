@@ -1,11 +1,13 @@
 //! Contexts: a state, and the processes that share it.
 //!
 //! A [`Context`] keeps what it started, in order, and ends it when it is closed or dropped. Its parts: `builder` opens it,
-//! `factory` makes several processes at once.
+//! `factory` makes several processes at once, `handler` calls functions when the state changes, `server` gives the state an
+//! address.
 
 mod builder;
 mod factory;
 mod handler;
+mod server;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,13 +16,17 @@ use std::time::Duration;
 use shm_state::Deadline;
 
 use crate::access::check_not_in_atomic;
+use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::map::{Tasks, Workers};
+use crate::ping::Ping;
 use crate::process::{AnyProcess, Launch, ProcessBuilder, ProcessSettings, Returned, Supervised, Target, check_init};
+use crate::server::Server;
 use crate::state::State;
 pub use builder::ContextBuilder;
 pub use factory::{Factory, TargetList};
 pub use handler::{Handled, Handler, HandlerBuilder};
+use server::LazyServer;
 
 /// A state, and the processes that share it.
 ///
@@ -61,6 +67,7 @@ pub struct Context {
     processes: Mutex<Vec<Arc<Supervised>>>,
     workers: Arc<Workers>,
     tasks: Tasks,
+    server: LazyServer,
     /// The process that made it.
     owner: u32,
 }
@@ -134,19 +141,68 @@ impl Context {
         self.state.namespace()
     }
 
-    /// The address of its state, if it has one.
+    /// The address of its state. One without a name gets that of its [server](Context::server), which is started.
+    ///
+    /// ```
+    /// use zproc::{Context, Result, State};
+    ///
+    /// fn main() -> Result<()> {
+    ///     zproc::init();
+    ///     let ctx = Context::new()?;
+    ///     State::open(ctx.address()?)?.insert("door", "open")?;
+    ///     assert_eq!(ctx.state().get("door")?, Some("open".to_owned()));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn address(&self) -> Result<&str> {
+        match self.state.address() {
+            Some(address) => Ok(address),
+            None => Ok(self.server()?.address()),
+        }
+    }
+
+    /// A server of its state, which the first call of this, of [`Context::ping`], or of [`Context::address`] for a state without a
+    /// name starts. It ends with the context; should it be killed, those who have mapped the state go on, and
+    /// [`start_server`](crate::start_server()) starts another.
+    ///
+    /// # Errors
+    /// Those of [`ServerBuilder::start`](crate::ServerBuilder::start).
     ///
     /// ```
     /// use zproc::{Context, Result};
     ///
     /// fn main() -> Result<()> {
     ///     zproc::init();
-    ///     assert_eq!(Context::new()?.address(), None);
+    ///     let ctx = Context::new()?;
+    ///     assert_eq!(ctx.server()?.address(), ctx.address()?);
+    ///     assert_ne!(ctx.server()?.pid(), std::process::id());
     ///     Ok(())
     /// }
     /// ```
-    pub fn address(&self) -> Option<&str> {
-        self.state.address()
+    pub fn server(&self) -> Result<&Server> {
+        self.server.of(&self.base)
+    }
+
+    /// Asks its [server](Context::server), or the one that its state was had from, whether it is there: see
+    /// [`ping`](crate::ping()).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use zproc::{Context, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     zproc::init();
+    ///     let ctx = Context::new()?;
+    ///     let pong = ctx.ping()?.timeout(Duration::from_secs(60)).send()?;
+    ///     assert_eq!(pong.map(|pong| pong.pid), Some(ctx.server()?.pid()));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn ping(&self) -> Result<Ping> {
+        match self.state.address().map(Address::parse) {
+            Some(Ok(Address::Ipc(..))) => self.state.ping(),
+            _ => self.server.ping(&self.base),
+        }
     }
 
     /// A process that runs `target`, to be given its arguments and settings and to be started. What a target may be is
@@ -369,6 +425,7 @@ impl Context {
         } else {
             all.iter().for_each(Supervised::let_go);
         }
+        self.server.stop()?;
         ended
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use shm_state::Deadline;
 
 use crate::access::check_not_in_atomic;
@@ -35,7 +36,7 @@ pub struct Pong {
     pub round_trip: Duration,
 }
 
-/// A question to a server, made by [`ping`].
+/// A question to a server, made by [`ping`]. It keeps its connection, and is best kept to ask again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,13 +50,20 @@ pub struct Pong {
 /// assert!(ping.send()?.is_some());
 /// # Ok::<(), zproc::Error>(())
 /// ```
-#[derive(Clone)]
 #[must_use = "nothing is sent before `send` is called"]
 pub struct Ping {
     address: String,
     timeout: Option<Duration>,
     payload: Option<Vec<u8>>,
     secret: Secret,
+    /// The connection that the last one went over.
+    link: Mutex<Option<Kept>>,
+}
+
+/// A connection, and the process that made it: frames of a forked child must not come between its parent's.
+struct Kept {
+    link: Link,
+    maker: u32,
 }
 
 /// Bytes of a payload that nobody has chosen.
@@ -78,6 +86,7 @@ pub fn ping(address: &str) -> Ping {
         timeout: None,
         payload: None,
         secret: Secret::default(),
+        link: Mutex::new(None),
     }
 }
 
@@ -124,17 +133,21 @@ impl Ping {
     /// assert!(ping.secret_key("open sesame").send()?.is_some());
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn secret_key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.secret = Secret::new(key.as_ref());
-        self
+    pub fn secret_key(self, key: impl AsRef<[u8]>) -> Self {
+        self.secret(Secret::new(key.as_ref()))
     }
 
+    /// The connection that was made with another key is of no use.
     pub(crate) fn secret(mut self, secret: Secret) -> Self {
         self.secret = secret;
+        self.link = Mutex::new(None);
         self
     }
 
     /// Sends it, and waits for the answer; `None` if another payload came back.
+    ///
+    /// The first call connects. Later ones of the same value go over the same connection, and make a new one if the server
+    /// has closed it, or is another by now. Calls of several threads come one after the other.
     ///
     /// # Errors
     /// [`Error::NoServer`] if nobody listens there, and [`Error::AccessDenied`] if the key is not the server's: both at once.
@@ -152,12 +165,6 @@ impl Ping {
     pub fn send(&self) -> Result<Option<Pong>> {
         check_not_in_atomic()?;
         let deadline = self.timeout.map_or(Deadline::never(), Deadline::after);
-        let address: Arc<str> = self.address.as_str().into();
-        let path = match Address::parse(&address)? {
-            Address::Ipc(path, _) => path.to_owned(),
-            Address::Shm(name) => socket_of(&address, name)?,
-        };
-        let key = self.secret.key(&address)?;
         let random: [u8; PAYLOAD];
         let payload = match &self.payload {
             Some(payload) => payload.as_slice(),
@@ -166,12 +173,55 @@ impl Ping {
                 &random
             }
         };
-        let mut link = Link::connect(&address, &path, key, deadline)?;
-        let begin = Instant::now();
-        let same = link.echo(payload, deadline)?;
-        let round_trip = begin.elapsed();
-        let pid = link.pid;
-        Ok(same.then_some(Pong { pid, round_trip }))
+        let maker = std::process::id();
+        let mut kept = match deadline.remaining() {
+            None => self.link.lock(),
+            Some(left) => self.link.try_lock_for(left).ok_or(Error::Timeout)?,
+        };
+        // Behind an error an answer may still come, which the next ping must not take for its own: so it is not put back.
+        if let Some(Kept { mut link, .. }) = kept.take().filter(|kept| kept.maker == maker) {
+            match pong(&mut link, payload, deadline) {
+                // The server has ended since, or has let it go.
+                Err(Error::Disconnected { .. }) => {}
+                answer => {
+                    *kept = answer.is_ok().then_some(Kept { link, maker });
+                    return answer;
+                }
+            }
+        }
+        let mut link = self.connect(deadline)?;
+        let answer = pong(&mut link, payload, deadline)?;
+        *kept = Some(Kept { link, maker });
+        Ok(answer)
+    }
+
+    fn connect(&self, deadline: Deadline) -> Result<Link> {
+        let address: Arc<str> = self.address.as_str().into();
+        let path = match Address::parse(&address)? {
+            Address::Ipc(path, _) => path.to_owned(),
+            Address::Shm(name) => socket_of(&address, name)?,
+        };
+        Link::connect(&address, &path, self.secret.key(&address)?, deadline)
+    }
+}
+
+fn pong(link: &mut Link, payload: &[u8], deadline: Deadline) -> Result<Option<Pong>> {
+    let begin = Instant::now();
+    let same = link.echo(payload, deadline)?;
+    let (round_trip, pid) = (begin.elapsed(), link.pid);
+    Ok(same.then_some(Pong { pid, round_trip }))
+}
+
+/// With a connection of its own.
+impl Clone for Ping {
+    fn clone(&self) -> Self {
+        Self {
+            address: self.address.clone(),
+            timeout: self.timeout,
+            payload: self.payload.clone(),
+            secret: self.secret.clone(),
+            link: Mutex::new(None),
+        }
     }
 }
 

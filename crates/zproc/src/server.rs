@@ -170,8 +170,12 @@ impl ServerBuilder {
     /// assert!(state.is_empty()?);
     /// # Ok::<(), Error>(())
     /// ```
-    pub fn secret_key(mut self, key: impl AsRef<[u8]>) -> Self {
-        self.secret = Secret::new(key.as_ref());
+    pub fn secret_key(self, key: impl AsRef<[u8]>) -> Self {
+        self.secret(Secret::new(key.as_ref()))
+    }
+
+    pub(crate) fn secret(mut self, secret: Secret) -> Self {
+        self.secret = secret;
         self
     }
 

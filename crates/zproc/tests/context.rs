@@ -177,6 +177,65 @@ fn threads_may_share_a_context() {
     assert_eq!(ctx.processes().len(), 4);
 }
 
+/// In a child, whose children are the context's alone.
+#[test]
+fn the_server_of_a_context_starts_when_it_is_needed_and_ends_with_it() {
+    fn children() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let children = |task: std::io::Result<std::fs::DirEntry>| {
+            // A thread that has ended meanwhile has none.
+            std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default()
+        };
+        tasks.map(|task| children(task).split_whitespace().count()).sum()
+    }
+    fn alone() {
+        let ctx = Context::builder().secret_key("open sesame").build().unwrap();
+        ctx.state().insert("cookies", 5).unwrap();
+        assert_eq!(children(), 0);
+        let addresses = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| ctx.address().unwrap().to_owned()))
+                .collect();
+            all.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert!(
+            addresses.iter().all(|address| *address == addresses[0]),
+            "{addresses:?}"
+        );
+        assert_eq!(children(), 1);
+        assert_eq!(
+            ctx.ping().unwrap().send().unwrap().map(|pong| pong.pid),
+            Some(ctx.server().unwrap().pid())
+        );
+        assert!(matches!(State::open(&addresses[0]), Err(Error::AccessDenied { .. })));
+        let client = State::builder(&addresses[0]).secret_key("open sesame").open().unwrap();
+        drop(ctx);
+        assert_eq!(children(), 0);
+        assert_eq!(client.get("cookies").unwrap(), Some(5));
+        assert!(matches!(client.ping().unwrap().send(), Err(Error::NoServer { .. })));
+    }
+    Context::new().unwrap().process(alone).start().unwrap().wait().unwrap();
+}
+
+#[test]
+fn a_context_over_a_server_has_the_address_of_that() {
+    let server = zproc::start_server().secret_key("open sesame").start().unwrap();
+    let ctx = Context::builder()
+        .address(server.address())
+        .secret_key("open sesame")
+        .build()
+        .unwrap();
+    assert_eq!(ctx.address().unwrap(), server.address());
+    let pong = ctx.ping().unwrap().send().unwrap().unwrap();
+    assert_eq!(pong.pid, server.pid());
+    // Its own is another one, of the same state.
+    let own = ctx.server().unwrap();
+    assert_ne!(own.pid(), server.pid());
+    ctx.state().insert("cookies", 5).unwrap();
+    let client = State::builder(own.address()).secret_key("open sesame").open().unwrap();
+    assert_eq!(client.get("cookies").unwrap(), Some(5));
+}
+
 #[test]
 fn no_wait_nests_in_atomic() {
     let ctx = Context::new().unwrap();

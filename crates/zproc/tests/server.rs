@@ -254,6 +254,53 @@ fn a_stopped_server_lets_pings_run_into_their_timeout_and_answers_later() {
     assert!(zproc::ping(server.address()).timeout(HANG).send().unwrap().is_some());
 }
 
+/// A late answer to one is not the answer to the next.
+#[test]
+fn a_ping_that_is_kept_outlives_timeouts_and_servers() {
+    let path = own_path("kept");
+    let start = || zproc::start_server().address(&address_of(&path)).start().unwrap();
+    let server = start();
+    let ping = zproc::ping(server.address()).timeout(HANG);
+    let pid = || ping.send().unwrap().map(|pong| pong.pid);
+    assert_eq!([pid(), pid()], [Some(server.pid()); 2]);
+
+    let hurried = ping.clone().timeout(Duration::from_millis(200));
+    assert!(hurried.send().unwrap().is_some());
+    send(server.pid(), Signal::SIGSTOP);
+    assert!(matches!(hurried.send(), Err(Error::Timeout)));
+    send(server.pid(), Signal::SIGCONT);
+    eventually("an answer in time, and its own", || match hurried.send() {
+        Ok(pong) => pong.is_some(),
+        Err(Error::Timeout) => false,
+        Err(error) => panic!("{error}"),
+    });
+
+    send(server.pid(), Signal::SIGKILL);
+    eventually("its end", || !server.is_alive());
+    assert!(matches!(ping.send(), Err(Error::NoServer { .. })));
+    let next = start();
+    assert_eq!(pid(), Some(next.pid()));
+}
+
+/// The connection is the same: the server's descriptors do not become more.
+#[test]
+fn pings_of_one_value_share_a_connection() {
+    let server = started(Backend::Process);
+    let ping = zproc::ping(server.address()).timeout(HANG);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap().count();
+    ping.send().unwrap().unwrap();
+    let before = descriptors();
+    for _ in 0..20 {
+        ping.send().unwrap().unwrap();
+        assert_eq!(descriptors(), before);
+    }
+    let others: Vec<_> = (0..20).map(|_| ping.clone()).collect();
+    for other in &others {
+        other.send().unwrap().unwrap();
+    }
+    assert_eq!(descriptors(), before + 20);
+}
+
 /// In a child, since the signal is an event for the whole process.
 #[test]
 fn a_signal_that_is_an_event_ends_a_ping() {

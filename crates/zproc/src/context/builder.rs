@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use super::Context;
+use super::server::LazyServer;
 use crate::error::Result;
 use crate::map::{Tasks, Workers};
-use crate::process::{ProcessSettings, check_init};
+use crate::process::{Backend, ProcessSettings, check_init};
+use crate::secret::Secret;
 use crate::state::{Builder, State};
 
 /// Settings to make a context with. Made by [`Context::builder`].
@@ -31,6 +33,8 @@ pub struct ContextBuilder {
     defaults: ProcessSettings,
     wait: bool,
     cleanup: bool,
+    server_backend: Backend,
+    secret: Secret,
 }
 
 #[derive(Debug)]
@@ -48,10 +52,12 @@ impl ContextBuilder {
             defaults: ProcessSettings::new(),
             wait: false,
             cleanup: true,
+            server_backend: Backend::default(),
+            secret: Secret::default(),
         }
     }
 
-    /// Opens the state at an address, or creates it; it stays when the context ends.
+    /// Opens the state at an address, or creates it if that is `shm://NAME`; it stays when the context ends.
     ///
     /// ```
     /// use zproc::{Context, Result};
@@ -60,7 +66,7 @@ impl ContextBuilder {
     ///     zproc::init();
     ///     let address = format!("shm://zproc-doc-context-{}", std::process::id());
     ///     let ctx = Context::builder().address(&address).build()?;
-    ///     assert_eq!(ctx.address(), Some(address.as_str()));
+    ///     assert_eq!(ctx.address()?, address);
     ///     zproc::remove(&address)
     /// }
     /// ```
@@ -102,6 +108,41 @@ impl ContextBuilder {
     /// ```
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
+        self
+    }
+
+    /// Whether the [server](Context::server) of the context is a child process, as it is if this is not set, or a thread.
+    ///
+    /// ```
+    /// use zproc::{Backend, Context, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     zproc::init();
+    ///     let ctx = Context::builder().server_backend(Backend::Thread).build()?;
+    ///     assert_eq!(ctx.server()?.pid(), std::process::id());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn server_backend(mut self, backend: Backend) -> Self {
+        self.server_backend = backend;
+        self
+    }
+
+    /// The secret key of the context's [server](Context::server), and of the one at [`ContextBuilder::address`].
+    ///
+    /// ```
+    /// use zproc::{Context, Error, Result, State};
+    ///
+    /// fn main() -> Result<()> {
+    ///     zproc::init();
+    ///     let ctx = Context::builder().secret_key("open sesame").build()?;
+    ///     assert!(ctx.ping()?.send()?.is_some());
+    ///     assert!(matches!(State::open(ctx.address()?), Err(Error::AccessDenied { .. })));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn secret_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.secret = Secret::new(key.as_ref());
         self
     }
 
@@ -188,7 +229,10 @@ impl ContextBuilder {
         };
         let state = match self.source {
             Source::Anonymous => named(Builder::anonymous()).create()?,
-            Source::Address(address) => named(State::builder(&address)).open_or_create()?,
+            Source::Address(address) => {
+                let builder = State::builder(&address).secret(self.secret.clone());
+                named(builder).open_or_create()?
+            }
             Source::State(state) if self.namespace.is_none() => *state,
             Source::State(state) => named(state.fork()).open()?,
         };
@@ -202,6 +246,7 @@ impl ContextBuilder {
             defaults: self.defaults,
             wait: self.wait,
             cleanup: self.cleanup,
+            server: LazyServer::new(self.server_backend, self.secret),
             processes: Mutex::default(),
         })
     }

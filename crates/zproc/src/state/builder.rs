@@ -151,7 +151,7 @@ impl Builder {
         self
     }
 
-    pub(super) fn secret(mut self, secret: Secret) -> Self {
+    pub(crate) fn secret(mut self, secret: Secret) -> Self {
         self.secret = secret;
         self
     }
