@@ -238,18 +238,19 @@ fn pings_echo_what_they_are_given() {
         assert_eq!(pong.pid, server.pid());
         assert!(pong.round_trip > Duration::ZERO);
     }
-    assert!(matches!(
-        zproc::ping(server.address()).timeout(Duration::ZERO).send(),
-        Err(Error::Timeout)
-    ));
+    // It does not wait, but on a busy machine the answer may be there before one looks.
+    let at_once = zproc::ping(server.address()).timeout(Duration::ZERO).send();
+    assert!(matches!(at_once, Err(Error::Timeout) | Ok(Some(_))), "{at_once:?}");
 }
 
 #[test]
 fn a_stopped_server_lets_pings_run_into_their_timeout_and_answers_later() {
     let server = started(Backend::Process);
     send(server.pid(), Signal::SIGSTOP);
-    let late = zproc::ping(server.address()).timeout(Duration::from_millis(50)).send();
-    assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
+    for timeout in [Duration::ZERO, Duration::from_millis(50)] {
+        let late = zproc::ping(server.address()).timeout(timeout).send();
+        assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
+    }
     send(server.pid(), Signal::SIGCONT);
     assert!(zproc::ping(server.address()).timeout(HANG).send().unwrap().is_some());
 }
