@@ -12,7 +12,7 @@ use zproc::{Backend, Builder, Context, Error, Result, Server, State, Transport};
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually, now};
+use support::{HANG, eventually, now, stop};
 
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
@@ -108,7 +108,7 @@ fn a_stopped_server_is_an_error_in_time_and_goes_on_later() {
     let server = zproc::start_server().start().unwrap();
     let state = over_socket(&server);
     state.insert("n", 1).unwrap();
-    send(server.pid(), Signal::SIGSTOP);
+    stop(server.pid());
     let result = state.get::<i64>("n");
     assert!(
         matches!(&result, Err(Error::Disconnected { reason, .. }) if reason.contains("stopped")),

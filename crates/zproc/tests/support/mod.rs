@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use words::{Words, control};
 use zproc::{Backend, Builder, Error, Result, Server, State, Stats, Transport, Watch};
 
@@ -101,6 +103,21 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         assert!(start.elapsed() < HANG, "waited {HANG:?} in vain: {what}");
         std::thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// Stops all threads of a process. The signal alone returns before they stand still: one may run on for a while.
+pub fn stop(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).expect("it lives");
+    let stands = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.expect("it lives").path().join("stat"));
+        // One that has just ended does nothing any more either.
+        stat.map_or(true, |stat| stat.contains(") T "))
+    };
+    eventually("a process to stop", || {
+        std::fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("it lives")
+            .all(stands)
+    });
 }
 
 /// Whether a descriptor is readable, or becomes so in time.
