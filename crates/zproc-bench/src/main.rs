@@ -17,6 +17,7 @@ use zproc_bench::{report, rivals, workloads};
 const USAGE: &str = "usage: zproc-bench report [--quick] [FILTER…]";
 
 fn main() -> ExitCode {
+    zproc::init();
     rivals::zmq_design::serve_from_args();
     if let Some(service) = Service::from_args() {
         workloads::serve(&service);

@@ -3,6 +3,7 @@
 //! A blackboard has its keys and types fixed when it is created, and one writer at a time. What a watcher is told goes
 //! by publish-subscribe, which carries the value, and for those who sleep by an event behind it.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use iceoryx2::node::Node;
@@ -16,7 +17,7 @@ use iceoryx2::prelude::*;
 use iceoryx2::service::port_factory::blackboard::PortFactory as Blackboard;
 
 use super::place::{Place, name};
-use super::{Client, Contents, News, Operation, Rival, Waiting, Watcher};
+use super::{Client, Contents, MESSAGE, News, Operation, Rival, Waiting, Watcher};
 
 type Key = [u8; 20];
 
@@ -30,6 +31,8 @@ pub struct Iceoryx {
     address: String,
     node: Node<ipc::Service>,
     _board: Blackboard<ipc::Service, Key>,
+    /// What is told goes by these. They are made here: a thousand watchers that make them at once get in each other's way.
+    _told: Option<(Messages, Events)>,
     _place: Place,
 }
 
@@ -58,10 +61,16 @@ impl Rival for Iceoryx {
             builder = blob::add(builder, fixed(key), contents.bytes);
         }
         let board = builder.create().map_err(|error| error.to_string())?;
+        let address = format!("{name} {} {} {}", contents.bytes, contents.watchers, place.address());
+        let told = (contents.watchers > 0).then(|| {
+            let address = Address::parse(&address);
+            (messages(&node, &address, MESSAGE), events(&node, &address, MESSAGE))
+        });
         Ok(Self {
-            address: format!("{name} {} {} {}", contents.bytes, contents.watchers, place.address()),
+            address,
             node,
             _board: board,
+            _told: told,
             _place: place,
         })
     }
@@ -255,8 +264,12 @@ pub struct BoardWatcher {
     _node: Node<ipc::Service>,
 }
 
+/// Held by a thread of this process that opens services, which goes through the files of all nodes.
+static OPENING: Mutex<()> = Mutex::new(());
+
 impl Watcher for BoardWatcher {
     fn open(address: &str, key: &str, waiting: Waiting) -> Self {
+        let _opening = OPENING.lock().expect("nobody panics with the lock");
         set_log_level(LogLevel::Fatal);
         let address = Address::parse(address);
         let node = node(address.directory);

@@ -14,6 +14,7 @@ mod lmdb;
 pub mod place;
 mod redis_server;
 mod segment;
+mod served_state;
 mod shared_state;
 mod table_of_slots;
 pub mod zmq_design;
@@ -26,6 +27,7 @@ pub use in_process::{LockedMap, ShardedMap};
 pub use lmdb::Lmdb;
 pub use redis_server::Redis;
 pub use segment::Segment;
+pub use served_state::Served;
 pub use shared_state::Zproc;
 pub use zmq_design::{ZmqFaithful, ZmqImproved};
 

@@ -40,7 +40,7 @@ fn open(address: &str, strategy: WaitStrategy) -> State {
 }
 
 /// A state, open.
-pub struct StateClient(State);
+pub struct StateClient(pub(super) State);
 
 impl Client for StateClient {
     fn open(address: &str) -> Self {

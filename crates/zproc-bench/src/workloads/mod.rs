@@ -70,6 +70,7 @@ pub const WORKLOADS: &[Workload] = &[
     workload("snapshot", true, dict::snapshot),
     workload("get by size", false, values::get),
     workload("set by size", false, values::set),
+    workload("request and reply", false, values::request_and_reply),
     workload("increments", true, together::increments),
     workload("notify", true, notifying::notify),
     workload("watchers", false, crowd::watchers),

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use super::field::{Field, again_and_again};
 use super::{Bench, Group, Unit};
 use crate::for_each_rival;
-use crate::rivals::{Client, Contents, Operation, Rival, VALUE};
+use crate::rivals::{Client, Contents, Operation, Redis, Rival, Served, VALUE, ZmqFaithful, ZmqImproved};
 
 /// Those that iceoryx2 has types for here.
 const SIZES: [(usize, &str); 6] = [
@@ -28,18 +28,20 @@ fn add_control(field: &mut Field, size: usize) {
     });
 }
 
-/// Reading a value, into memory of the reader's own.
+/// One that reads a value, into memory of its own.
+fn add_reader<R: Rival + 'static>(field: &mut Field, size: usize) {
+    field.add::<R, _>(&[Operation::Bytes], &Contents::value(size), |rival, _| {
+        let mut client = R::Client::open(&rival.address());
+        let mut bytes = Vec::new();
+        again_and_again(move || client.get_bytes(VALUE, black_box(&mut bytes)))
+    });
+}
+
+/// Reading a value.
 pub fn get(bench: &Bench) -> Group {
-    fn add<R: Rival + 'static>(field: &mut Field, size: usize) {
-        field.add::<R, _>(&[Operation::Bytes], &Contents::value(size), |rival, _| {
-            let mut client = R::Client::open(&rival.address());
-            let mut bytes = Vec::new();
-            again_and_again(move || client.get_bytes(VALUE, black_box(&mut bytes)))
-        });
-    }
     let column = |(size, name): (usize, &'static str)| {
         let mut field = Field::new();
-        for_each_rival!(add(&mut field, size));
+        for_each_rival!(add_reader(&mut field, size));
         add_control(&mut field, size);
         field.run(name, size as f64, bench.time(1200))
     };
@@ -49,6 +51,28 @@ pub fn get(bench: &Bench) -> Group {
         text: "Reading bytes under one key into memory of the reader's own. zproc and LMDB could also show them where they \
                lie, without the copy."
             .into(),
+        unit: Unit::Time,
+        columns: SIZES.map(column).into(),
+    }
+}
+
+/// Reading a value from a server.
+pub fn request_and_reply(bench: &Bench) -> Group {
+    let column = |(size, name): (usize, &'static str)| {
+        let mut field = Field::new();
+        add_reader::<Served>(&mut field, size);
+        add_reader::<ZmqFaithful>(&mut field, size);
+        add_reader::<ZmqImproved>(&mut field, size);
+        add_reader::<Redis>(&mut field, size);
+        field.run(name, size as f64, bench.time(1200))
+    };
+    Group {
+        id: "request and reply",
+        title: "Request and reply, by size of the value",
+        text:
+            "The same where memory cannot be shared: zproc over the socket of its server (`?transport=socket`), beside \
+               the designs that have servers anyway. Client and server run on one CPU, each in a process of its own."
+                .into(),
         unit: Unit::Time,
         columns: SIZES.map(column).into(),
     }
