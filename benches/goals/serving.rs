@@ -98,7 +98,7 @@ fn ping(bench: &Bench) -> Measured {
         |_| median((0..CALLS).map(|_| one())),
         |_| median((0..CALLS).map(|_| round_trip(&mut stream, &mut buffer))),
     );
-    Measured::from(comparison).with_note("each ping on a new connection, which is not counted".into())
+    Measured::from(comparison).with_note("over one connection".into())
 }
 
 /// Bytes of a value that is read.
