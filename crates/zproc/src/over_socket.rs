@@ -14,11 +14,17 @@
 //! own updates stay its own. Snapshots of the lost one fail. A server of other memory than before is refused for good.
 //!
 //! **Bounds.** A server that works on a request says so every second; five seconds of silence are the end of the
-//! connection.
+//! connection. A call that was given a time itself ([`in_time`], or the one for the lock) waits for a server until then,
+//! and [`GRACE`]: so a server that is stopped and one that has nothing to tell are told apart.
+//!
+//! **Signals** that are events end waits for an update, which consume nothing. They end no call that is short, and none
+//! whose reply says whether something was written: while signals are events, one that waits for the writer lock waits in
+//! slices ([`LOCK_SLICE`]), and looks at them in between, when nothing was written.
 
 mod overlay;
 mod snapshot;
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -31,17 +37,70 @@ use shm_state::{Deadline, KeyRef, Payload, Watched};
 
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
-use crate::link::{Fault, Link, SILENCE, Wake};
+use crate::link::{Attempt, CONNECT_TIME, Fault, Link, Terms, Wake};
 use crate::notify::{self, Teller};
 use crate::os;
 use crate::secret::Secret;
 use crate::shared::Shared;
+use crate::signals::{self, Signals};
+use crate::wire::frame::FRAME_TIME;
 use crate::wire::message::{Bytes, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, WireKey};
 pub(crate) use overlay::{Committed, Overlay};
 pub(crate) use snapshot::RemoteSnapshot;
 
 /// So many connections are kept beside the lifeline.
 const IDLE: usize = 4;
+
+/// What a server is given to answer in beyond the time of the call.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long to wait for the writer lock before a look at the signals.
+const LOCK_SLICE: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// Until when the call of this thread is to be answered.
+    static LIMIT: Cell<Option<Deadline>> = const { Cell::new(None) };
+}
+
+/// While it lives, requests of this thread wait for a server until a time, and [`GRACE`].
+pub(crate) struct InTime(Option<Deadline>);
+
+/// For calls that are to take so long at most.
+pub(crate) fn in_time(timeout: Option<Duration>) -> InTime {
+    let outer = LIMIT.get();
+    let own = timeout.map(Deadline::after);
+    let both = outer.zip(own).map(|(outer, own)| outer.min(own));
+    LIMIT.set(both.or(own).or(outer));
+    InTime(outer)
+}
+
+impl Drop for InTime {
+    fn drop(&mut self) {
+        LIMIT.set(self.0);
+    }
+}
+
+/// How to wait for an answer that can be had at once.
+fn short() -> Terms<'static> {
+    let left = LIMIT.get().and_then(Deadline::remaining);
+    Terms {
+        within: left.map(|left| left.saturating_add(GRACE).min(FRAME_TIME)),
+        ..Terms::default()
+    }
+}
+
+/// How to wait for an answer that the server gives at a deadline at the latest.
+fn long(deadline: Deadline) -> Terms<'static> {
+    Terms {
+        within: deadline.remaining().map(|left| left.saturating_add(GRACE)),
+        ..Terms::default()
+    }
+}
+
+/// How long it may take to connect.
+fn connect_time() -> Duration {
+    let left = LIMIT.get().and_then(Deadline::remaining);
+    left.map_or(CONNECT_TIME, |left| left.saturating_add(GRACE).min(CONNECT_TIME))
+}
 
 /// A namespace behind a server.
 pub(crate) struct Remote {
@@ -51,6 +110,10 @@ pub(crate) struct Remote {
     /// Under which its updates are made; 0 before the first session.
     identity: AtomicU32,
     session: Mutex<Option<Arc<Session>>>,
+    /// Held by the one who makes a new session, without whom the others do not make theirs.
+    renewing: Mutex<()>,
+    /// Connections of which that one's may not be a session's yet.
+    begun: Mutex<Vec<Weak<UnixStream>>>,
     shared: Arc<Shared>,
     /// The process that made it: a forked one would speak on the same sockets.
     home: u32,
@@ -111,6 +174,8 @@ impl Remote {
             precise_time,
             identity: AtomicU32::new(0),
             session: Mutex::default(),
+            renewing: Mutex::default(),
+            begun: Mutex::default(),
             shared,
             home: std::process::id(),
         }
@@ -141,10 +206,31 @@ impl Remote {
     /// The session, or a new one.
     fn session(&self) -> Result<Arc<Session>> {
         self.check()?;
-        let mut session = self.session.lock();
-        if let Some(session) = session.as_ref().filter(|session| !session.is_lost()) {
-            return Ok(Arc::clone(session));
+        if let Some(session) = self.living() {
+            return Ok(session);
         }
+        let limit = connect_time();
+        let Some(_renewing) = self.renewing.try_lock_for(limit) else {
+            self.check()?;
+            return Err(self.not_connected(limit));
+        };
+        self.check()?;
+        if let Some(session) = self.living() {
+            return Ok(session);
+        }
+        let session = Arc::new(self.new_session()?);
+        *self.session.lock() = Some(Arc::clone(&session));
+        // Who closed the state meanwhile has not seen this one.
+        self.check()?;
+        Ok(session)
+    }
+
+    fn living(&self) -> Option<Arc<Session>> {
+        let session = self.session.lock();
+        session.as_ref().filter(|session| !session.is_lost()).map(Arc::clone)
+    }
+
+    fn new_session(&self) -> Result<Session> {
         let mut link = self.connect()?;
         let arena = *self.place.arena.get_or_init(|| link.arena);
         if arena != link.arena {
@@ -159,40 +245,52 @@ impl Remote {
             identity: Some(self.identity()).filter(|identity| *identity != 0),
             precise_time: self.precise_time,
         });
-        let opened = link.request(&open, None, |reply| match reply {
+        let opened = link.request(&open, short(), |reply| match reply {
             Reply::Opened { session, identity, .. } => Ok((session, identity)),
             other => Err(odd(&other)),
         });
-        let (token, identity) = opened.map_err(Fault::into_error)?;
+        let (token, identity) = self.told(None, opened)?;
         self.identity.store(identity, Ordering::Relaxed);
         let streams = Mutex::new(vec![Arc::downgrade(link.stream())]);
-        let new = Arc::new(Session {
+        Ok(Session {
             token,
             lifeline: Mutex::new(link),
             idle: Mutex::default(),
             streams,
             is_lost: AtomicBool::new(false),
-        });
-        *session = Some(Arc::clone(&new));
-        drop(session);
-        // Who closed the state meanwhile has not seen this one.
-        self.check()?;
-        Ok(new)
+        })
     }
 
+    /// Signals do not end it: it may be for a call that does not wait.
     fn connect(&self) -> Result<Link> {
         let place = &self.place;
         let key = place.secret.key(&place.address)?;
-        let link = Link::connect(&place.address, &place.path, key, Deadline::after(SILENCE));
-        let mut link = link.map_err(|error| match error {
-            Error::Timeout => Error::Disconnected {
-                address: place.address.to_string(),
-                reason: format!("the server did not answer within {SILENCE:?}"),
+        let limit = connect_time();
+        let attempt = Attempt {
+            deadline: Deadline::after(limit),
+            tells_signals: false,
+            begun: &|stream| {
+                let mut begun = self.begun.lock();
+                begun.retain(|stream| stream.strong_count() > 0);
+                begun.push(Arc::downgrade(stream));
+                drop(begun);
+                // Behind that: who closes the state sets the flag first, and then looks what has begun.
+                self.check()
             },
-            other => other,
-        })?;
-        link.set_impatient();
-        Ok(link)
+        };
+        let link = Link::connect(&place.address, &place.path, key, &attempt);
+        link.map_err(|error| match self.check() {
+            Err(closed) => closed,
+            Ok(()) if matches!(error, Error::Timeout) => self.not_connected(limit),
+            Ok(()) => error,
+        })
+    }
+
+    fn not_connected(&self, limit: Duration) -> Error {
+        Error::Disconnected {
+            address: self.place.address.to_string(),
+            reason: format!("the server did not answer within {limit:.1?}: it may be stopped"),
+        }
     }
 
     /// Whether it may be used: not after `close`, and not in a forked process.
@@ -215,10 +313,12 @@ impl Remote {
         if let Some(session) = &*self.session.lock() {
             session.end();
         }
+        shut_down(&self.begun.lock());
     }
 
-    fn call<R>(&self, call: Call, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R>) -> Result<R> {
-        self.call_in(&*self.session()?, call, request, None, read)
+    /// A short call.
+    fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R, Fault>) -> Result<R> {
+        self.call_in(&*self.session()?, Call::Short, request, short(), read)
     }
 
     /// A call in this session.
@@ -227,40 +327,61 @@ impl Remote {
         session: &Session,
         call: Call,
         request: &Request<'_>,
-        wake: Option<&Wake<'_>>,
-        read: impl FnOnce(Reply<'_>) -> Result<R>,
+        terms: Terms<'_>,
+        read: impl FnOnce(Reply<'_>) -> Result<R, Fault>,
     ) -> Result<R> {
         if call == Call::Short
             && let Some(mut link) = session.lifeline.try_lock()
         {
-            return self.told(session, link.request(request, wake, read));
+            let result = link.request(request, terms, read);
+            // With a reply that was not read the next call would take it for its own.
+            let result = result.map_err(|fault| match fault {
+                Fault::Left(error) => Fault::Lost(error),
+                other => other,
+            });
+            return self.told(Some(session), result);
         }
         let spare = session.idle.lock().pop();
         let mut link = match spare {
             Some(link) => link,
             None => self.another_link(session)?,
         };
-        let result = link.request(request, wake, read);
+        let result = link.request(request, terms, read);
         if matches!(result, Ok(_) | Err(Fault::Failed(_))) {
             let mut idle = session.idle.lock();
             if idle.len() < IDLE {
                 idle.push(link);
             }
         }
-        self.told(session, result)
+        self.told(Some(session), result)
     }
 
     /// What the caller is told of a result.
-    fn told<R>(&self, session: &Session, result: Result<R, Fault>) -> Result<R> {
-        match result {
-            Ok(value) => Ok(value),
-            Err(fault) => {
-                if matches!(fault, Fault::Lost(_)) {
-                    session.end();
-                }
-                // That is why.
-                self.check()?;
-                Err(fault.into_error())
+    fn told<R>(&self, session: Option<&Session>, result: Result<R, Fault>) -> Result<R> {
+        result.map_err(|fault| {
+            if let (Fault::Lost(_), Some(session)) = (&fault, session) {
+                session.end();
+            }
+            let (Fault::Lost(error) | Fault::Left(error) | Fault::Failed(error)) = fault;
+            // That is why.
+            self.check().err().unwrap_or(error)
+        })
+    }
+
+    /// Has `ask` written with the writer lock, which it is to wait for until a deadline.
+    fn with_lock<R>(&self, patience: Option<Duration>, mut ask: impl FnMut(Deadline) -> Result<R>) -> Result<R> {
+        let _in_time = in_time(patience);
+        let deadline = patience.map_or(Deadline::never(), Deadline::after);
+        loop {
+            let slice = if signals::is_active() {
+                deadline.sooner_of(LOCK_SLICE)
+            } else {
+                deadline
+            };
+            match ask(slice) {
+                // Nothing was written.
+                Err(Error::LockTimeout { .. }) if !deadline.passed() => Signals::default().check()?,
+                result => return result,
             }
         }
     }
@@ -279,15 +400,15 @@ impl Remote {
             identity: None,
             precise_time: self.precise_time,
         });
-        let joined = link.request(&open, None, |_| Ok(()));
-        self.told(session, joined)?;
+        let joined = link.request(&open, short(), |_| Ok(()));
+        self.told(Some(session), joined)?;
         self.check()?;
         Ok(link)
     }
 
     /// The number of the newest update.
     pub(crate) fn seq(&self) -> Result<u64> {
-        self.call(Call::Short, &Request::Seq, number)
+        self.call(&Request::Seq, number)
     }
 
     /// What `f` makes of the value of a key.
@@ -296,24 +417,26 @@ impl Remote {
             snapshot: NEWEST,
             key: wire(key),
         };
-        self.call(Call::Short, &request, value(f))
+        self.call(&request, value(f))
     }
 
     /// How many keys there are.
     pub(crate) fn len(&self) -> Result<usize> {
-        let number = self.call(Call::Short, &Request::Len { snapshot: NEWEST }, number)?;
+        let number = self.call(&Request::Len { snapshot: NEWEST }, number)?;
         Ok(number as usize)
     }
 
     /// Puts one value under a key, as one update, whose number it returns.
     pub(crate) fn put(&self, key: &KeyRef<'_>, tag: u16, bytes: &[u8], patience: Option<Duration>) -> Result<u64> {
-        let request = Request::Put {
-            key: wire(key),
-            value: (tag, Bytes(bytes)),
-            lock_ns: patience.map(ns),
-        };
-        // Nearly always as short as a look; and if it has to wait, others find the lifeline in use.
-        self.call(Call::Short, &request, number)
+        self.with_lock(patience, |deadline| {
+            let request = Request::Put {
+                key: wire(key),
+                value: (tag, Bytes(bytes)),
+                lock_ns: deadline.remaining().map(ns),
+            };
+            // Nearly always as short as a look; and if it has to wait, others find the lifeline in use.
+            self.call_in(&*self.session()?, Call::Short, &request, long(deadline), number)
+        })
     }
 
     /// As `Namespace::next_match`.
@@ -336,7 +459,7 @@ impl Remote {
             skip,
             wait_ns: Some(0),
         });
-        let (found, at) = self.call(Call::Short, &request, next)?;
+        let (found, at) = self.call(&request, next)?;
         *cursor = at;
         Ok(match found {
             Found::Match(seq) => shm_state::Next::Match(seq),
@@ -362,8 +485,12 @@ impl Remote {
             wait_ns: deadline.remaining().map(ns),
         });
         let session = self.session()?;
+        let terms = Terms {
+            tells_signals: true,
+            ..long(deadline)
+        };
         let Some((canceller, watched)) = cancel else {
-            return self.call_in(&session, Call::Long, &request, None, |reply| next(reply).map(drop));
+            return self.call_in(&session, Call::Long, &request, terms, |reply| next(reply).map(drop));
         };
         // The thread that tells of cancellers makes a descriptor readable, which can be waited for beside the socket.
         let fd = Arc::new(os::event_fd()?);
@@ -376,9 +503,11 @@ impl Remote {
         if watched.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.call_in(&session, Call::Long, &request, Some(&wake), |reply| {
-            next(reply).map(drop)
-        })
+        let terms = Terms {
+            wake: Some(&wake),
+            ..terms
+        };
+        self.call_in(&session, Call::Long, &request, terms, |reply| next(reply).map(drop))
     }
 
     /// What `f` makes of what an update did; `None` if it fell out of the history.
@@ -387,8 +516,8 @@ impl Remote {
         seq: u64,
         f: impl FnOnce(&crate::wire::message::Update<'_>) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.call(Call::Short, &Request::Update { seq }, |reply| match reply {
-            Reply::Update(update) => update.map(|update| f(&update)).transpose(),
+        self.call(&Request::Update { seq }, |reply| match reply {
+            Reply::Update(update) => update.map(|update| f(&update)).transpose().map_err(Fault::Failed),
             other => Err(odd(&other)),
         })
     }
@@ -402,17 +531,13 @@ impl Session {
     /// Ends all that is under way in it.
     fn end(&self) {
         self.is_lost.store(true, Ordering::Relaxed);
-        for stream in self.streams.lock().iter().filter_map(Weak::upgrade) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
+        shut_down(&self.streams.lock());
     }
 }
 
-impl Fault {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Lost(error) | Self::Left(error) | Self::Failed(error) => error,
-        }
+fn shut_down(streams: &[Weak<UnixStream>]) {
+    for stream in streams.iter().filter_map(Weak::upgrade) {
+        let _ = stream.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -437,30 +562,34 @@ fn wire_keys(keys: &[shm_state::Key]) -> Vec<WireKey<'_>> {
     keys.iter().map(|key| (key.tag(), Bytes(key.bytes()))).collect()
 }
 
-fn number(reply: Reply<'_>) -> Result<u64> {
+fn number(reply: Reply<'_>) -> Result<u64, Fault> {
     match reply {
         Reply::Number(number) => Ok(number),
         other => Err(odd(&other)),
     }
 }
 
-fn value<R>(f: impl FnOnce(u16, &[u8]) -> R) -> impl FnOnce(Reply<'_>) -> Result<Option<R>> {
+fn value<R>(f: impl FnOnce(u16, &[u8]) -> R) -> impl FnOnce(Reply<'_>) -> Result<Option<R>, Fault> {
     move |reply| match reply {
         Reply::Value(value) => Ok(value.map(|(tag, Bytes(bytes))| f(tag, bytes))),
         other => Err(odd(&other)),
     }
 }
 
-fn next(reply: Reply<'_>) -> Result<(Found, u64)> {
+fn next(reply: Reply<'_>) -> Result<(Found, u64), Fault> {
     match reply {
         Reply::Next(found, at) => Ok((found, at)),
         other => Err(odd(&other)),
     }
 }
 
-/// A reply to something else.
+/// A reply to something else: the connection is out of step.
+fn odd(reply: &Reply<'_>) -> Fault {
+    Fault::Lost(not_asked(reply))
+}
+
 #[cold]
-fn odd(reply: &Reply<'_>) -> Error {
+fn not_asked(reply: &Reply<'_>) -> Error {
     let text = format!("{reply:?}");
     let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
     Error::Disconnected {

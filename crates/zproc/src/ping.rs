@@ -11,7 +11,7 @@ use shm_state::Deadline;
 use crate::access::check_not_in_atomic;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::link::Link;
+use crate::link::{Attempt, Link};
 use crate::os::failed;
 use crate::secret::Secret;
 use crate::wire::directory::path_of_arena;
@@ -201,7 +201,8 @@ impl Ping {
             Address::Ipc(path, _) => path.to_owned(),
             Address::Shm(name) => socket_of(&address, name)?,
         };
-        Link::connect(&address, &path, self.secret.key(&address)?, deadline)
+        let key = self.secret.key(&address)?;
+        Link::connect(&address, &path, key, &Attempt::until(deadline))
     }
 }
 

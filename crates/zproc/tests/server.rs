@@ -11,7 +11,7 @@ use zproc::{Backend, Context, Error, Result, Server, State};
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually};
+use support::{HANG, eventually, has_stopped};
 
 const BOTH: [Backend; 2] = [Backend::Thread, Backend::Process];
 
@@ -33,6 +33,12 @@ fn address_of(path: &Path) -> String {
 
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// A signal only asks for it.
+fn stop(server: &Server) {
+    send(server.pid(), Signal::SIGSTOP);
+    eventually("it stops", || has_stopped(server.pid()));
 }
 
 #[test]
@@ -246,7 +252,7 @@ fn pings_echo_what_they_are_given() {
 #[test]
 fn a_stopped_server_lets_pings_run_into_their_timeout_and_answers_later() {
     let server = started(Backend::Process);
-    send(server.pid(), Signal::SIGSTOP);
+    stop(&server);
     for timeout in [Duration::ZERO, Duration::from_millis(50)] {
         let late = zproc::ping(server.address()).timeout(timeout).send();
         assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
@@ -267,7 +273,7 @@ fn a_ping_that_is_kept_outlives_timeouts_and_servers() {
 
     let hurried = ping.clone().timeout(Duration::from_millis(200));
     assert!(hurried.send().unwrap().is_some());
-    send(server.pid(), Signal::SIGSTOP);
+    stop(&server);
     assert!(matches!(hurried.send(), Err(Error::Timeout)));
     send(server.pid(), Signal::SIGCONT);
     eventually("an answer in time, and its own", || match hurried.send() {
@@ -318,7 +324,7 @@ fn a_signal_that_is_an_event_ends_a_ping() {
         })
     }
     let server = started(Backend::Process);
-    send(server.pid(), Signal::SIGSTOP);
+    stop(&server);
     let ctx = Context::new().unwrap();
     let pinger = ctx.process(pinger).args(server.address().to_owned()).start().unwrap();
     assert!(pinger.wait().unwrap());

@@ -12,10 +12,17 @@ use zproc::{Backend, Builder, Context, Error, Result, Server, State, Transport};
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually, now};
+use support::{HANG, eventually, has_stopped, now};
 
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// Returns when the process is stopped, or when it was told to go on.
+fn stop(server: &Server, stop: bool) {
+    let signal = if stop { Signal::SIGSTOP } else { Signal::SIGCONT };
+    send(server.pid(), signal);
+    eventually("it stops", || !stop || has_stopped(server.pid()));
 }
 
 fn over_socket(server: &Server) -> State {
@@ -108,14 +115,81 @@ fn a_stopped_server_is_an_error_in_time_and_goes_on_later() {
     let server = zproc::start_server().start().unwrap();
     let state = over_socket(&server);
     state.insert("n", 1).unwrap();
-    send(server.pid(), Signal::SIGSTOP);
+    stop(&server, true);
     let result = state.get::<i64>("n");
     assert!(
         matches!(&result, Err(Error::Disconnected { reason, .. }) if reason.contains("stopped")),
         "{result:?}"
     );
-    send(server.pid(), Signal::SIGCONT);
+    stop(&server, false);
     assert_eq!(state.get("n").unwrap(), Some(1));
+}
+
+/// The server alone kept the times of calls, so one that was stopped was waited for five seconds, or ten to connect,
+/// whatever they were.
+#[test]
+fn a_stopped_server_is_an_error_within_the_time_of_the_call() {
+    let server = zproc::start_server().start().unwrap();
+    let lost = |result: Result<()>| {
+        let second = |reason: &str| reason.contains(" 1.0s") && reason.contains("stopped");
+        assert!(
+            matches!(&result, Err(Error::Disconnected { reason, .. }) if second(reason)),
+            "{result:?}"
+        );
+    };
+    let calls: [fn(&State) -> Result<()>; 5] = [
+        |state| now(state).get_when_any_change().map(drop),
+        |state| now(state).get_when_available("never").map(drop),
+        |state| {
+            let watch = state.watch().timeout(Duration::from_millis(10));
+            watch.get_when_available("never").map(drop)
+        },
+        |state| state.insert("n", 2),
+        |state| state.atomic(|dict| dict.insert("n", 2)),
+    ];
+    let state = |_: &fn(&State) -> Result<()>| {
+        let state = over_socket(&server);
+        let impatient = state.fork().lock_timeout(Duration::ZERO).open().unwrap();
+        impatient.insert("n", 1).unwrap();
+        impatient
+    };
+    let states: Vec<State> = calls.iter().map(state).collect();
+    stop(&server, true);
+    std::thread::scope(|scope| {
+        for (call, state) in calls.iter().zip(&states) {
+            scope.spawn(move || {
+                lost(call(state));
+                // Also if it has to connect first.
+                lost(call(state));
+            });
+        }
+    });
+    stop(&server, false);
+    assert_eq!(states[0].len().unwrap(), 1);
+}
+
+/// A state that connects held a lock that `close` wanted.
+#[test]
+fn closing_ends_a_call_that_connects() {
+    let server = zproc::start_server().start().unwrap();
+    let state = over_socket(&server);
+    stop(&server, true);
+    assert!(matches!(
+        now(&state).get_when_any_change(),
+        Err(Error::Disconnected { .. })
+    ));
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..3).map(|_| scope.spawn(|| state.len())).collect();
+        std::thread::sleep(Duration::from_millis(100));
+        let begin = Instant::now();
+        state.close();
+        for call in calls {
+            let result = call.join().unwrap();
+            assert!(matches!(result, Err(Error::Closed)), "{result:?}");
+        }
+        assert!(begin.elapsed() < Duration::from_secs(8), "they have ten to connect");
+    });
+    stop(&server, false);
 }
 
 #[test]

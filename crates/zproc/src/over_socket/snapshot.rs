@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use shm_state::{Key, KeyRef, Payload};
 
-use super::{Call, Remote, Session, number, odd, payload, value, wire};
+use super::{Call, Remote, Session, not_asked, number, odd, payload, short, value, wire};
 use crate::error::{Error, Result};
+use crate::link::Fault;
 use crate::wire::message::{Bytes, Reply, Request};
 
 /// A snapshot, by its number in the session that it was pinned in.
@@ -20,7 +21,7 @@ impl Remote {
     /// The newest state.
     pub(crate) fn snapshot(&self) -> Result<RemoteSnapshot<'_>> {
         let snapshot = self.pin(None)?;
-        snapshot.ok_or_else(|| odd(&Reply::Pinned(None)))
+        snapshot.ok_or_else(|| not_asked(&Reply::Pinned(None)))
     }
 
     /// The state after the update `seq`; `None` if it fell out of the history.
@@ -34,7 +35,7 @@ impl Remote {
             &session,
             Call::Short,
             &Request::Pin { seq },
-            None,
+            short(),
             |reply| match reply {
                 Reply::Pinned(pinned) => Ok(pinned),
                 other => Err(odd(&other)),
@@ -97,7 +98,7 @@ impl RemoteSnapshot<'_> {
         }
     }
 
-    fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R>) -> Result<R> {
+    fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R, Fault>) -> Result<R> {
         self.remote.check()?;
         if self.session.is_lost() {
             return Err(Error::Disconnected {
@@ -105,7 +106,7 @@ impl RemoteSnapshot<'_> {
                 reason: "the connection is lost on which the snapshot was taken: take a new one".into(),
             });
         }
-        self.remote.call_in(&self.session, Call::Short, request, None, read)
+        self.remote.call_in(&self.session, Call::Short, request, short(), read)
     }
 }
 

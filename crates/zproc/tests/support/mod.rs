@@ -142,6 +142,15 @@ pub fn notifiers() -> usize {
     threads().iter().filter(|name| *name == "zproc-notifier").count()
 }
 
+/// Whether a process that was sent SIGSTOP has stopped with all its threads, which happens some time after.
+pub fn has_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 /// Runs `test` in a child that is forked the plain way; whether it held.
 pub fn holds_in_fork(test: impl FnOnce() -> bool) -> bool {
     use nix::sys::wait::{WaitStatus, waitpid};
