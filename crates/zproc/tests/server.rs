@@ -139,6 +139,20 @@ fn a_server_that_is_a_process_ends_with_the_one_that_started_it() {
     std::fs::remove_file(format!("{}.lock", address.strip_prefix("ipc://").unwrap())).unwrap();
 }
 
+/// Ctrl-C ended the server of a program that handles it, since the terminal signals both.
+#[test]
+fn a_server_that_is_a_process_outlives_the_signals_of_terminals() {
+    let server = started(Backend::Process);
+    let address = server.address().to_owned();
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        send(server.pid(), signal);
+        assert!(zproc::ping(&address).timeout(HANG).send().unwrap().is_some());
+    }
+    assert!(server.is_alive());
+    server.stop().unwrap();
+    assert!(matches!(zproc::ping(&address).send(), Err(Error::NoServer { .. })));
+}
+
 fn is_zombie(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))

@@ -78,6 +78,9 @@ pub(super) fn start(state: State, key: Option<Key>, listener: OwnedFd, lock: Own
         job: job.as_fd(),
         keep: &keep,
         tied: launch.tied,
+        // A terminal signals all its processes, of which the parent may handle what would end this one. With the parent it
+        // ends in any case.
+        blocked: [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect(),
     };
     let child = spawn::spawn(&order).map_err(|source| failed("starting a server", source))?;
     Ok(Process { child, _job: job })
