@@ -454,7 +454,7 @@ impl State {
 /// used.
 impl Clone for State {
     fn clone(&self) -> Self {
-        let watcher = Watcher::new(self.watcher.access.fork(), None);
+        let watcher = self.watcher.fork();
         Self {
             watcher,
             arena: self.arena.clone(),

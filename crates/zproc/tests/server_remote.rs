@@ -110,6 +110,35 @@ fn a_killed_server_is_an_error_and_a_restarted_one_is_gone_on_with() {
     drop(other);
 }
 
+/// One that was made while the server was away began with update 1: it lagged, or saw what was long over.
+#[test]
+fn a_clone_that_is_made_without_a_server_watches_from_where_its_model_is() {
+    let place = Place::new("clone");
+    let server = place.serve();
+    let (state, mapped) = (place.open(), State::open(&place.state).unwrap());
+    for n in 0..5 {
+        mapped.insert("n", n).unwrap();
+    }
+    state.go_live().unwrap();
+    server.stop().unwrap();
+    let clone = state.clone();
+    let _server = place.serve();
+    let nothing = eventually_connected(|| now(&clone).get_when_any_change().map(drop));
+    assert!(matches!(nothing, Err(Error::Timeout)), "{nothing:?}");
+    mapped.insert("n", 5).unwrap();
+    assert_eq!(clone.get_when_any_change().unwrap().seq(), 6);
+}
+
+/// What a call returns when it has noticed that the server is another.
+fn eventually_connected<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match call() {
+            Err(Error::Disconnected { .. } | Error::NoServer { .. }) => {}
+            result => return result,
+        }
+    }
+}
+
 #[test]
 fn a_stopped_server_is_an_error_in_time_and_goes_on_later() {
     let server = zproc::start_server().start().unwrap();
