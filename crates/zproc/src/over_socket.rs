@@ -43,6 +43,7 @@ use crate::os;
 use crate::secret::Secret;
 use crate::shared::Shared;
 use crate::signals::{self, Signals};
+use crate::value::{VALUE_FORMAT, describe_format};
 use crate::wire::frame::FRAME_TIME;
 use crate::wire::message::{Bytes, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, WireKey};
 pub(crate) use overlay::{Committed, Overlay};
@@ -246,10 +247,21 @@ impl Remote {
             precise_time: self.precise_time,
         });
         let opened = link.request(&open, short(), |reply| match reply {
-            Reply::Opened { session, identity, .. } => Ok((session, identity)),
+            Reply::Opened {
+                session,
+                identity,
+                value_format,
+                ..
+            } => Ok((session, identity, value_format)),
             other => Err(odd(&other)),
         });
-        let (token, identity) = self.told(None, opened)?;
+        let (token, identity, format) = self.told(None, opened)?;
+        if format != VALUE_FORMAT {
+            return Err(Error::Incompatible {
+                address: self.place.address.to_string(),
+                reason: other_format(format),
+            });
+        }
         self.identity.store(identity, Ordering::Relaxed);
         let streams = Mutex::new(vec![Arc::downgrade(link.stream())]);
         Ok(Session {
@@ -533,6 +545,14 @@ impl Session {
         self.is_lost.store(true, Ordering::Relaxed);
         shut_down(&self.streams.lock());
     }
+}
+
+fn other_format(found: u64) -> String {
+    let [theirs, ours] = [found, VALUE_FORMAT].map(describe_format);
+    format!(
+        "its values are {theirs}, and those of this program are {ours} (formats {found:#018x} and {VALUE_FORMAT:#018x}); use \
+         programs that were built with the same settings"
+    )
 }
 
 fn shut_down(streams: &[Weak<UnixStream>]) {

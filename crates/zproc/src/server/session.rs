@@ -16,6 +16,7 @@ use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Strat
 
 use super::accept::{Shared, protocol};
 use super::serve::End;
+use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
     Bytes, Change, Commit, Failure, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, Update, WireKey, encode,
 };
@@ -121,6 +122,7 @@ impl Session {
             session: self.token,
             identity: self.namespace.identity(),
             seq,
+            value_format: VALUE_FORMAT,
         }
     }
 

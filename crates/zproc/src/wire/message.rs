@@ -124,6 +124,8 @@ pub(crate) enum Reply<'a> {
         session: Token,
         identity: u32,
         seq: u64,
+        /// How values are encoded, which both sides must agree on.
+        value_format: u64,
     },
     /// Of an update, or of keys.
     Number(u64),
