@@ -104,7 +104,7 @@ pub use key::{Key, KeyRef, Payload};
 pub use log::{Change, Changes, Record};
 pub use namespace::{EntryRef, Filter, FixedSize, Namespace, Next, NotAtHand, Place};
 pub use owners::WatcherInfo;
-pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, VersionId};
+pub use pinned::{InPlace, PAYLOAD_OFFSET, Pinned, Position, VersionId};
 pub use read::Small;
 pub use resident::Residency;
 pub use sleep::{Events, Sleep, WeakNamespace};

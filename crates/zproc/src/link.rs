@@ -327,6 +327,7 @@ fn failure_of(address: &str, failure: Failure) -> Error {
         }
         Failure::LockTimeout { pid, tid } => Error::LockTimeout { pid, tid },
         Failure::Corrupt(what) => Error::Corrupt { what },
+        Failure::ReadOnly => Error::ReadOnly,
         Failure::Full {
             requested,
             free,

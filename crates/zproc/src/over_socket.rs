@@ -108,6 +108,7 @@ pub(crate) struct Remote {
     place: Arc<Place>,
     namespace: String,
     precise_time: bool,
+    read_only: bool,
     /// Under which its updates are made; 0 before the first session.
     identity: AtomicU32,
     session: Mutex<Option<Arc<Session>>>,
@@ -168,8 +169,15 @@ impl Place {
 }
 
 impl Remote {
-    pub(crate) fn new(place: Arc<Place>, namespace: &str, precise_time: bool, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        place: Arc<Place>,
+        namespace: &str,
+        precise_time: bool,
+        read_only: bool,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
+            read_only,
             place,
             namespace: namespace.into(),
             precise_time,
@@ -184,7 +192,8 @@ impl Remote {
 
     /// Another identity of the same namespace.
     pub(crate) fn fork(&self, shared: Arc<Shared>) -> Self {
-        Self::new(Arc::clone(&self.place), &self.namespace, self.precise_time, shared)
+        let place = Arc::clone(&self.place);
+        Self::new(place, &self.namespace, self.precise_time, self.read_only, shared)
     }
 
     pub(crate) fn place(&self) -> &Arc<Place> {
@@ -245,6 +254,7 @@ impl Remote {
             namespace: &self.namespace,
             identity: Some(self.identity()).filter(|identity| *identity != 0),
             precise_time: self.precise_time,
+            read_only: self.read_only,
         });
         let opened = link.request(&open, short(), |reply| match reply {
             Reply::Opened {
@@ -411,6 +421,7 @@ impl Remote {
             namespace: &self.namespace,
             identity: None,
             precise_time: self.precise_time,
+            read_only: self.read_only,
         });
         let joined = link.request(&open, short(), |_| Ok(()));
         self.told(Some(session), joined)?;

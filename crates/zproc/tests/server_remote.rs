@@ -379,6 +379,11 @@ fn large_states_and_values_come_in_pieces() -> Result<()> {
     let keys: Vec<_> = state.keys()?.collect();
     assert_eq!(keys.len(), 20_000);
     assert!(keys.iter().enumerate().all(|(n, key)| *key == (n as i64).into()));
+    // Nearly a page, and behind it a value that fits into a frame only if it is alone.
+    let together = over_socket(&server).fork().namespace("together").open()?;
+    together.insert("first", vec![1u8; 900 << 10])?;
+    together.insert("second", vec![2u8; (64 << 20) - 100])?;
+    assert_eq!(together.values()?.count(), 2);
     let large = vec![7u8; 20 << 20];
     state.insert("large", large.clone())?;
     assert_eq!(state.get::<Vec<u8>>("large")?.as_deref(), Some(&large[..]));

@@ -75,13 +75,13 @@ impl RemoteSnapshot<'_> {
 
     /// All keys and values, in the order of insertion.
     pub(crate) fn entries(&self) -> Result<Vec<(Key, Payload)>> {
-        let mut all = Vec::new();
+        let (mut all, mut behind) = (Vec::new(), None);
         loop {
             let request = Request::Entries {
                 snapshot: self.snapshot,
-                from: all.len() as u64,
+                behind,
             };
-            let more = self.call(&request, |reply| match reply {
+            behind = self.call(&request, |reply| match reply {
                 Reply::Entries { entries, more } => {
                     all.extend(
                         entries
@@ -92,7 +92,7 @@ impl RemoteSnapshot<'_> {
                 }
                 other => Err(odd(&other)),
             })?;
-            if !more {
+            if behind.is_none() {
                 return Ok(all);
             }
         }

@@ -12,19 +12,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Strategy};
+use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Position, Strategy};
 
 use super::accept::{Shared, protocol};
 use super::serve::End;
+use crate::error::Error;
 use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
-    Bytes, Change, Commit, Failure, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, Update, WireKey, encode,
+    Bytes, Change, Commit, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey,
+    encode,
 };
 use crate::wire::{Frames, Kind, WireError, proof};
 
 /// Snapshots of one session.
 const SNAPSHOTS: usize = 1024;
-/// Bytes of keys and values after which a reply with entries ends.
+/// So many bytes of keys and values are in a reply with entries, unless one alone has more.
 const PAGE: usize = 1 << 20;
 /// How long a request is worked on before its client is told that it still is.
 const SLICE: Duration = Duration::from_secs(1);
@@ -100,8 +102,12 @@ impl Session {
             let seq = session.namespace.seq();
             return Ok((session, seq));
         }
-        let failed = |error: crate::error::Error| Failure::Other(error.to_string());
-        let mut namespace = shared.state.namespace_of(open.namespace).map_err(failed)?;
+        let failed = |error| match error {
+            Error::ReadOnly => Failure::ReadOnly,
+            other => Failure::Other(other.to_string()),
+        };
+        let namespace = shared.state.namespace_of(open.namespace, open.read_only);
+        let mut namespace = namespace.map_err(failed)?;
         if let Some(identity) = open.identity {
             namespace = namespace.with_identity(identity);
         }
@@ -146,7 +152,7 @@ impl Session {
             Request::Get { snapshot, key } => return self.get(frames, snapshot, key),
             Request::Len { snapshot: NEWEST } => Reply::Number(self.namespace.len()? as u64),
             Request::Len { snapshot } => Reply::Number(self.held(snapshot)?.with(|pinned| pinned.len())? as u64),
-            Request::Entries { snapshot, from } => return self.entries(frames, snapshot, from),
+            Request::Entries { snapshot, behind } => return self.entries(frames, snapshot, behind),
             Request::Pin { seq } => Reply::Pinned(self.pin(seq)?),
             Request::Unpin { snapshot } => {
                 let held = self.snapshots().held.remove(&snapshot);
@@ -189,37 +195,49 @@ impl Session {
         Ok(send(frames, &Reply::Value(value))?)
     }
 
-    fn entries(&self, frames: &mut Frames, snapshot: u32, from: u64) -> Result<(), Wrong> {
+    fn entries(&self, frames: &mut Frames, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {
         let held = self.held(snapshot)?;
-        let (mut stored, mut bytes, mut more) = (Vec::new(), 0, false);
-        held.with(|pinned| {
-            for entry in pinned.iter()?.skip(usize::try_from(from).unwrap_or(usize::MAX)) {
-                if bytes >= PAGE {
-                    more = true;
+        let behind = behind.map(|(slot, inserted, entry)| Position::from([slot, inserted, entry]));
+        let (mut stored, mut bytes, mut last, mut more) = (Vec::new(), 0, None, None);
+        let known = held.with(|pinned| {
+            let Some(entries) = pinned.iter_behind(behind)? else {
+                return Ok(false);
+            };
+            for entry in entries {
+                let (position, key, value) = entry?;
+                bytes += key.bytes().len() + value.bytes().len() + 16;
+                // A large value is alone: with others it could be more than goes into a frame.
+                if bytes > PAGE && !stored.is_empty() {
+                    more = last;
                     break;
                 }
-                let (key, value) = entry?;
-                bytes += key.bytes().len() + value.bytes().len() + 16;
+                last = Some(position);
                 stored.push((key, value));
             }
-            Ok::<(), shm_state::Error>(())
+            Ok::<_, shm_state::Error>(true)
         })?;
+        if !known {
+            let text = "the snapshot has no key at that place".into();
+            return Err(Wrong::Failed(Failure::Other(text)));
+        }
         let entries = stored
             .iter()
             .map(|(key, value)| (wire(key), (value.tag(), Bytes(value.bytes()))))
             .collect();
+        let more = more.map(|position| <[u64; 3]>::from(position).into());
         Ok(send(frames, &Reply::Entries { entries, more })?)
     }
 
     fn pin(&self, seq: Option<u64>) -> Result<Option<(u32, u64)>, Wrong> {
-        if self.snapshots().held.len() >= SNAPSHOTS {
+        // Under the lock, since others of the session may pin as well; it takes no time.
+        let mut snapshots = self.snapshots();
+        if snapshots.held.len() >= SNAPSHOTS {
             let text = format!("the client has {SNAPSHOTS} snapshots, which is the most: drop some");
             return Err(Wrong::Failed(Failure::Other(text)));
         }
         let Some(held) = self.namespace.hold(seq)? else {
             return Ok(None);
         };
-        let mut snapshots = self.snapshots();
         // Numbers of snapshots that are held are not given again, also after all numbers were.
         loop {
             snapshots.last = snapshots.last.wrapping_add(1);

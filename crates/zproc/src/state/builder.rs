@@ -391,7 +391,7 @@ impl Builder {
     fn finish_over_socket(self, place: Arc<over_socket::Place>, address: String) -> Result<State> {
         let rights = if self.read_only { Rights::ReadOnly } else { Rights::Full };
         let access = Access::over_socket(self.patience, rights, |shared| {
-            Remote::new(place, &self.namespace, self.precise_time, shared)
+            Remote::new(place, &self.namespace, self.precise_time, self.read_only, shared)
         });
         // Has it connected, and says why if it cannot.
         let now = access.store()?.seq()?;

@@ -17,6 +17,9 @@ pub(crate) type WireKey<'a> = (u8, Bytes<'a>);
 /// A value as it is stored: tag and bytes.
 pub(crate) type WireValue<'a> = (u16, Bytes<'a>);
 
+/// Where a key stands in a snapshot: numbers that mean nothing to a client.
+pub(crate) type Place = (u64, u64, u64);
+
 /// What a client asks for, after the handshake. All but the first two are about the session that the connection is of.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request<'a> {
@@ -34,8 +37,9 @@ pub(crate) enum Request<'a> {
     },
     /// How many keys there are.
     Len { snapshot: u32 },
-    /// Keys and values from the one with this number on, as many as make a reply of reasonable size.
-    Entries { snapshot: u32, from: u64 },
+    /// Keys and values from the beginning, or behind a place that the last reply told, as many as make a reply of reasonable
+    /// size.
+    Entries { snapshot: u32, behind: Option<Place> },
     /// Pins a snapshot: of this update, or the newest.
     Pin { seq: Option<u64> },
     /// Lets a snapshot go.
@@ -64,6 +68,8 @@ pub(crate) struct Open<'a> {
     /// That under which the client wrote before, if it had a session that ended.
     pub(crate) identity: Option<u32>,
     pub(crate) precise_time: bool,
+    /// The client will not write: a namespace that is not there is not created.
+    pub(crate) read_only: bool,
 }
 
 /// See [`Request::Commit`].
@@ -133,7 +139,8 @@ pub(crate) enum Reply<'a> {
     Entries {
         #[serde(borrow)]
         entries: Vec<(WireKey<'a>, WireValue<'a>)>,
-        more: bool,
+        /// Where the next are asked for, if there are more.
+        more: Option<Place>,
     },
     /// The number of the snapshot, and of its update; `None` if it fell out of the history.
     Pinned(Option<(u32, u64)>),
@@ -196,6 +203,8 @@ pub(crate) enum Failure {
     },
     /// The memory holds bytes that no correct process writes.
     Corrupt(String),
+    /// There is no such namespace, and who only reads does not create it.
+    ReadOnly,
 }
 
 /// The body of a Hello: the client's nonce, and whether it has a key.
