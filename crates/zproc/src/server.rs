@@ -2,11 +2,13 @@
 //!
 //! A state needs no server: who knows its name opens it. One without a name can be had from a server by its address, by
 //! those who prove that they may. Its parts: `place` has the socket and sees to it that there is one server at an address,
-//! `accept` lets visitors in and limits them, `serve` and `session` answer one of them, `child` is a server in a process of its own. What
+//! `accept` lets visitors in and limits them, `serve` and `session` answer one of them, `commit` makes its
+//! transactions, `child` is a server in a process of its own. What
 //! goes over the socket is in `wire`.
 
 mod accept;
 mod child;
+mod commit;
 mod place;
 mod serve;
 mod session;

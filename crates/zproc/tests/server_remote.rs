@@ -341,6 +341,40 @@ fn a_transaction_is_run_again_if_what_it_read_has_changed_and_only_then() {
     assert!(!other.contains_key("never").unwrap());
 }
 
+/// Each key that was read was compared with each that had changed, while everybody waited for the lock.
+#[test]
+fn a_transaction_that_reads_much_meets_what_has_changed_and_nothing_else() {
+    let server = zproc::start_server().backend(Backend::Thread).start().unwrap();
+    let (state, other) = (over_socket(&server), State::open(server.address()).unwrap());
+    other.extend((0..3000).map(|n| (n, n))).unwrap();
+    let runs = |change: i64, value: i64| {
+        let mut runs = 0;
+        let result = state.atomic(|dict| {
+            runs += 1;
+            for n in 0..2000 {
+                dict.get::<i64>(n)?;
+            }
+            if runs == 1 {
+                // More updates than the history has.
+                std::thread::scope(|scope| {
+                    let write = || {
+                        (2000..2900).try_for_each(|n| other.insert(n, -n))?;
+                        other.insert(change, value)
+                    };
+                    scope.spawn(write).join().unwrap()
+                })?;
+            }
+            dict.insert("result", runs)
+        });
+        result.unwrap();
+        assert_eq!(other.get("result").unwrap(), Some(runs));
+        runs
+    };
+    assert_eq!(runs(2950, 1), 1, "it was not read");
+    assert_eq!(runs(1999, 1999), 1, "the value is the same");
+    assert_eq!(runs(1999, 1), 2);
+}
+
 #[test]
 fn what_a_transaction_sees_is_what_it_did() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;

@@ -15,12 +15,12 @@ use std::time::Duration;
 use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Position, Strategy};
 
 use super::accept::{Shared, protocol};
+use super::commit;
 use super::serve::End;
 use crate::error::Error;
 use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
-    Bytes, Change, Commit, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey,
-    encode,
+    Bytes, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, encode,
 };
 use crate::wire::{Frames, Kind, WireError, proof};
 
@@ -29,7 +29,7 @@ const SNAPSHOTS: usize = 1024;
 /// So many bytes of keys and values are in a reply with entries, unless one alone has more.
 const PAGE: usize = 1 << 20;
 /// How long a request is worked on before its client is told that it still is.
-const SLICE: Duration = Duration::from_secs(1);
+pub(super) const SLICE: Duration = Duration::from_secs(1);
 
 /// A session.
 pub(super) struct Session {
@@ -45,7 +45,7 @@ struct Snapshots {
 }
 
 /// Why a request has no good reply.
-enum Wrong {
+pub(super) enum Wrong {
     /// The reply says so.
     Failed(Failure),
     /// There will be no reply.
@@ -168,7 +168,7 @@ impl Session {
                 let put = |deadline| self.namespace.put(&key, None, value_tag, value, deadline);
                 Reply::Number(locked(shared, frames, lock_ns, put)?)
             }
-            Request::Commit(ref commit) => self.commit(shared, frames, commit)?,
+            Request::Commit(ref commit) => commit::commit(&self.namespace, shared, frames, commit)?,
             Request::Next(ref next) => self.next(shared, frames, next)?,
             Request::Update { seq } => return self.update(frames, seq),
         };
@@ -250,47 +250,6 @@ impl Session {
         Ok(Some((number, seq)))
     }
 
-    fn commit(&self, shared: &Shared, frames: &mut Frames, commit: &Commit<'_>) -> Result<Reply<'static>, Wrong> {
-        let reads = own(&commit.reads);
-        locked(shared, frames, commit.lock_ns, |deadline| {
-            let mut transaction = self.namespace.begin(deadline)?;
-            let now = transaction.base_seq();
-            // Nobody else writes from here on.
-            if self.has_changed(commit, &reads, now)? {
-                return Ok(Reply::Conflict);
-            }
-            for change in &commit.changes {
-                match *change {
-                    Change::Put((tag, Bytes(key)), (value_tag, Bytes(value))) => {
-                        transaction.put(&KeyRef::new(tag, key), value_tag, value)?;
-                    }
-                    Change::Remove((tag, Bytes(key))) => {
-                        transaction.remove(&KeyRef::new(tag, key))?;
-                    }
-                    Change::Clear => transaction.clear()?,
-                }
-            }
-            let seq = transaction.commit()?;
-            Ok(Reply::Committed {
-                seq,
-                changed: seq != now,
-            })
-        })
-    }
-
-    /// Whether anything that a transaction has read has changed between its base and `now`.
-    fn has_changed(&self, commit: &Commit<'_>, reads: &[Key], now: u64) -> shm_state::Result<bool> {
-        let filter = match reads {
-            _ if commit.read_all => shm_state::Filter::Any,
-            [] => return Ok(false),
-            reads => shm_state::Filter::Keys(reads),
-        };
-        let mut cursor = commit.base;
-        let next = self.namespace.next_match(&mut cursor, now, filter, false, None)?;
-        // What fell out of the history may have been one.
-        Ok(next != shm_state::Next::Nothing)
-    }
-
     fn next(&self, shared: &Shared, frames: &mut Frames, next: &Next<'_>) -> Result<Reply<'static>, Wrong> {
         let (keys, hashes);
         let (filter, on) = match &next.filter {
@@ -357,7 +316,7 @@ impl Session {
 }
 
 /// What `f` does with the writer lock.
-fn locked<T>(
+pub(super) fn locked<T>(
     shared: &Shared,
     frames: &mut Frames,
     lock_ns: Option<u64>,
@@ -372,7 +331,7 @@ fn locked<T>(
     }
 }
 
-fn still_busy(shared: &Shared, frames: &mut Frames) -> Result<(), Wrong> {
+pub(super) fn still_busy(shared: &Shared, frames: &mut Frames) -> Result<(), Wrong> {
     if shared.is_stopping() {
         return Err(Wrong::End(End::Gone));
     }
@@ -387,7 +346,7 @@ fn wire(key: &Key) -> WireKey<'_> {
     (key.tag(), Bytes(key.bytes()))
 }
 
-fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
+pub(super) fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
     keys.iter()
         .map(|(tag, Bytes(bytes))| KeyRef::new(*tag, bytes).to_owned())
         .collect()
