@@ -11,7 +11,7 @@ use shm_state::{Deadline, PinInfo};
 use crate::error::{Error, Result};
 use crate::os::{failed, wait_readable};
 use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST, Wait};
-use crate::wire::message::{Challenge, Failure, Hello, Reply, Request, Welcome, decode, encode};
+use crate::wire::message::{Challenge, Failure, Hello, LIST_MOST, Reply, Request, Welcome, decode, encode};
 use crate::wire::proof::{self, Key, Side};
 use crate::wire::{Frames, Kind, WireError, socket};
 
@@ -231,6 +231,16 @@ impl Link {
         terms: Terms<'_>,
         read: impl FnOnce(Reply<'_>) -> Result<R, Fault>,
     ) -> Result<R, Fault> {
+        let count = request.longest_list();
+        if count > LIST_MOST {
+            return Err(Fault::Failed(Error::Disconnected {
+                address: self.address.to_string(),
+                reason: format!(
+                    "a request with {count} keys or changes is more than the {LIST_MOST} that go over a socket at once: map the \
+                     state for so many"
+                ),
+            }));
+        }
         let deadline = terms.within.map_or(Deadline::never(), Deadline::after);
         let sent = self.frames.send_by(deadline, Kind::Request, |out| encode(request, out));
         match sent {

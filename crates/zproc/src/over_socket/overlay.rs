@@ -16,7 +16,7 @@ use shm_state::{Key, KeyRef, Payload};
 
 use super::{Call, Remote, RemoteSnapshot, long, ns, odd, wire_keys};
 use crate::error::{Error, Result};
-use crate::wire::message::{Bytes, Change, Commit, Reply, Request};
+use crate::wire::message::{Bytes, Change, Commit, LIST_MOST, Reply, Request};
 
 /// What came of a commit.
 pub(crate) enum Committed {
@@ -165,7 +165,12 @@ impl<'s> Overlay<'s> {
             // All that was read is of one snapshot: there was an instant at which it was so.
             return Ok(Committed::Made(None));
         }
-        let reads: Vec<Key> = self.reads.into_inner().into_iter().collect();
+        let mut reads: Vec<Key> = self.reads.into_inner().into_iter().collect();
+        // So many keys are as good as all.
+        let read_all = self.has_read_all.get() || reads.len() > LIST_MOST;
+        if read_all {
+            reads.clear();
+        }
         let base = self.base.get().map_or(0, RemoteSnapshot::seq);
         let read = |reply: Reply<'_>| match reply {
             Reply::Committed { seq, changed } => Ok(Committed::Made(changed.then_some(seq))),
@@ -176,7 +181,7 @@ impl<'s> Overlay<'s> {
             let request = Request::Commit(Commit {
                 base,
                 reads: wire_keys(&reads),
-                read_all: self.has_read_all.get(),
+                read_all,
                 changes: self.steps.iter().map(Step::wire).collect(),
                 lock_ns: deadline.remaining().map(ns),
             });
