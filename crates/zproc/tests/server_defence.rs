@@ -183,7 +183,11 @@ fn corrupt_frames_get_an_error_and_the_connection_closes() {
         stream.write_all(&bytes).unwrap();
         assert_refused(&mut stream, PROTOCOL, says);
     }
+    // A million and one changes, of a byte each.
+    let clears = vec![2; (1 << 20) + 1];
+    let many = [&[9, 0, 0, 0, 0x81, 0x80, 0x40][..], &clears, &[0]].concat();
     for (bytes, says) in [
+        (frame(REQUEST, &many), "makes no sense"),
         (four_gib, "4294967295 bytes"),
         (frame(REQUEST, b""), "makes no sense"),
         (frame(REQUEST, &[0xff; 100]), "makes no sense"),
@@ -236,6 +240,45 @@ fn a_thousand_clients_with_half_a_frame_stall_nobody() {
         stalled.is_empty()
     });
     assert_serves(&server);
+}
+
+/// Near the limit of descriptors no connection was accepted any more, and nobody was told.
+#[test]
+fn clients_that_are_too_many_are_told_so_and_the_others_served() {
+    fn serve(stop: zproc::State) -> zproc::Result<()> {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
+        let server = zproc::start_server().backend(Backend::Thread).secret_key(KEY).start()?;
+        stop.insert("address", server.address())?;
+        stop.watch().timeout(HANG).get_when_available("stop")?;
+        server.stop()
+    }
+    let told = State::anonymous().unwrap();
+    let ctx = zproc::Context::builder().state(told.clone()).build().unwrap();
+    let serving = ctx.process(serve).start().unwrap();
+    let address = told.watch().timeout(HANG).get_when_available("address").unwrap();
+    let address: String = address.get("address").unwrap().unwrap();
+    let connect = || {
+        let state = State::builder(&format!("{address}?transport=socket")).secret_key(KEY);
+        state.open()
+    };
+    let mut clients = Vec::new();
+    let refused = loop {
+        match connect() {
+            Ok(client) => clients.push(client),
+            Err(error) => break error.to_string(),
+        }
+        assert!(clients.len() < 200);
+    };
+    assert!(refused.contains("clients are connected"), "{refused}");
+    assert!(clients.len() > 10, "{}", clients.len());
+    clients.iter().for_each(|client| assert_eq!(client.seq().unwrap(), 0));
+    // One that leaves makes room.
+    clients.pop();
+    eventually("there is room for one", || connect().is_ok());
+    told.insert("stop", true).unwrap();
+    serving.wait().unwrap();
 }
 
 #[test]
