@@ -24,7 +24,7 @@
 mod overlay;
 mod snapshot;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,20 @@ const LOCK_SLICE: Duration = Duration::from_millis(100);
 thread_local! {
     /// Until when the call of this thread is to be answered.
     static LIMIT: Cell<Option<Deadline>> = const { Cell::new(None) };
+}
+
+thread_local! {
+    /// The server and the namespace that this thread runs a transaction on.
+    static OWN: RefCell<Option<(Arc<Place>, Box<str>)>> = const { RefCell::new(None) };
+}
+
+/// While it lives, this thread reads a namespace through its transaction only: see [`Remote::only_for_transaction`].
+pub(crate) struct OnlyForTransaction(());
+
+impl Drop for OnlyForTransaction {
+    fn drop(&mut self) {
+        OWN.take();
+    }
 }
 
 /// While it lives, requests of this thread wait for a server until a time, and [`GRACE`].
@@ -340,6 +354,7 @@ impl Remote {
 
     /// A short call.
     fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R, Fault>) -> Result<R> {
+        self.check_not_own()?;
         self.call_in(&*self.session()?, Call::Short, request, short(), read)
     }
 
@@ -427,6 +442,21 @@ impl Remote {
         self.told(Some(session), joined)?;
         self.check()?;
         Ok(link)
+    }
+
+    /// Refuses all calls of this thread but those of a transaction, which notes what it reads, to be validated. There is one
+    /// at a time.
+    pub(crate) fn only_for_transaction(&self) -> OnlyForTransaction {
+        OWN.set(Some((Arc::clone(&self.place), self.namespace.as_str().into())));
+        OnlyForTransaction(())
+    }
+
+    fn check_not_own(&self) -> Result<()> {
+        let is_own = OWN.with_borrow(|own| {
+            let own = own.as_ref();
+            own.is_some_and(|(place, namespace)| place.path == self.place.path && **namespace == self.namespace)
+        });
+        if is_own { Err(Error::NestedAtomic) } else { Ok(()) }
     }
 
     /// The number of the newest update.

@@ -375,6 +375,37 @@ fn a_transaction_that_reads_much_meets_what_has_changed_and_nothing_else() {
     assert_eq!(runs(1999, 1), 2);
 }
 
+/// They were not validated, so that the transaction was committed on what had changed since.
+#[test]
+fn reads_that_go_past_a_transaction_are_refused_over_sockets() -> Result<()> {
+    let server = zproc::start_server().backend(Backend::Thread).start()?;
+    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    let (same, kitchen) = (over_socket(&server), state.fork().namespace("kitchen").open()?);
+    state.insert("limit", 5)?;
+    kitchen.insert("limit", 6)?;
+    let before = state.snapshot()?;
+    let handle = state.handle::<i64>("limit")?;
+    let nested = |result: Result<()>| assert!(matches!(result, Err(Error::NestedAtomic)), "{result:?}");
+    state.atomic(|dict| {
+        nested(state.get::<i64>("limit").map(drop));
+        nested(state.len().map(drop));
+        nested(state.snapshot().map(drop));
+        nested(state.keys().map(drop));
+        nested(handle.get().map(drop));
+        nested(same.contains_key("limit").map(drop));
+        nested(now(&state).get_when_available("limit").map(drop));
+        // What is not of this moment, or not changed here, is not meant to be.
+        assert_eq!((before.get("limit")?, mapped.get("limit")?), (Some(5), Some(5)));
+        assert_eq!(kitchen.get("limit")?, Some(6));
+        dict.insert("x", dict.get::<i64>("limit")?.unwrap_or(0))
+    })?;
+    assert_eq!(state.get("x")?, Some(5));
+    let failed: Result<()> = state.atomic(|_| Err(Error::other("no")));
+    assert!(failed.is_err());
+    assert_eq!(state.get("x")?, Some(5));
+    Ok(())
+}
+
 #[test]
 fn what_a_transaction_sees_is_what_it_did() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;

@@ -69,7 +69,7 @@ impl<'s> Overlay<'s> {
         if let Some(base) = self.base.get() {
             return Ok(base);
         }
-        let base = self.remote.snapshot()?;
+        let base = self.remote.snapshot_for_transaction()?;
         Ok(self.base.get_or_init(|| base))
     }
 

@@ -20,12 +20,19 @@ pub(crate) struct RemoteSnapshot<'s> {
 impl Remote {
     /// The newest state.
     pub(crate) fn snapshot(&self) -> Result<RemoteSnapshot<'_>> {
+        self.check_not_own()?;
+        self.snapshot_for_transaction()
+    }
+
+    /// The newest state, for who notes what is read from it.
+    pub(super) fn snapshot_for_transaction(&self) -> Result<RemoteSnapshot<'_>> {
         let snapshot = self.pin(None)?;
         snapshot.ok_or_else(|| not_asked(&Reply::Pinned(None)))
     }
 
     /// The state after the update `seq`; `None` if it fell out of the history.
     pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<RemoteSnapshot<'_>>> {
+        self.check_not_own()?;
         self.pin(Some(seq))
     }
 
