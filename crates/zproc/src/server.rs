@@ -217,7 +217,8 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`Error::AddressInUse`] if a living server, or another program, listens there; [`Error::InvalidAddress`], among others
-    /// for a path that is too long; [`Error::AccessDenied`] for a secret key without a byte; [`Error::NotInitialised`].
+    /// for a path that is too long; [`Error::AccessDenied`] for a secret key without a byte; [`Error::NotMapped`] for a state
+    /// that is used over a socket itself; [`Error::NotInitialised`].
     ///
     /// ```
     /// use zproc::{Backend, Error};
@@ -244,11 +245,11 @@ impl ServerBuilder {
             },
             None => (self.default_path()?, false),
         };
-        let state = match self.source {
-            Source::Anonymous => State::anonymous()?,
-            Source::Address(address) => State::open_or_create(&address)?,
-            Source::State(state) => *state,
-        };
+        if let Source::State(state) = &self.source
+            && state.fd().is_none()
+        {
+            return Err(Error::NotMapped);
+        }
         let (path, place) = match place::take(&path) {
             // It was not asked for: another does as well.
             Err(Error::AddressInUse { .. }) if !wanted => {
@@ -258,9 +259,19 @@ impl ServerBuilder {
             }
             place => (path, place?),
         };
-        let runner = match self.backend {
-            Backend::Thread => on_thread(state, key, place),
-            Backend::Process => in_child(state, key, place),
+        // Not before it is sure that it can be served.
+        let state = match self.source {
+            Source::Anonymous => State::anonymous(),
+            Source::Address(address) => State::open_or_create(&address),
+            Source::State(state) => Ok(*state),
+        };
+        let runner = match (state, self.backend) {
+            (Ok(state), Backend::Thread) => on_thread(state, key, place),
+            (Ok(state), Backend::Process) => in_child(state, key, place),
+            (Err(error), _) => {
+                drop(place);
+                Err(error)
+            }
         };
         let runner = runner.inspect_err(|_| place::clear(&path))?;
         let server = Server {

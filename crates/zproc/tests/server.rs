@@ -1,6 +1,6 @@
 //! Servers: where they listen, whom they let in, what they hand over, and what is left when they end.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -158,6 +158,30 @@ fn is_zombie(pid: u32) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
+/// The state was created although nobody could serve it there.
+#[test]
+fn a_server_that_cannot_be_started_leaves_nothing_behind() {
+    let server = started(Backend::Thread);
+    let name = format!("shm://zproc-test-nothing-{}", std::process::id());
+    let in_use = zproc::start_server().address(server.address()).arena(&name).start();
+    assert!(matches!(in_use, Err(Error::AddressInUse { .. })));
+    assert!(matches!(State::open(&name), Err(Error::NotFound { .. })));
+    // And if it is the state that cannot be had, the address is free again.
+    let path = own_path("nothing");
+    let no_state = zproc::start_server()
+        .address(&address_of(&path))
+        .arena("shm://")
+        .start();
+    assert!(matches!(no_state, Err(Error::InvalidAddress { .. })), "{no_state:?}");
+    assert!(!path.exists() && !PathBuf::from(format!("{}.lock", path.display())).exists());
+    for backend in BOTH {
+        // It started, and could serve nobody.
+        let remote = State::open(&format!("{}?transport=socket", server.address())).unwrap();
+        let result = zproc::start_server().state(&remote).backend(backend).start();
+        assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
+    }
+}
+
 #[test]
 fn bad_addresses_of_servers_are_clear_errors() {
     let long = address_of(&std::env::temp_dir().join("x".repeat(120)));
@@ -199,6 +223,38 @@ fn a_named_state_has_its_server_found_by_its_name() {
     State::open(second.address()).unwrap().insert("cookies", 5).unwrap();
     assert_eq!(state.get("cookies").unwrap(), Some(5));
     zproc::remove(&name).unwrap();
+}
+
+/// It was looked for where the environment of who asks points, and not where its own did.
+#[test]
+fn a_named_state_has_its_server_found_from_another_environment() {
+    let name = format!("shm://zproc-test-environment-{}", std::process::id());
+    let server = zproc::start_server().arena(&name).start().unwrap();
+    let runtime = std::env::temp_dir().join(format!("zproc-test-environment-{}", std::process::id()));
+    std::fs::create_dir(&runtime).unwrap();
+    let there = runtime.join("zproc");
+    std::fs::DirBuilder::new().mode(0o700).create(&there).unwrap();
+    // One that has ended is no reason not to look further.
+    drop(std::os::unix::net::UnixListener::bind(there.join(path_of(&server).file_name().unwrap())).unwrap());
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "a_ping_in_this_environment"])
+        .env("XDG_RUNTIME_DIR", &runtime)
+        .env(ASK, &name)
+        .status();
+    assert!(status.unwrap().success());
+    drop(server);
+    std::fs::remove_dir_all(runtime).unwrap();
+    zproc::remove(&name).unwrap();
+}
+
+const ASK: &str = "ZPROC_TEST_ASK";
+
+/// Run in another environment by the test above.
+#[test]
+#[ignore = "is a part of the test before"]
+fn a_ping_in_this_environment() {
+    let address = std::env::var(ASK).expect("it is run by another test");
+    assert!(zproc::ping(&address).timeout(HANG).send().unwrap().is_some());
 }
 
 #[test]
