@@ -118,6 +118,7 @@ pub use sys::fork::PerProcess;
 pub use sys::futex::MOST_WORDS;
 pub use sys::process::Life;
 pub use sys::time::Deadline;
+pub use sys::unshared::Unshared;
 pub use verify::Report;
 pub use wait::{Ended, On, Strategy};
 pub use write::Transaction;

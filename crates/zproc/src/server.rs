@@ -14,15 +14,18 @@ mod serve;
 mod session;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use shm_state::Unshared;
+
 use crate::address::{Address, of_socket};
 use crate::error::{Error, Result};
+use crate::os::failed;
 use crate::process::Backend;
 use crate::secret::Secret;
 use crate::state::State;
@@ -64,6 +67,8 @@ pub struct Server {
 
 enum Runner {
     Thread {
+        /// A child that is forked plainly keeps neither socket nor lock.
+        unshared: [Unshared; 2],
         shared: Arc<Shared>,
         listener: Arc<UnixListener>,
         thread: Option<JoinHandle<()>>,
@@ -301,8 +306,11 @@ impl ServerBuilder {
 fn on_thread(state: State, key: Option<crate::wire::proof::Key>, place: Place) -> Result<Runner> {
     let shared = Arc::new(Shared::new(state, key, std::process::id()));
     let listener = Arc::new(place.listener);
+    let apart = |fd| Unshared::new(fd).map_err(|source| failed("keeping a socket from forked children", source));
+    let unshared = [apart(listener.as_fd())?, apart(place.lock.as_fd())?];
     let thread = accept::on_thread(Arc::clone(&shared), Arc::clone(&listener))?;
     Ok(Runner::Thread {
+        unshared,
         shared,
         listener,
         thread: Some(thread),
@@ -386,6 +394,7 @@ impl Server {
         }
         match std::mem::replace(&mut self.runner, Runner::Stopped) {
             Runner::Thread {
+                unshared,
                 shared,
                 listener,
                 thread,
@@ -397,6 +406,8 @@ impl Server {
                 if let Some(thread) = thread {
                     let _ = thread.join();
                 }
+                // Before what they are of is closed.
+                drop(unshared);
             }
             Runner::Process(process) => {
                 let stopped = process.stop();

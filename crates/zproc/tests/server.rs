@@ -139,6 +139,91 @@ fn a_server_that_is_a_process_ends_with_the_one_that_started_it() {
     std::fs::remove_file(format!("{}.lock", address.strip_prefix("ipc://").unwrap())).unwrap();
 }
 
+/// A child that a program forks plainly, and what it leaves.
+struct Forked(u32);
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.cast_signed()), Signal::SIGKILL);
+    }
+}
+
+/// Forks a child that does nothing, and tells of it.
+fn fork_and_tell(told: &State, address: &str) -> Result<()> {
+    // SAFETY: the child makes system calls only, and ends after a minute.
+    let child = match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Parent { child } => child.as_raw().cast_unsigned(),
+        nix::unistd::ForkResult::Child => {
+            // SAFETY: ends this process in a minute.
+            unsafe { libc::alarm(60) };
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    };
+    told.extend([("child", zproc::Value::from(child)), ("address", address.into())])?;
+    std::thread::sleep(HANG);
+    Ok(())
+}
+
+/// The child of such a program, whose address was told, when the program was killed.
+fn killed(program: fn(State) -> Result<()>, given: &str) -> (Forked, String) {
+    let told = State::anonymous().unwrap();
+    told.insert("given", given).unwrap();
+    let ctx = Context::builder().state(told.clone()).build().unwrap();
+    let process = ctx.process(program).start().unwrap();
+    let now = told.watch().timeout(HANG).get_when_available("address").unwrap();
+    let child = Forked(now.get("child").unwrap().unwrap());
+    send(process.pid().unwrap(), Signal::SIGKILL);
+    let _ = process.wait();
+    (child, now.get("address").unwrap().unwrap())
+}
+
+/// A child kept socket and lock of its parent's server: the address was in use by the dead, and connections were let in
+/// that nobody answered.
+#[test]
+fn a_forked_child_keeps_nothing_of_a_server_that_is_a_thread() {
+    fn serve(told: State) -> Result<()> {
+        let given: String = told.get("given")?.unwrap_or_default();
+        let server = zproc::start_server().address(&given).backend(Backend::Thread).start()?;
+        fork_and_tell(&told, server.address())
+    }
+    let path = own_path("forked");
+    let (_child, address) = killed(serve, &address_of(&path));
+    assert!(matches!(
+        zproc::ping(&address).timeout(HANG).send(),
+        Err(Error::NoServer { .. })
+    ));
+    let next = zproc::start_server()
+        .address(&address)
+        .backend(Backend::Thread)
+        .start()
+        .unwrap();
+    assert!(zproc::ping(next.address()).timeout(HANG).send().unwrap().is_some());
+}
+
+/// A child kept the connection of its parent open, and the server the snapshots.
+#[test]
+fn a_forked_child_keeps_nothing_of_a_client() {
+    fn use_over_socket(told: State) -> Result<()> {
+        let given: String = told.get("given")?.unwrap_or_default();
+        let state = State::open(&format!("{given}?transport=socket"))?;
+        std::mem::forget((state.snapshot()?, state.snapshot()?));
+        fork_and_tell(&told, &given)
+    }
+    let server = started(Backend::Process);
+    let state = State::open(server.address()).unwrap();
+    let (_child, _) = killed(use_over_socket, server.address());
+    eventually("its snapshots are given back", || {
+        state
+            .stats()
+            .unwrap()
+            .namespaces
+            .iter()
+            .all(|namespace| namespace.pins.is_empty())
+    });
+}
+
 /// Ctrl-C ended the server of a program that handles it, since the terminal signals both.
 #[test]
 fn a_server_that_is_a_process_outlives_the_signals_of_terminals() {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use shm_state::Deadline;
+use shm_state::{Deadline, Unshared};
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
@@ -175,6 +175,8 @@ impl From<Deadline> for Wait {
 
 /// A connection, frame by frame.
 pub(crate) struct Frames {
+    /// A child that is forked plainly does not keep the connection open. Before the stream, since it goes first.
+    _unshared: Unshared,
     stream: Arc<UnixStream>,
     /// What has come and is not consumed, up to `filled`.
     incoming: Vec<u8>,
@@ -189,6 +191,7 @@ impl Frames {
     pub(crate) fn new(stream: Arc<UnixStream>) -> io::Result<Self> {
         stream.set_read_timeout(Some(FRAME_TIME))?;
         Ok(Self {
+            _unshared: Unshared::new(stream.as_fd())?,
             stream,
             incoming: Vec::new(),
             filled: 0,
