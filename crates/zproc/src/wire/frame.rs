@@ -595,11 +595,23 @@ mod tests {
                 ],
                 0..8,
             ),
+            pieces in prop::collection::vec(1usize..30, 1..4),
         ) {
             let (mut frames, mut other) = pair();
-            let sent: usize = bytes.iter().map(Vec::len).sum();
-            bytes.iter().for_each(|piece| other.write_all(piece).unwrap());
-            drop(other);
+            let bytes = bytes.concat();
+            let sent = bytes.len();
+            let writer = std::thread::spawn(move || {
+                let mut rest = &*bytes;
+                for piece in pieces.iter().cycle() {
+                    let (now, later) = rest.split_at((*piece).min(rest.len()));
+                    // Who has met an error takes no more.
+                    if now.is_empty() || other.write_all(now).is_err() {
+                        break;
+                    }
+                    std::thread::yield_now();
+                    rest = later;
+                }
+            });
             let mut received = 0;
             loop {
                 match frames.receive(32, Deadline::after(FRAME_TIME)) {
@@ -610,6 +622,8 @@ mod tests {
                 prop_assert!(received <= sent);
             }
             prop_assert!(frames.incoming.len() <= 4 * PIECE);
+            drop(frames);
+            writer.join().unwrap();
         }
     }
 }
