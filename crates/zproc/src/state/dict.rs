@@ -331,8 +331,8 @@ impl State {
         Ok(Handle::new(&self.watcher.access, own_key(key)?))
     }
 
-    /// Runs `f` while no other writer of the namespace runs (over a socket see below). What it does becomes visible all at once, as one update,
-    /// when it returns `Ok`; if it returns `Err`, or panics, nothing has happened.
+    /// Runs `f` while no other writer of the namespace runs (over a socket see below). What it does becomes visible all at
+    /// once, as one update, when it returns `Ok`; if it returns `Err`, or panics, nothing has happened.
     ///
     /// Readers are not held up, and see the state as it was before. Inside, changes are made through the
     /// [`Transaction`]; a write through a [`State`] fails with [`Error::NestedAtomic`](crate::Error::NestedAtomic).
