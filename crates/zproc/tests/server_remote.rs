@@ -238,7 +238,7 @@ fn a_server_that_is_killed_while_clients_write_loses_nothing_that_it_has_answere
                 let key = n as i64;
                 let mut count = 0;
                 let error = loop {
-                    let result = if n % 2 == 0 {
+                    let result = if n.is_multiple_of(2) {
                         state.insert(key, count + 1)
                     } else {
                         state.atomic(|dict| {
@@ -270,7 +270,7 @@ fn a_server_that_is_killed_while_clients_write_loses_nothing_that_it_has_answere
     for (n, (state, count)) in counts.iter().enumerate() {
         let found: i64 = state.get(n as i64).unwrap().unwrap();
         assert!((*count..=count + 1).contains(&found), "{found} of {count}");
-        together += if n % 2 == 0 { 0 } else { found };
+        together += if n.is_multiple_of(2) { 0 } else { found };
         state.insert("again", n as i64).unwrap();
     }
     assert_eq!(mapped.get("all").unwrap(), Some(together));
