@@ -481,6 +481,7 @@ impl<'n> Pinned<'n> {
     }
 
     /// The key and the value that stand at a slot of the array, if any do.
+    #[inline]
     fn entry_at(&self, view: &View<'_>, slot: &DenseSlot, budget: &mut Budget) -> Option<Result<(Key, Payload)>> {
         let (entry, version) = match view.at_slot(slot) {
             Ok(found) => found?,

@@ -202,6 +202,55 @@ fn a_forked_child_keeps_nothing_of_a_server_that_is_a_thread() {
     assert!(zproc::ping(next.address()).timeout(HANG).send().unwrap().is_some());
 }
 
+/// How many processes have a file open, or mapped.
+fn holders(inode: u64) -> usize {
+    let holds = |process: &Path| {
+        let maps = std::fs::read_to_string(process.join("maps")).unwrap_or_default();
+        let inode_of = |line: &str| line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok());
+        let is_it = |file: std::fs::Metadata| file.ino() == inode;
+        maps.lines()
+            .any(|line| line.contains("memfd") && inode_of(line) == Some(inode))
+            || std::fs::read_dir(process.join("fd")).is_ok_and(|fds| {
+                let is_memory = |fd: &Path| {
+                    let to = std::fs::read_link(fd);
+                    to.is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:"))
+                };
+                fds.flatten()
+                    .any(|fd| is_memory(&fd.path()) && std::fs::metadata(fd.path()).is_ok_and(is_it))
+            })
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter(|process| holds(&process.path())).count()
+}
+
+#[test]
+fn the_memory_of_an_anonymous_state_is_gone_when_everybody_is_killed() {
+    fn serve(told: State) -> Result<()> {
+        let server = zproc::start_server().start()?;
+        let state = State::open(server.address())?;
+        let inode = nix::sys::stat::fstat(state.fd().expect("it is mapped")).unwrap().st_ino;
+        told.insert("address", server.address())?;
+        told.extend([("inode", inode), ("server", server.pid().into())])?;
+        std::thread::sleep(HANG);
+        Ok(())
+    }
+    let told = State::anonymous().unwrap();
+    let ctx = Context::builder().state(told.clone()).build().unwrap();
+    let process = ctx.process(serve).start().unwrap();
+    let now = told.watch().timeout(HANG).get_when_available("server").unwrap();
+    let number = |key: &str| now.get::<u64>(key).unwrap().unwrap();
+    let (inode, server) = (number("inode"), number("server") as u32);
+    assert_eq!(holders(inode), 2, "server and client");
+    send(server, Signal::SIGKILL);
+    send(process.pid().unwrap(), Signal::SIGKILL);
+    let _ = process.wait();
+    eventually("nobody has it", || holders(inode) == 0);
+    let address: String = now.get("address").unwrap().unwrap();
+    let path = address.strip_prefix("ipc://").unwrap();
+    std::fs::remove_file(path).unwrap();
+    std::fs::remove_file(format!("{path}.lock")).unwrap();
+}
+
 /// A child kept the connection of its parent open, and the server the snapshots.
 #[test]
 fn a_forked_child_keeps_nothing_of_a_client() {
