@@ -1,15 +1,18 @@
-//! A pinned snapshot: everything in it stays readable for as long as it lives.
+//! A pinned snapshot: everything in it stays readable for as long as it lives. `page` goes through it in parts.
+
+mod page;
 
 use crate::arena::as_bytes;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
-use crate::layout::{GRANULE, PAYLOAD_AT, Seat, Version, high};
+use crate::layout::{DenseSlot, GRANULE, PAYLOAD_AT, Seat, Version, high};
 use crate::log;
 use crate::namespace::NotAtHand;
 use crate::pin;
 use crate::read::{Budget, Torn, View};
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
+pub use page::Position;
 
 /// Where the bytes of a value begin, behind a multiple of 64: in the arena, where [`Pinned::in_place`] shows them, and in
 /// the copies that `get_with` hands out. So what a layer above puts behind 16 bytes of its own is aligned to 64.
@@ -472,18 +475,23 @@ impl<'n> Pinned<'n> {
         let view = self.view();
         let (slots, _) = view.dense().map_err(self.damage())?;
         let mut budget = Budget::of(self.space);
-        Ok(slots.iter().filter_map(move |slot| {
-            let found = match view.at_slot(slot) {
-                Ok(found) => found?,
-                Err(torn) => return Some(Err(torn.damage(self.space))),
-            };
-            let (entry, version) = found;
-            let key = view.key_of(entry).map_err(self.damage());
-            Some(key.and_then(|(tag, bytes)| {
-                let payload = self.payload(version)?;
-                budget.spend(self.space, bytes.len(), payload.bytes().len())?;
-                Ok((KeyRef::new(tag, &bytes).to_owned(), payload))
-            }))
+        Ok(slots
+            .iter()
+            .filter_map(move |slot| self.entry_at(&view, slot, &mut budget)))
+    }
+
+    /// The key and the value that stand at a slot of the array, if any do.
+    #[inline]
+    fn entry_at(&self, view: &View<'_>, slot: &DenseSlot, budget: &mut Budget) -> Option<Result<(Key, Payload)>> {
+        let (entry, version) = match view.at_slot(slot) {
+            Ok(found) => found?,
+            Err(torn) => return Some(Err(torn.damage(self.space))),
+        };
+        let key = view.key_of(entry).map_err(self.damage());
+        Some(key.and_then(|(tag, bytes)| {
+            let payload = self.payload(version)?;
+            budget.spend(self.space, bytes.len(), payload.bytes().len())?;
+            Ok((KeyRef::new(tag, &bytes).to_owned(), payload))
         }))
     }
 }

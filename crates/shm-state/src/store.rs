@@ -670,6 +670,19 @@ impl Arena {
         Ok(Namespace::new(space, identity))
     }
 
+    /// Whether there is a namespace of that name.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// let kitchen = arena.namespace("kitchen")?;
+    /// assert!(arena.has_namespace("kitchen") && !arena.has_namespace("hall"));
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn has_namespace(&self, name: &str) -> bool {
+        directory::find(&self.inner.mapping, name).is_some()
+    }
+
     /// A namespace that is there, whose control block readers write to.
     fn find_to_read(&self, name: &str) -> Result<u32> {
         let mapping = &self.inner.mapping;

@@ -12,7 +12,8 @@
 //! child, between clone and exec, so that nothing else that this process starts inherits them. They keep their numbers.
 //!
 //! **Signals** are blocked on the thread that clones, so no handler of this process runs in the child, which shares its
-//! memory. The child sets handlers back to their defaults, SIGPIPE too, and then unblocks all.
+//! memory. The child sets handlers back to their defaults, SIGPIPE too, and then blocks those that it is to block, and no
+//! others.
 //!
 //! **CPUs**: a child may run where the thread may that asks for it.
 //!
@@ -40,6 +41,8 @@ pub struct Order<'a> {
     pub keep: &'a [BorrowedFd<'a>],
     /// Whether it is to end when this process does.
     pub tied: bool,
+    /// Signals that are to be blocked in it, from its beginning on and in all its threads.
+    pub blocked: SigSet,
 }
 
 /// A child that was started.
@@ -64,6 +67,7 @@ pub fn spawn(order: &Order<'_>) -> io::Result<Child> {
         keep,
         job: order.job.as_raw_fd(),
         tie: None,
+        blocked: order.blocked,
         answer,
     };
     {
@@ -104,6 +108,7 @@ struct Request {
     keep: Vec<RawFd>,
     job: RawFd,
     tie: Option<RawFd>,
+    blocked: SigSet,
     answer: mpsc::Sender<io::Result<Child>>,
 }
 
@@ -136,6 +141,7 @@ struct Plan {
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
     tied: bool,
+    blocked: SigSet,
     parent: u32,
     /// Why it could not execute.
     error: AtomicI32,
@@ -163,6 +169,7 @@ fn start(request: &Request) -> io::Result<Child> {
         arguments: pointers(&arguments),
         environment: pointers(&environment),
         tied: request.tie.is_some(),
+        blocked: request.blocked,
         parent: std::process::id(),
         error: AtomicI32::new(0),
     };
@@ -230,12 +237,9 @@ extern "C" fn in_child(plan: *mut c_void) -> c_int {
         // SAFETY: takes integers; the table of descriptors is this child's own.
         unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) };
     }
-    // SAFETY: a set that the next call fills.
-    let mut none = unsafe { std::mem::zeroed::<libc::sigset_t>() };
-    // SAFETY: the set is this function's own.
-    unsafe { libc::sigemptyset(&raw mut none) };
-    // SAFETY: as above; the mask is that of this child, whose handlers are the defaults.
-    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+    let blocked: &libc::sigset_t = plan.blocked.as_ref();
+    // SAFETY: reads a set that `start` keeps; the mask is that of this child, whose handlers are the defaults.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, blocked, std::ptr::null_mut()) };
     const PROGRAM: &CStr = c"/proc/self/exe";
     // SAFETY: C strings and lists of them that end in null, which `start` keeps until this has executed.
     unsafe { libc::execve(PROGRAM.as_ptr(), plan.arguments.as_ptr(), plan.environment.as_ptr()) };

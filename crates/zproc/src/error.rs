@@ -185,8 +185,9 @@ pub enum Error {
     /// # Ok::<(), Error>(())
     /// ```
     #[error(
-        "this thread is inside of atomic, where states can only be read: make changes through the transaction that \
-             its closure was given; write to other states, and wait, after it"
+        "this thread is inside of atomic, where states can only be read, and over a socket the one that is changed not even \
+             that, since it would not be noticed if what was read changes: read and make changes through the transaction \
+             that its closure was given; write to other states, and wait, after it"
     )]
     NestedAtomic,
     /// The process was forked after the state was opened.

@@ -92,6 +92,18 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], deadline: Deadline, tell_sig
     }
 }
 
+/// Waits until a descriptor is writable, or failed; false at the deadline.
+pub(crate) fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+    loop {
+        let mut ready = false;
+        let fds = std::iter::once((0, fd, Interest::Writable));
+        poll(fds, deadline.sooner_of(SLICE).remaining(), |_| ready = true)?;
+        if ready || deadline.passed() {
+            return Ok(ready);
+        }
+    }
+}
+
 /// Starts a thread on which no signal handler of the program ever runs.
 pub(crate) fn quiet_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     zproc_spawn::spawn::quiet_thread(name, run).map_err(|source| failed("starting a thread", source))

@@ -2,7 +2,8 @@
 //!
 //! A [`Remote`] is the counterpart of the engine's `Namespace`: what the layers above ask for is one request and its reply.
 //! It stands in `access` where the namespace would, so that the paths to mapped memory know nothing of it. Its parts:
-//! `snapshot` is one that the server has pinned, `overlay` a transaction that is made here and validated there.
+//! `connections` has the sessions, `limits` how long a call waits for the server; `snapshot` is one that the server has pinned,
+//! `overlay` a transaction that is made here and validated there.
 //!
 //! **Sessions.** The server keeps identity and snapshots of a state in a session, which ends with its last connection. One
 //! connection, the *lifeline*, is for short calls, and lives as long as the session. A call that may wait, or comes while
@@ -14,15 +15,23 @@
 //! own updates stay its own. Snapshots of the lost one fail. A server of other memory than before is refused for good.
 //!
 //! **Bounds.** A server that works on a request says so every second; five seconds of silence are the end of the
-//! connection.
+//! connection. A call that was given a time itself ([`in_time`], or the one for the lock) waits for a server until then,
+//! and a second: so a server that is stopped and one that has nothing to tell are told apart.
+//!
+//! **Signals** that are events end waits for an update, which consume nothing. They end no call that is short, and none
+//! whose reply says whether something was written: while signals are events, one that waits for the writer lock waits in
+//! slices, and looks at them in between, when nothing was written.
 
+mod connections;
+mod limits;
 mod overlay;
 mod snapshot;
 
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -31,26 +40,45 @@ use shm_state::{Deadline, KeyRef, Payload, Watched};
 
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
-use crate::link::{Fault, Link, SILENCE, Wake};
+use crate::link::{Fault, Terms, Wake};
 use crate::notify::{self, Teller};
 use crate::os;
 use crate::secret::Secret;
 use crate::shared::Shared;
-use crate::wire::message::{Bytes, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, WireKey};
+use crate::wire::message::{Bytes, Filter, Found, NEWEST, Next, Reply, Request, WireKey};
+use connections::{Call, Session, shut_down};
+pub(crate) use limits::{InTime, in_time};
+use limits::{long, short};
 pub(crate) use overlay::{Committed, Overlay};
 pub(crate) use snapshot::RemoteSnapshot;
 
-/// So many connections are kept beside the lifeline.
-const IDLE: usize = 4;
+thread_local! {
+    /// The server and the namespace that this thread runs a transaction on.
+    static OWN: RefCell<Option<(Arc<Place>, Box<str>)>> = const { RefCell::new(None) };
+}
+
+/// While it lives, this thread reads a namespace through its transaction only: see [`Remote::only_for_transaction`].
+pub(crate) struct OnlyForTransaction(());
+
+impl Drop for OnlyForTransaction {
+    fn drop(&mut self) {
+        OWN.take();
+    }
+}
 
 /// A namespace behind a server.
 pub(crate) struct Remote {
     place: Arc<Place>,
     namespace: String,
     precise_time: bool,
+    read_only: bool,
     /// Under which its updates are made; 0 before the first session.
     identity: AtomicU32,
     session: Mutex<Option<Arc<Session>>>,
+    /// Held by the one who makes a new session, without whom the others do not make theirs.
+    renewing: Mutex<()>,
+    /// Connections of which that one's may not be a session's yet.
+    begun: Mutex<Vec<Weak<UnixStream>>>,
     shared: Arc<Shared>,
     /// The process that made it: a forked one would speak on the same sockets.
     home: u32,
@@ -65,25 +93,6 @@ pub(crate) struct Place {
     reason: String,
     /// The file of the memory that the server had at first.
     arena: OnceLock<(u64, u64)>,
-}
-
-/// See the module header.
-pub(crate) struct Session {
-    token: Token,
-    lifeline: Mutex<Link>,
-    idle: Mutex<Vec<Link>>,
-    /// To end what waits.
-    streams: Mutex<Vec<Weak<UnixStream>>>,
-    is_lost: AtomicBool,
-}
-
-/// How long a call may take.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Call {
-    /// As long as a look into memory.
-    Short,
-    /// As long as somebody waits.
-    Long,
 }
 
 impl Place {
@@ -104,13 +113,22 @@ impl Place {
 }
 
 impl Remote {
-    pub(crate) fn new(place: Arc<Place>, namespace: &str, precise_time: bool, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        place: Arc<Place>,
+        namespace: &str,
+        precise_time: bool,
+        read_only: bool,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
+            read_only,
             place,
             namespace: namespace.into(),
             precise_time,
             identity: AtomicU32::new(0),
             session: Mutex::default(),
+            renewing: Mutex::default(),
+            begun: Mutex::default(),
             shared,
             home: std::process::id(),
         }
@@ -118,7 +136,8 @@ impl Remote {
 
     /// Another identity of the same namespace.
     pub(crate) fn fork(&self, shared: Arc<Shared>) -> Self {
-        Self::new(Arc::clone(&self.place), &self.namespace, self.precise_time, shared)
+        let place = Arc::clone(&self.place);
+        Self::new(place, &self.namespace, self.precise_time, self.read_only, shared)
     }
 
     pub(crate) fn place(&self) -> &Arc<Place> {
@@ -136,63 +155,6 @@ impl Remote {
     pub(crate) fn identity(&self) -> u32 {
         // Relaxed: it is set before the first reply is there, and then stays.
         self.identity.load(Ordering::Relaxed)
-    }
-
-    /// The session, or a new one.
-    fn session(&self) -> Result<Arc<Session>> {
-        self.check()?;
-        let mut session = self.session.lock();
-        if let Some(session) = session.as_ref().filter(|session| !session.is_lost()) {
-            return Ok(Arc::clone(session));
-        }
-        let mut link = self.connect()?;
-        let arena = *self.place.arena.get_or_init(|| link.arena);
-        if arena != link.arena {
-            return Err(Error::Disconnected {
-                address: self.place.address.to_string(),
-                reason: "another state is served there by now: open it anew".into(),
-            });
-        }
-        let open = Request::Open(Open {
-            session: None,
-            namespace: &self.namespace,
-            identity: Some(self.identity()).filter(|identity| *identity != 0),
-            precise_time: self.precise_time,
-        });
-        let opened = link.request(&open, None, |reply| match reply {
-            Reply::Opened { session, identity, .. } => Ok((session, identity)),
-            other => Err(odd(&other)),
-        });
-        let (token, identity) = opened.map_err(Fault::into_error)?;
-        self.identity.store(identity, Ordering::Relaxed);
-        let streams = Mutex::new(vec![Arc::downgrade(link.stream())]);
-        let new = Arc::new(Session {
-            token,
-            lifeline: Mutex::new(link),
-            idle: Mutex::default(),
-            streams,
-            is_lost: AtomicBool::new(false),
-        });
-        *session = Some(Arc::clone(&new));
-        drop(session);
-        // Who closed the state meanwhile has not seen this one.
-        self.check()?;
-        Ok(new)
-    }
-
-    fn connect(&self) -> Result<Link> {
-        let place = &self.place;
-        let key = place.secret.key(&place.address)?;
-        let link = Link::connect(&place.address, &place.path, key, Deadline::after(SILENCE));
-        let mut link = link.map_err(|error| match error {
-            Error::Timeout => Error::Disconnected {
-                address: place.address.to_string(),
-                reason: format!("the server did not answer within {SILENCE:?}"),
-            },
-            other => other,
-        })?;
-        link.set_impatient();
-        Ok(link)
     }
 
     /// Whether it may be used: not after `close`, and not in a forked process.
@@ -215,79 +177,27 @@ impl Remote {
         if let Some(session) = &*self.session.lock() {
             session.end();
         }
+        shut_down(&self.begun.lock());
     }
 
-    fn call<R>(&self, call: Call, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R>) -> Result<R> {
-        self.call_in(&*self.session()?, call, request, None, read)
+    /// Refuses all calls of this thread but those of a transaction, which notes what it reads, to be validated. There is one
+    /// at a time.
+    pub(crate) fn only_for_transaction(&self) -> OnlyForTransaction {
+        OWN.set(Some((Arc::clone(&self.place), self.namespace.as_str().into())));
+        OnlyForTransaction(())
     }
 
-    /// A call in this session.
-    fn call_in<R>(
-        &self,
-        session: &Session,
-        call: Call,
-        request: &Request<'_>,
-        wake: Option<&Wake<'_>>,
-        read: impl FnOnce(Reply<'_>) -> Result<R>,
-    ) -> Result<R> {
-        if call == Call::Short
-            && let Some(mut link) = session.lifeline.try_lock()
-        {
-            return self.told(session, link.request(request, wake, read));
-        }
-        let spare = session.idle.lock().pop();
-        let mut link = match spare {
-            Some(link) => link,
-            None => self.another_link(session)?,
-        };
-        let result = link.request(request, wake, read);
-        if matches!(result, Ok(_) | Err(Fault::Failed(_))) {
-            let mut idle = session.idle.lock();
-            if idle.len() < IDLE {
-                idle.push(link);
-            }
-        }
-        self.told(session, result)
-    }
-
-    /// What the caller is told of a result.
-    fn told<R>(&self, session: &Session, result: Result<R, Fault>) -> Result<R> {
-        match result {
-            Ok(value) => Ok(value),
-            Err(fault) => {
-                if matches!(fault, Fault::Lost(_)) {
-                    session.end();
-                }
-                // That is why.
-                self.check()?;
-                Err(fault.into_error())
-            }
-        }
-    }
-
-    /// One more connection of the session.
-    fn another_link(&self, session: &Session) -> Result<Link> {
-        let mut link = self.connect()?;
-        {
-            let mut streams = session.streams.lock();
-            streams.retain(|stream| stream.strong_count() > 0);
-            streams.push(Arc::downgrade(link.stream()));
-        }
-        let open = Request::Open(Open {
-            session: Some(session.token),
-            namespace: &self.namespace,
-            identity: None,
-            precise_time: self.precise_time,
+    fn check_not_own(&self) -> Result<()> {
+        let is_own = OWN.with_borrow(|own| {
+            let own = own.as_ref();
+            own.is_some_and(|(place, namespace)| place.path == self.place.path && **namespace == self.namespace)
         });
-        let joined = link.request(&open, None, |_| Ok(()));
-        self.told(session, joined)?;
-        self.check()?;
-        Ok(link)
+        if is_own { Err(Error::NestedAtomic) } else { Ok(()) }
     }
 
     /// The number of the newest update.
     pub(crate) fn seq(&self) -> Result<u64> {
-        self.call(Call::Short, &Request::Seq, number)
+        self.call(&Request::Seq, number)
     }
 
     /// What `f` makes of the value of a key.
@@ -296,24 +206,26 @@ impl Remote {
             snapshot: NEWEST,
             key: wire(key),
         };
-        self.call(Call::Short, &request, value(f))
+        self.call(&request, value(f))
     }
 
     /// How many keys there are.
     pub(crate) fn len(&self) -> Result<usize> {
-        let number = self.call(Call::Short, &Request::Len { snapshot: NEWEST }, number)?;
+        let number = self.call(&Request::Len { snapshot: NEWEST }, number)?;
         Ok(number as usize)
     }
 
     /// Puts one value under a key, as one update, whose number it returns.
     pub(crate) fn put(&self, key: &KeyRef<'_>, tag: u16, bytes: &[u8], patience: Option<Duration>) -> Result<u64> {
-        let request = Request::Put {
-            key: wire(key),
-            value: (tag, Bytes(bytes)),
-            lock_ns: patience.map(ns),
-        };
-        // Nearly always as short as a look; and if it has to wait, others find the lifeline in use.
-        self.call(Call::Short, &request, number)
+        self.with_lock(patience, |deadline| {
+            let request = Request::Put {
+                key: wire(key),
+                value: (tag, Bytes(bytes)),
+                lock_ns: deadline.remaining().map(ns),
+            };
+            // Nearly always as short as a look; and if it has to wait, others find the lifeline in use.
+            self.call_in(&*self.session()?, Call::Short, &request, long(deadline), number)
+        })
     }
 
     /// As `Namespace::next_match`.
@@ -336,7 +248,7 @@ impl Remote {
             skip,
             wait_ns: Some(0),
         });
-        let (found, at) = self.call(Call::Short, &request, next)?;
+        let (found, at) = self.call(&request, next)?;
         *cursor = at;
         Ok(match found {
             Found::Match(seq) => shm_state::Next::Match(seq),
@@ -362,8 +274,12 @@ impl Remote {
             wait_ns: deadline.remaining().map(ns),
         });
         let session = self.session()?;
+        let terms = Terms {
+            tells_signals: true,
+            ..long(deadline)
+        };
         let Some((canceller, watched)) = cancel else {
-            return self.call_in(&session, Call::Long, &request, None, |reply| next(reply).map(drop));
+            return self.call_in(&session, Call::Long, &request, terms, |reply| next(reply).map(drop));
         };
         // The thread that tells of cancellers makes a descriptor readable, which can be waited for beside the socket.
         let fd = Arc::new(os::event_fd()?);
@@ -376,9 +292,11 @@ impl Remote {
         if watched.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        self.call_in(&session, Call::Long, &request, Some(&wake), |reply| {
-            next(reply).map(drop)
-        })
+        let terms = Terms {
+            wake: Some(&wake),
+            ..terms
+        };
+        self.call_in(&session, Call::Long, &request, terms, |reply| next(reply).map(drop))
     }
 
     /// What `f` makes of what an update did; `None` if it fell out of the history.
@@ -387,32 +305,10 @@ impl Remote {
         seq: u64,
         f: impl FnOnce(&crate::wire::message::Update<'_>) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.call(Call::Short, &Request::Update { seq }, |reply| match reply {
-            Reply::Update(update) => update.map(|update| f(&update)).transpose(),
+        self.call(&Request::Update { seq }, |reply| match reply {
+            Reply::Update(update) => update.map(|update| f(&update)).transpose().map_err(Fault::Failed),
             other => Err(odd(&other)),
         })
-    }
-}
-
-impl Session {
-    fn is_lost(&self) -> bool {
-        self.is_lost.load(Ordering::Relaxed)
-    }
-
-    /// Ends all that is under way in it.
-    fn end(&self) {
-        self.is_lost.store(true, Ordering::Relaxed);
-        for stream in self.streams.lock().iter().filter_map(Weak::upgrade) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-}
-
-impl Fault {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Lost(error) | Self::Left(error) | Self::Failed(error) => error,
-        }
     }
 }
 
@@ -437,30 +333,34 @@ fn wire_keys(keys: &[shm_state::Key]) -> Vec<WireKey<'_>> {
     keys.iter().map(|key| (key.tag(), Bytes(key.bytes()))).collect()
 }
 
-fn number(reply: Reply<'_>) -> Result<u64> {
+fn number(reply: Reply<'_>) -> Result<u64, Fault> {
     match reply {
         Reply::Number(number) => Ok(number),
         other => Err(odd(&other)),
     }
 }
 
-fn value<R>(f: impl FnOnce(u16, &[u8]) -> R) -> impl FnOnce(Reply<'_>) -> Result<Option<R>> {
+fn value<R>(f: impl FnOnce(u16, &[u8]) -> R) -> impl FnOnce(Reply<'_>) -> Result<Option<R>, Fault> {
     move |reply| match reply {
         Reply::Value(value) => Ok(value.map(|(tag, Bytes(bytes))| f(tag, bytes))),
         other => Err(odd(&other)),
     }
 }
 
-fn next(reply: Reply<'_>) -> Result<(Found, u64)> {
+fn next(reply: Reply<'_>) -> Result<(Found, u64), Fault> {
     match reply {
         Reply::Next(found, at) => Ok((found, at)),
         other => Err(odd(&other)),
     }
 }
 
-/// A reply to something else.
+/// A reply to something else: the connection is out of step.
+fn odd(reply: &Reply<'_>) -> Fault {
+    Fault::Lost(not_asked(reply))
+}
+
 #[cold]
-fn odd(reply: &Reply<'_>) -> Error {
+fn not_asked(reply: &Reply<'_>) -> Error {
     let text = format!("{reply:?}");
     let end = text.find(|c: char| !c.is_alphanumeric()).unwrap_or(text.len());
     Error::Disconnected {

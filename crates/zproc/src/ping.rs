@@ -1,7 +1,6 @@
 //! Asking a server whether it is there.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,10 @@ use shm_state::Deadline;
 use crate::access::check_not_in_atomic;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::link::Link;
+use crate::link::{Attempt, Link};
 use crate::os::failed;
 use crate::secret::Secret;
-use crate::wire::directory::path_of_arena;
+use crate::wire::directory::sockets_of_arena;
 use crate::wire::proof;
 
 /// The answer of a server.
@@ -197,11 +196,22 @@ impl Ping {
 
     fn connect(&self, deadline: Deadline) -> Result<Link> {
         let address: Arc<str> = self.address.as_str().into();
-        let path = match Address::parse(&address)? {
-            Address::Ipc(path, _) => path.to_owned(),
-            Address::Shm(name) => socket_of(&address, name)?,
+        let paths = match Address::parse(&address)? {
+            Address::Ipc(path, _) => vec![path.to_owned()],
+            Address::Shm(name) => sockets_of_arena(name),
         };
-        Link::connect(&address, &path, self.secret.key(&address)?, deadline)
+        let mut none = Error::NoServer {
+            address: self.address.clone(),
+            reason: "the state needs none, and none was started for it without an address of its own".into(),
+        };
+        let key = self.secret.key(&address)?;
+        for path in &paths {
+            match Link::connect(&address, path, key, &Attempt::until(deadline)) {
+                Err(error @ Error::NoServer { .. }) => none = error,
+                result => return result,
+            }
+        }
+        Err(none)
     }
 }
 
@@ -223,18 +233,6 @@ impl Clone for Ping {
             link: Mutex::new(None),
         }
     }
-}
-
-/// Where the server of a named state listens, if it has one.
-fn socket_of(address: &str, name: &str) -> Result<PathBuf> {
-    let path = path_of_arena(name)?;
-    if path.exists() {
-        return Ok(path);
-    }
-    Err(Error::NoServer {
-        address: address.into(),
-        reason: "the state needs none, and none was started for it without an address of its own".into(),
-    })
 }
 
 /// Does not show the key.

@@ -2,25 +2,30 @@
 //!
 //! A state needs no server: who knows its name opens it. One without a name can be had from a server by its address, by
 //! those who prove that they may. Its parts: `place` has the socket and sees to it that there is one server at an address,
-//! `accept` lets visitors in and limits them, `serve` and `session` answer one of them, `child` is a server in a process of its own. What
+//! `accept` lets visitors in and limits them, `serve` and `session` answer one of them, `commit` makes its
+//! transactions, `child` is a server in a process of its own. What
 //! goes over the socket is in `wire`.
 
 mod accept;
 mod child;
+mod commit;
 mod place;
 mod serve;
 mod session;
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use shm_state::Unshared;
+
 use crate::address::{Address, of_socket};
 use crate::error::{Error, Result};
+use crate::os::failed;
 use crate::process::Backend;
 use crate::secret::Secret;
 use crate::state::State;
@@ -62,6 +67,8 @@ pub struct Server {
 
 enum Runner {
     Thread {
+        /// A child that is forked plainly keeps neither socket nor lock.
+        unshared: [Unshared; 2],
         shared: Arc<Shared>,
         listener: Arc<UnixListener>,
         thread: Option<JoinHandle<()>>,
@@ -215,7 +222,8 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`Error::AddressInUse`] if a living server, or another program, listens there; [`Error::InvalidAddress`], among others
-    /// for a path that is too long; [`Error::AccessDenied`] for a secret key without a byte; [`Error::NotInitialised`].
+    /// for a path that is too long; [`Error::AccessDenied`] for a secret key without a byte; [`Error::NotMapped`] for a state
+    /// that is used over a socket itself; [`Error::NotInitialised`].
     ///
     /// ```
     /// use zproc::{Backend, Error};
@@ -242,11 +250,11 @@ impl ServerBuilder {
             },
             None => (self.default_path()?, false),
         };
-        let state = match self.source {
-            Source::Anonymous => State::anonymous()?,
-            Source::Address(address) => State::open_or_create(&address)?,
-            Source::State(state) => *state,
-        };
+        if let Source::State(state) = &self.source
+            && state.fd().is_none()
+        {
+            return Err(Error::NotMapped);
+        }
         let (path, place) = match place::take(&path) {
             // It was not asked for: another does as well.
             Err(Error::AddressInUse { .. }) if !wanted => {
@@ -256,9 +264,19 @@ impl ServerBuilder {
             }
             place => (path, place?),
         };
-        let runner = match self.backend {
-            Backend::Thread => on_thread(state, key, place),
-            Backend::Process => in_child(state, key, place),
+        // Not before it is sure that it can be served.
+        let state = match self.source {
+            Source::Anonymous => State::anonymous(),
+            Source::Address(address) => State::open_or_create(&address),
+            Source::State(state) => Ok(*state),
+        };
+        let runner = match (state, self.backend) {
+            (Ok(state), Backend::Thread) => on_thread(state, key, place),
+            (Ok(state), Backend::Process) => in_child(state, key, place),
+            (Err(error), _) => {
+                drop(place);
+                Err(error)
+            }
         };
         let runner = runner.inspect_err(|_| place::clear(&path))?;
         let server = Server {
@@ -288,8 +306,11 @@ impl ServerBuilder {
 fn on_thread(state: State, key: Option<crate::wire::proof::Key>, place: Place) -> Result<Runner> {
     let shared = Arc::new(Shared::new(state, key, std::process::id()));
     let listener = Arc::new(place.listener);
+    let apart = |fd| Unshared::new(fd).map_err(|source| failed("keeping a socket from forked children", source));
+    let unshared = [apart(listener.as_fd())?, apart(place.lock.as_fd())?];
     let thread = accept::on_thread(Arc::clone(&shared), Arc::clone(&listener))?;
     Ok(Runner::Thread {
+        unshared,
         shared,
         listener,
         thread: Some(thread),
@@ -373,6 +394,7 @@ impl Server {
         }
         match std::mem::replace(&mut self.runner, Runner::Stopped) {
             Runner::Thread {
+                unshared,
                 shared,
                 listener,
                 thread,
@@ -384,6 +406,8 @@ impl Server {
                 if let Some(thread) = thread {
                     let _ = thread.join();
                 }
+                // Before what they are of is closed.
+                drop(unshared);
             }
             Runner::Process(process) => {
                 let stopped = process.stop();

@@ -195,9 +195,13 @@ impl State {
         self.watcher.access.write(f)
     }
 
-    /// A namespace of the same memory, for a server; under an identity of its own.
-    pub(crate) fn namespace_of(&self, name: &str) -> Result<shm_state::Namespace> {
-        Ok(self.arena()?.namespace(name)?)
+    /// A namespace of the same memory, for a server; under an identity of its own. For who only reads it is not created.
+    pub(crate) fn namespace_of(&self, name: &str, read_only: bool) -> Result<shm_state::Namespace> {
+        let arena = self.arena()?;
+        if read_only && !arena.has_namespace(name) {
+            return Err(Error::ReadOnly);
+        }
+        Ok(arena.namespace(name)?)
     }
 
     /// How far its watchers are, for those who do not keep it.
@@ -454,7 +458,7 @@ impl State {
 /// used.
 impl Clone for State {
     fn clone(&self) -> Self {
-        let watcher = Watcher::new(self.watcher.access.fork(), None);
+        let watcher = self.watcher.fork();
         Self {
             watcher,
             arena: self.arena.clone(),

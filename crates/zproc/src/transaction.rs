@@ -15,7 +15,8 @@ use crate::wire::proof;
 
 /// The state inside of [`State::atomic`](crate::State::atomic): a dict that sees its own changes.
 ///
-/// No other writer of the namespace runs meanwhile, and readers see the state as it was before.
+/// Readers see the state as it was before. Where the state is mapped, no other writer of the namespace runs meanwhile; over a
+/// socket others may, and if they change what was read here, the transaction is run again.
 ///
 /// ```
 /// use zproc::State;
@@ -111,6 +112,7 @@ impl Transaction<'_> {
             };
             let result = {
                 let _inside = InAtomic::enter();
+                let _own = remote.only_for_transaction();
                 f(&mut transaction)?
             };
             if let Inner::Remote(overlay) = transaction.inner

@@ -24,7 +24,14 @@ pub enum Transport {
     /// Everything works as with mapped memory, at the speed of a socket, but for what needs the memory itself
     /// ([`Error::NotMapped`](crate::Error::NotMapped)): [`Snapshot::view`](crate::Snapshot::view), [`Select`](crate::Select),
     /// [`Watch::event_fd`](crate::Watch::event_fd), streams, `stats`, `status`, `verify`, `reap`, `load` and `restore`.
-    /// [`State::atomic`](crate::State::atomic) may run its closure several times. A request has at most 64 MiB.
+    /// [`State::atomic`](crate::State::atomic) may run its closure several times. A request has at most 64 MiB, and a million
+    /// (2²⁰) changes.
+    ///
+    /// A server that does not answer for 5 s, or does not let one in for 10 s, is
+    /// [`Error::Disconnected`](crate::Error::Disconnected); for a watcher with a timeout, and for a write with a lock timeout,
+    /// it is so 1 s after that time, if that is sooner. Whether a write was made that ends so is not known.
+    /// A signal that is an event ends waits, also for the writer lock, but not the call to a server that does not answer.
+    /// A state that is cloned while its server is away watches from where the one that was cloned is.
     Socket {
         /// Why the memory is not mapped.
         reason: String,

@@ -38,7 +38,7 @@ use crate::canceller::Canceller;
 use crate::codec::own_key;
 use crate::error::{Error, Result};
 use crate::key::ToKey;
-use crate::over_socket::Remote;
+use crate::over_socket::{self, InTime, Remote};
 use crate::signals::Signals;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
@@ -513,6 +513,7 @@ impl<'s> Watch<'s> {
     /// Waits for the next update that is `sought`, and returns what `take` makes of it.
     fn change<T>(&self, changes: &mut Changes, sought: &Sought, take: impl Fn(u64) -> Result<Option<T>>) -> Result<T> {
         let cancel = self.not_cancelled()?;
+        let _in_time = self.in_time();
         let log = Log::new(self.watcher, sought)?;
         changes.start(&log);
         let result = self.wait(&sought.subject, cancel, |until| changes.next(&log, until, &take));
@@ -542,6 +543,7 @@ impl<'s> Watch<'s> {
     /// Waits until `test` holds, which need only be asked again after updates that are `sought`.
     fn until(&self, sought: &Sought, mut test: impl FnMut(&Snapshot<'_>) -> Result<bool>) -> Result<Snapshot<'s>> {
         let cancel = self.not_cancelled()?;
+        let _in_time = self.in_time();
         let now = Snapshot::newest_in(self.watcher.access.store()?)?;
         if test(&now)? {
             return Ok(now);
@@ -555,6 +557,12 @@ impl<'s> Watch<'s> {
             states.gave_up(&log);
         }
         result
+    }
+
+    /// Has a server that is asked answer in time.
+    fn in_time(&self) -> Option<InTime> {
+        let remote = self.watcher.access.if_remote();
+        remote.map(|_| over_socket::in_time(self.timeout))
     }
 
     /// What a wait that begins now has to know of its canceller, unless that is cancelled already.

@@ -146,6 +146,11 @@ fn reading_inside_of_atomic_sees_the_state_before() -> Result<()> {
     state.insert("a", 1)?;
     state.atomic(|dict| {
         dict.insert("a", 2)?;
+        if support::is_over_socket() {
+            // It could not be validated.
+            assert!(matches!(state.get::<i64>("a"), Err(Error::NestedAtomic)));
+            return Ok(());
+        }
         assert_eq!(state.get::<i64>("a")?, Some(1));
         assert_eq!(state.snapshot()?.get::<i64>("a")?, Some(1));
         assert_eq!(

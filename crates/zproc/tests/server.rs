@@ -1,6 +1,6 @@
 //! Servers: where they listen, whom they let in, what they hand over, and what is left when they end.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use zproc::{Backend, Context, Error, Result, Server, State};
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually, stop};
+use support::{HANG, eventually, has_stopped};
 
 const BOTH: [Backend; 2] = [Backend::Thread, Backend::Process];
 
@@ -33,6 +33,12 @@ fn address_of(path: &Path) -> String {
 
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// A signal only asks for it.
+fn stop(server: &Server) {
+    send(server.pid(), Signal::SIGSTOP);
+    eventually("it stops", || has_stopped(server.pid()));
 }
 
 #[test]
@@ -133,9 +139,181 @@ fn a_server_that_is_a_process_ends_with_the_one_that_started_it() {
     std::fs::remove_file(format!("{}.lock", address.strip_prefix("ipc://").unwrap())).unwrap();
 }
 
+/// A child that a program forks plainly, and what it leaves.
+struct Forked(u32);
+
+impl Drop for Forked {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.cast_signed()), Signal::SIGKILL);
+    }
+}
+
+/// Forks a child that does nothing, and tells of it.
+fn fork_and_tell(told: &State, address: &str) -> Result<()> {
+    // SAFETY: the child makes system calls only, and ends after a minute.
+    let child = match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Parent { child } => child.as_raw().cast_unsigned(),
+        nix::unistd::ForkResult::Child => {
+            // SAFETY: ends this process in a minute.
+            unsafe { libc::alarm(60) };
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    };
+    told.extend([("child", zproc::Value::from(child)), ("address", address.into())])?;
+    std::thread::sleep(HANG);
+    Ok(())
+}
+
+/// The child of such a program, whose address was told, when the program was killed.
+fn killed(program: fn(State) -> Result<()>, given: &str) -> (Forked, String) {
+    let told = State::anonymous().unwrap();
+    told.insert("given", given).unwrap();
+    let ctx = Context::builder().state(told.clone()).build().unwrap();
+    let process = ctx.process(program).start().unwrap();
+    let now = told.watch().timeout(HANG).get_when_available("address").unwrap();
+    let child = Forked(now.get("child").unwrap().unwrap());
+    send(process.pid().unwrap(), Signal::SIGKILL);
+    let _ = process.wait();
+    (child, now.get("address").unwrap().unwrap())
+}
+
+/// A child kept socket and lock of its parent's server: the address was in use by the dead, and connections were let in
+/// that nobody answered.
+#[test]
+fn a_forked_child_keeps_nothing_of_a_server_that_is_a_thread() {
+    fn serve(told: State) -> Result<()> {
+        let given: String = told.get("given")?.unwrap_or_default();
+        let server = zproc::start_server().address(&given).backend(Backend::Thread).start()?;
+        fork_and_tell(&told, server.address())
+    }
+    let path = own_path("forked");
+    let (_child, address) = killed(serve, &address_of(&path));
+    assert!(matches!(
+        zproc::ping(&address).timeout(HANG).send(),
+        Err(Error::NoServer { .. })
+    ));
+    let next = zproc::start_server()
+        .address(&address)
+        .backend(Backend::Thread)
+        .start()
+        .unwrap();
+    assert!(zproc::ping(next.address()).timeout(HANG).send().unwrap().is_some());
+}
+
+/// How many processes have a file open, or mapped.
+fn holders(inode: u64) -> usize {
+    let holds = |process: &Path| {
+        let maps = std::fs::read_to_string(process.join("maps")).unwrap_or_default();
+        let inode_of = |line: &str| line.split_whitespace().nth(4).and_then(|inode| inode.parse().ok());
+        let is_it = |file: std::fs::Metadata| file.ino() == inode;
+        maps.lines()
+            .any(|line| line.contains("memfd") && inode_of(line) == Some(inode))
+            || std::fs::read_dir(process.join("fd")).is_ok_and(|fds| {
+                let is_memory = |fd: &Path| {
+                    let to = std::fs::read_link(fd);
+                    to.is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:"))
+                };
+                fds.flatten()
+                    .any(|fd| is_memory(&fd.path()) && std::fs::metadata(fd.path()).is_ok_and(is_it))
+            })
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter(|process| holds(&process.path())).count()
+}
+
+#[test]
+fn the_memory_of_an_anonymous_state_is_gone_when_everybody_is_killed() {
+    fn serve(told: State) -> Result<()> {
+        let server = zproc::start_server().start()?;
+        let state = State::open(server.address())?;
+        let inode = nix::sys::stat::fstat(state.fd().expect("it is mapped")).unwrap().st_ino;
+        told.insert("address", server.address())?;
+        told.extend([("inode", inode), ("server", server.pid().into())])?;
+        std::thread::sleep(HANG);
+        Ok(())
+    }
+    let told = State::anonymous().unwrap();
+    let ctx = Context::builder().state(told.clone()).build().unwrap();
+    let process = ctx.process(serve).start().unwrap();
+    let now = told.watch().timeout(HANG).get_when_available("server").unwrap();
+    let number = |key: &str| now.get::<u64>(key).unwrap().unwrap();
+    let (inode, server) = (number("inode"), number("server") as u32);
+    assert_eq!(holders(inode), 2, "server and client");
+    send(server, Signal::SIGKILL);
+    send(process.pid().unwrap(), Signal::SIGKILL);
+    let _ = process.wait();
+    eventually("nobody has it", || holders(inode) == 0);
+    let address: String = now.get("address").unwrap().unwrap();
+    let path = address.strip_prefix("ipc://").unwrap();
+    std::fs::remove_file(path).unwrap();
+    std::fs::remove_file(format!("{path}.lock")).unwrap();
+}
+
+/// A child kept the connection of its parent open, and the server the snapshots.
+#[test]
+fn a_forked_child_keeps_nothing_of_a_client() {
+    fn use_over_socket(told: State) -> Result<()> {
+        let given: String = told.get("given")?.unwrap_or_default();
+        let state = State::open(&format!("{given}?transport=socket"))?;
+        std::mem::forget((state.snapshot()?, state.snapshot()?));
+        fork_and_tell(&told, &given)
+    }
+    let server = started(Backend::Process);
+    let state = State::open(server.address()).unwrap();
+    let (_child, _) = killed(use_over_socket, server.address());
+    eventually("its snapshots are given back", || {
+        state
+            .stats()
+            .unwrap()
+            .namespaces
+            .iter()
+            .all(|namespace| namespace.pins.is_empty())
+    });
+}
+
+/// Ctrl-C ended the server of a program that handles it, since the terminal signals both.
+#[test]
+fn a_server_that_is_a_process_outlives_the_signals_of_terminals() {
+    let server = started(Backend::Process);
+    let address = server.address().to_owned();
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        send(server.pid(), signal);
+        assert!(zproc::ping(&address).timeout(HANG).send().unwrap().is_some());
+    }
+    assert!(server.is_alive());
+    server.stop().unwrap();
+    assert!(matches!(zproc::ping(&address).send(), Err(Error::NoServer { .. })));
+}
+
 fn is_zombie(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+/// The state was created although nobody could serve it there.
+#[test]
+fn a_server_that_cannot_be_started_leaves_nothing_behind() {
+    let server = started(Backend::Thread);
+    let name = format!("shm://zproc-test-nothing-{}", std::process::id());
+    let in_use = zproc::start_server().address(server.address()).arena(&name).start();
+    assert!(matches!(in_use, Err(Error::AddressInUse { .. })));
+    assert!(matches!(State::open(&name), Err(Error::NotFound { .. })));
+    // And if it is the state that cannot be had, the address is free again.
+    let path = own_path("nothing");
+    let no_state = zproc::start_server()
+        .address(&address_of(&path))
+        .arena("shm://")
+        .start();
+    assert!(matches!(no_state, Err(Error::InvalidAddress { .. })), "{no_state:?}");
+    assert!(!path.exists() && !PathBuf::from(format!("{}.lock", path.display())).exists());
+    for backend in BOTH {
+        // It started, and could serve nobody.
+        let remote = State::open(&format!("{}?transport=socket", server.address())).unwrap();
+        let result = zproc::start_server().state(&remote).backend(backend).start();
+        assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
+    }
 }
 
 #[test]
@@ -179,6 +357,38 @@ fn a_named_state_has_its_server_found_by_its_name() {
     State::open(second.address()).unwrap().insert("cookies", 5).unwrap();
     assert_eq!(state.get("cookies").unwrap(), Some(5));
     zproc::remove(&name).unwrap();
+}
+
+/// It was looked for where the environment of who asks points, and not where its own did.
+#[test]
+fn a_named_state_has_its_server_found_from_another_environment() {
+    let name = format!("shm://zproc-test-environment-{}", std::process::id());
+    let server = zproc::start_server().arena(&name).start().unwrap();
+    let runtime = std::env::temp_dir().join(format!("zproc-test-environment-{}", std::process::id()));
+    std::fs::create_dir(&runtime).unwrap();
+    let there = runtime.join("zproc");
+    std::fs::DirBuilder::new().mode(0o700).create(&there).unwrap();
+    // One that has ended is no reason not to look further.
+    drop(std::os::unix::net::UnixListener::bind(there.join(path_of(&server).file_name().unwrap())).unwrap());
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "a_ping_in_this_environment"])
+        .env("XDG_RUNTIME_DIR", &runtime)
+        .env(ASK, &name)
+        .status();
+    assert!(status.unwrap().success());
+    drop(server);
+    std::fs::remove_dir_all(runtime).unwrap();
+    zproc::remove(&name).unwrap();
+}
+
+const ASK: &str = "ZPROC_TEST_ASK";
+
+/// Run in another environment by the test above.
+#[test]
+#[ignore = "is a part of the test before"]
+fn a_ping_in_this_environment() {
+    let address = std::env::var(ASK).expect("it is run by another test");
+    assert!(zproc::ping(&address).timeout(HANG).send().unwrap().is_some());
 }
 
 #[test]
@@ -246,7 +456,7 @@ fn pings_echo_what_they_are_given() {
 #[test]
 fn a_stopped_server_lets_pings_run_into_their_timeout_and_answers_later() {
     let server = started(Backend::Process);
-    stop(server.pid());
+    stop(&server);
     for timeout in [Duration::ZERO, Duration::from_millis(50)] {
         let late = zproc::ping(server.address()).timeout(timeout).send();
         assert!(matches!(late, Err(Error::Timeout)), "{late:?}");
@@ -267,7 +477,7 @@ fn a_ping_that_is_kept_outlives_timeouts_and_servers() {
 
     let hurried = ping.clone().timeout(Duration::from_millis(200));
     assert!(hurried.send().unwrap().is_some());
-    stop(server.pid());
+    stop(&server);
     assert!(matches!(hurried.send(), Err(Error::Timeout)));
     send(server.pid(), Signal::SIGCONT);
     eventually("an answer in time, and its own", || match hurried.send() {
@@ -318,7 +528,7 @@ fn a_signal_that_is_an_event_ends_a_ping() {
         })
     }
     let server = started(Backend::Process);
-    stop(server.pid());
+    stop(&server);
     let ctx = Context::new().unwrap();
     let pinger = ctx.process(pinger).args(server.address().to_owned()).start().unwrap();
     assert!(pinger.wait().unwrap());

@@ -183,7 +183,11 @@ fn corrupt_frames_get_an_error_and_the_connection_closes() {
         stream.write_all(&bytes).unwrap();
         assert_refused(&mut stream, PROTOCOL, says);
     }
+    // A million and one changes, of a byte each.
+    let clears = vec![2; (1 << 20) + 1];
+    let many = [&[9, 0, 0, 0, 0x81, 0x80, 0x40][..], &clears, &[0]].concat();
     for (bytes, says) in [
+        (frame(REQUEST, &many), "makes no sense"),
         (four_gib, "4294967295 bytes"),
         (frame(REQUEST, b""), "makes no sense"),
         (frame(REQUEST, &[0xff; 100]), "makes no sense"),
@@ -195,6 +199,65 @@ fn corrupt_frames_get_an_error_and_the_connection_closes() {
         assert_refused(&mut stream, PROTOCOL, says);
     }
     assert_serves(&server);
+}
+
+/// Requests whose fields are anything, of a client that has been let in, all have their answers.
+#[test]
+fn requests_of_any_content_are_answered() {
+    let server = locked();
+    let session = || {
+        let (mut stream, _) = proved(&server);
+        // No session, namespace "default", no identity, ordinary time, not read only.
+        let open = [&[1, 0, 7][..], b"default", &[0, 0, 0]].concat();
+        stream.write_all(&frame(REQUEST, &open)).unwrap();
+        let (kind, reply) = receive(&mut stream).unwrap();
+        assert_eq!((kind, reply[0]), (REPLY, 3));
+        stream
+    };
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let (mut replies, mut refusals) = (0, 0);
+    let mut stream = session();
+    for _ in 0..3000 {
+        let [a, b, c, d] = std::array::from_fn(|_| (next() % 6) as u8);
+        let bit = (next() % 2) as u8;
+        // All but Next, which may wait.
+        let mut body = match next() % 10 {
+            0 => vec![2],
+            1 => vec![3, a, b, 1, c],
+            2 => vec![4, a],
+            3 => vec![5, a, 0],
+            4 => vec![5, a, 1, b, c, d],
+            5 => vec![6, bit, a],
+            6 => vec![7, a],
+            7 => vec![8, a, 1, b, c, 2, d, d, 0],
+            8 => vec![9, a, 1, b, 1, c, bit, 3, 0, b, 1, c, d, 1, a, 1, c, 1, a, 2, 0],
+            _ => vec![11, a],
+        };
+        if next() % 4 == 0 {
+            let at = next() as usize % body.len();
+            body[at] = next() as u8;
+        }
+        stream.write_all(&frame(REQUEST, &body)).unwrap();
+        match receive(&mut stream).unwrap().0 {
+            REPLY => replies += 1,
+            REFUSAL => {
+                refusals += 1;
+                assert_closed(&mut stream);
+                stream = session();
+            }
+            kind => panic!("a frame of kind {kind}"),
+        }
+    }
+    assert!(replies > 100 && refusals > 100, "{replies} and {refusals}");
+    assert_serves(&server);
+    let state = State::builder(server.address()).secret_key(KEY).open().unwrap();
+    assert!(state.verify().unwrap().is_clean());
 }
 
 #[test]
@@ -236,6 +299,45 @@ fn a_thousand_clients_with_half_a_frame_stall_nobody() {
         stalled.is_empty()
     });
     assert_serves(&server);
+}
+
+/// Near the limit of descriptors no connection was accepted any more, and nobody was told.
+#[test]
+fn clients_that_are_too_many_are_told_so_and_the_others_served() {
+    fn serve(stop: zproc::State) -> zproc::Result<()> {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
+        let server = zproc::start_server().backend(Backend::Thread).secret_key(KEY).start()?;
+        stop.insert("address", server.address())?;
+        stop.watch().timeout(HANG).get_when_available("stop")?;
+        server.stop()
+    }
+    let told = State::anonymous().unwrap();
+    let ctx = zproc::Context::builder().state(told.clone()).build().unwrap();
+    let serving = ctx.process(serve).start().unwrap();
+    let address = told.watch().timeout(HANG).get_when_available("address").unwrap();
+    let address: String = address.get("address").unwrap().unwrap();
+    let connect = || {
+        let state = State::builder(&format!("{address}?transport=socket")).secret_key(KEY);
+        state.open()
+    };
+    let mut clients = Vec::new();
+    let refused = loop {
+        match connect() {
+            Ok(client) => clients.push(client),
+            Err(error) => break error.to_string(),
+        }
+        assert!(clients.len() < 200);
+    };
+    assert!(refused.contains("clients are connected"), "{refused}");
+    assert!(clients.len() > 10, "{}", clients.len());
+    clients.iter().for_each(|client| assert_eq!(client.seq().unwrap(), 0));
+    // One that leaves makes room.
+    clients.pop();
+    eventually("there is room for one", || connect().is_ok());
+    told.insert("stop", true).unwrap();
+    serving.wait().unwrap();
 }
 
 #[test]
@@ -289,6 +391,7 @@ fn descriptors_and_threads_are_given_back() {
 #[test]
 fn another_user_is_refused() {
     if !nix::unistd::geteuid().is_root() {
+        eprintln!("NOT TESTED: only root can be somebody else");
         return;
     }
     fn as_nobody(address: String) -> zproc::Result<String> {

@@ -2,7 +2,7 @@
 //!
 //! Each submodule covers one subject and knows nothing of arenas: [`time`] and its deadlines, [`futex`] sleeps and wakes,
 //! [`mod@file`] descriptors and byte locks, [`lifeline`] locks that last as long as a process's memory, [`process`]
-//! identity and liveness, [`limit`]s of resources, [`memory`] that is populated and locked, [`fork`] detection, and [`robust`], the word that the kernel marks when
+//! identity and liveness, [`limit`]s of resources, [`memory`] that is populated and locked, [`fork`] detection, [`unshared`] descriptors, and [`robust`], the word that the kernel marks when
 //! a thread dies.
 
 pub(crate) mod file;
@@ -14,6 +14,7 @@ pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod robust;
 pub(crate) mod time;
+pub(crate) mod unshared;
 
 /// Turns a libc return value into a result: −1 becomes the error of `errno`.
 fn check<T: PartialEq + From<i8>>(value: T) -> std::io::Result<T> {

@@ -14,9 +14,9 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use shm_state::{Key, KeyRef, Payload};
 
-use super::{Call, Remote, RemoteSnapshot, ns, odd, wire_keys};
+use super::{Call, Remote, RemoteSnapshot, long, ns, odd, wire_keys};
 use crate::error::{Error, Result};
-use crate::wire::message::{Bytes, Change, Commit, Reply, Request};
+use crate::wire::message::{Bytes, Change, Commit, LIST_MOST, Reply, Request};
 
 /// What came of a commit.
 pub(crate) enum Committed {
@@ -69,7 +69,7 @@ impl<'s> Overlay<'s> {
         if let Some(base) = self.base.get() {
             return Ok(base);
         }
-        let base = self.remote.snapshot()?;
+        let base = self.remote.snapshot_for_transaction()?;
         Ok(self.base.get_or_init(|| base))
     }
 
@@ -165,20 +165,30 @@ impl<'s> Overlay<'s> {
             // All that was read is of one snapshot: there was an instant at which it was so.
             return Ok(Committed::Made(None));
         }
-        let reads: Vec<Key> = self.reads.into_inner().into_iter().collect();
-        let request = Request::Commit(Commit {
-            base: self.base.get().map_or(0, RemoteSnapshot::seq),
-            reads: wire_keys(&reads),
-            read_all: self.has_read_all.get(),
-            changes: self.steps.iter().map(Step::wire).collect(),
-            lock_ns: patience.map(ns),
-        });
+        let mut reads: Vec<Key> = self.reads.into_inner().into_iter().collect();
+        // So many keys are as good as all.
+        let read_all = self.has_read_all.get() || reads.len() > LIST_MOST;
+        if read_all {
+            reads.clear();
+        }
+        let base = self.base.get().map_or(0, RemoteSnapshot::seq);
         let read = |reply: Reply<'_>| match reply {
             Reply::Committed { seq, changed } => Ok(Committed::Made(changed.then_some(seq))),
             Reply::Conflict => Ok(Committed::Conflict),
             other => Err(odd(&other)),
         };
-        self.remote.call(Call::Long, &request, read)
+        self.remote.with_lock(patience, |deadline| {
+            let request = Request::Commit(Commit {
+                base,
+                reads: wire_keys(&reads),
+                read_all,
+                changes: self.steps.iter().map(Step::wire).collect(),
+                lock_ns: deadline.remaining().map(ns),
+            });
+            let session = self.remote.session()?;
+            self.remote
+                .call_in(&session, Call::Long, &request, long(deadline), read)
+        })
     }
 }
 

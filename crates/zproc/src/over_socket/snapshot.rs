@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use shm_state::{Key, KeyRef, Payload};
 
-use super::{Call, Remote, Session, number, odd, payload, value, wire};
+use super::{Call, Remote, Session, not_asked, number, odd, payload, short, value, wire};
 use crate::error::{Error, Result};
+use crate::link::Fault;
 use crate::wire::message::{Bytes, Reply, Request};
 
 /// A snapshot, by its number in the session that it was pinned in.
@@ -19,12 +20,19 @@ pub(crate) struct RemoteSnapshot<'s> {
 impl Remote {
     /// The newest state.
     pub(crate) fn snapshot(&self) -> Result<RemoteSnapshot<'_>> {
+        self.check_not_own()?;
+        self.snapshot_for_transaction()
+    }
+
+    /// The newest state, for who notes what is read from it.
+    pub(super) fn snapshot_for_transaction(&self) -> Result<RemoteSnapshot<'_>> {
         let snapshot = self.pin(None)?;
-        snapshot.ok_or_else(|| odd(&Reply::Pinned(None)))
+        snapshot.ok_or_else(|| not_asked(&Reply::Pinned(None)))
     }
 
     /// The state after the update `seq`; `None` if it fell out of the history.
     pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<RemoteSnapshot<'_>>> {
+        self.check_not_own()?;
         self.pin(Some(seq))
     }
 
@@ -34,7 +42,7 @@ impl Remote {
             &session,
             Call::Short,
             &Request::Pin { seq },
-            None,
+            short(),
             |reply| match reply {
                 Reply::Pinned(pinned) => Ok(pinned),
                 other => Err(odd(&other)),
@@ -74,13 +82,13 @@ impl RemoteSnapshot<'_> {
 
     /// All keys and values, in the order of insertion.
     pub(crate) fn entries(&self) -> Result<Vec<(Key, Payload)>> {
-        let mut all = Vec::new();
+        let (mut all, mut behind) = (Vec::new(), None);
         loop {
             let request = Request::Entries {
                 snapshot: self.snapshot,
-                from: all.len() as u64,
+                behind,
             };
-            let more = self.call(&request, |reply| match reply {
+            behind = self.call(&request, |reply| match reply {
                 Reply::Entries { entries, more } => {
                     all.extend(
                         entries
@@ -91,13 +99,13 @@ impl RemoteSnapshot<'_> {
                 }
                 other => Err(odd(&other)),
             })?;
-            if !more {
+            if behind.is_none() {
                 return Ok(all);
             }
         }
     }
 
-    fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R>) -> Result<R> {
+    fn call<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R, Fault>) -> Result<R> {
         self.remote.check()?;
         if self.session.is_lost() {
             return Err(Error::Disconnected {
@@ -105,7 +113,7 @@ impl RemoteSnapshot<'_> {
                 reason: "the connection is lost on which the snapshot was taken: take a new one".into(),
             });
         }
-        self.remote.call_in(&self.session, Call::Short, request, None, read)
+        self.remote.call_in(&self.session, Call::Short, request, short(), read)
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use shm_state::Deadline;
 use zproc_spawn::exit::{self, Exit};
 use zproc_spawn::spawn::{self, Child};
@@ -156,6 +156,7 @@ impl Supervised {
             job: job.as_fd(),
             keep: &keep,
             tied: self.launch.tied,
+            blocked: SigSet::empty(),
         });
         let child = child.map_err(|source| failed("starting a process", source))?;
         Ok(Arc::new(Run {

@@ -5,8 +5,9 @@
 //! bare socket does. So no client can hold up another, whatever it does with its own thread.
 //!
 //! **Limits.** A connection that has not proved itself is a *visitor*. There are [`VISITORS`] at most: when one more comes,
-//! the oldest is turned away, which an honest client notices and answers by coming again. Clients are [`CLIENTS`] at most;
-//! one more is told so.
+//! the oldest is turned away, which an honest client notices and answers by coming again. Clients are [`CLIENTS`] at most,
+//! and no more than the process may have descriptors beside visitors and a [`RESERVE`]; one more is told so. A server in a
+//! process of its own raises that limit as far as it may.
 //!
 //! **The end.** Whoever stops the server shuts down the sockets, which ends every thread at its next look.
 
@@ -17,6 +18,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::place;
 use super::serve;
@@ -30,8 +33,10 @@ use crate::wire::{Frames, Kind, WireError, socket};
 
 /// Connections that have not proved themselves.
 const VISITORS: usize = 64;
-/// Connections that have.
+/// Connections that have, if the process may have so many descriptors.
 const CLIENTS: usize = 1024;
+/// Descriptors that are left to the rest of the process.
+const RESERVE: usize = 64;
 /// How long to wait when the system has no descriptors or threads left.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -40,6 +45,8 @@ pub(super) struct Shared {
     pub(super) state: State,
     pub(super) key: Option<Key>,
     pub(super) pid: u32,
+    /// Of clients.
+    most: usize,
     guests: Mutex<Guests>,
     /// Of clients that use the state over the socket. They live as long as a connection has them.
     sessions: Mutex<HashMap<Token, Weak<Session>>>,
@@ -69,6 +76,7 @@ impl Shared {
             state,
             key,
             pid,
+            most: clients_most(),
             guests: Mutex::default(),
             sessions: Mutex::default(),
             gone: Condvar::new(),
@@ -230,9 +238,10 @@ impl Guest<'_> {
         let Some(stream) = guests.visitors.remove(&self.number) else {
             return Err(Failure::Busy("too many connect at once: come again".into()));
         };
-        if guests.clients.len() >= CLIENTS {
+        let most = self.shared.most;
+        if guests.clients.len() >= most {
             return Err(Failure::Busy(format!(
-                "{CLIENTS} clients are connected, which is the most"
+                "{most} clients are connected, which is the most"
             )));
         }
         guests.clients.insert(self.number, stream);
@@ -243,6 +252,27 @@ impl Guest<'_> {
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
         self.shared.leave(self.number);
+    }
+}
+
+/// How many clients this process has descriptors for.
+fn clients_most() -> usize {
+    let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return CLIENTS;
+    };
+    let used = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let free = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(used);
+    free.saturating_sub(VISITORS + RESERVE).clamp(1, CLIENTS)
+}
+
+/// Lets this process have as many descriptors as a full server needs, if it may. For one that does nothing else.
+pub(super) fn raise_limit() {
+    let needed = (CLIENTS + VISITORS + 2 * RESERVE) as u64;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < needed
+    {
+        // If not, there are fewer clients.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard);
     }
 }
 

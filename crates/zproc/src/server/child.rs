@@ -11,7 +11,7 @@ use shm_state::Deadline;
 use zproc_spawn::exit;
 use zproc_spawn::spawn::{self, Child};
 
-use super::accept::Shared;
+use super::accept::{self, Shared};
 use crate::error::{Error, Result};
 use crate::os::{failed, wait_readable};
 use crate::process::{Home, Job, Launch, ProcessSettings, Target, locate, to_bytes};
@@ -45,6 +45,7 @@ impl Target<Marker> for Serve {
         // Held for as long as this process lives.
         let _lock = inherited(lock)?;
         let key = key.map(Key::from_bytes);
+        accept::raise_limit();
         let shared = Arc::new(Shared::new(home.state()?, key, std::process::id()));
         shared.accept(&listener);
         Ok(())
@@ -78,6 +79,9 @@ pub(super) fn start(state: State, key: Option<Key>, listener: OwnedFd, lock: Own
         job: job.as_fd(),
         keep: &keep,
         tied: launch.tied,
+        // A terminal signals all its processes, of which the parent may handle what would end this one. With the parent it
+        // ends in any case.
+        blocked: [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect(),
     };
     let child = spawn::spawn(&order).map_err(|source| failed("starting a server", source))?;
     Ok(Process { child, _job: job })

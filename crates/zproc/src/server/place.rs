@@ -71,10 +71,20 @@ pub(super) fn clear(path: &Path) {
     }
 }
 
-/// Removes a socket of one's own, whose lock one holds.
-pub(super) fn remove_locked(path: &Path, _lock: &File) {
-    let _ = std::fs::remove_file(path);
-    let _ = std::fs::remove_file(lock_path(path));
+/// Removes a socket of one's own, whose lock one holds. Nothing, if somebody has removed that, and another may serve there.
+pub(super) fn remove_locked(path: &Path, lock: &File) {
+    let lock_path = lock_path(path);
+    if has_name(lock, &lock_path).is_ok_and(|has| has) {
+        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(lock_path);
+    }
+}
+
+/// Whether a file is the one at a path.
+fn has_name(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    let named = std::fs::symlink_metadata(path);
+    Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())))
 }
 
 /// The lock beside the socket `path`; `None` if another has it, or if it is not there and is not to be made.
@@ -101,8 +111,7 @@ fn try_lock(path: &Path, create: bool) -> Result<Option<File>> {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         // Its server may have stopped, and removed it, between the two.
-        let (own, named) = (file.metadata().map_err(failed)?, std::fs::metadata(&lock_path));
-        if named.is_ok_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+        if has_name(&file, &lock_path).map_err(failed)? {
             if create {
                 file.set_len(0).map_err(failed)?;
             }
@@ -239,6 +248,21 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// A server whose files somebody had cleaned away removed those of its successor.
+    #[test]
+    fn a_server_removes_its_own_socket_and_not_its_successors() {
+        let path = path("successor");
+        let first = take(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(lock_path(&path)).unwrap();
+        let second = take(&path).unwrap();
+        remove_locked(&path, &first.lock);
+        wire_socket::connect(&path, Deadline::at_once()).unwrap();
+        assert!(matches!(take(&path), Err(Error::AddressInUse { .. })));
+        remove_locked(&path, &second.lock);
+        assert!(!path.exists() && !lock_path(&path).exists());
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) enum End {
 impl From<WireError> for End {
     fn from(error: WireError) -> Self {
         match error {
-            WireError::Closed | WireError::Io(_) => Self::Gone,
+            WireError::Closed | WireError::NotTaken | WireError::Io(_) => Self::Gone,
             other => Self::Refused(protocol(&other)),
         }
     }

@@ -12,21 +12,24 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Strategy};
+use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Position, Strategy};
 
 use super::accept::{Shared, protocol};
+use super::commit;
 use super::serve::End;
+use crate::error::Error;
+use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
-    Bytes, Change, Commit, Failure, Filter, Found, NEWEST, Next, Open, Reply, Request, Token, Update, WireKey, encode,
+    Bytes, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, encode,
 };
 use crate::wire::{Frames, Kind, WireError, proof};
 
 /// Snapshots of one session.
 const SNAPSHOTS: usize = 1024;
-/// Bytes of keys and values after which a reply with entries ends.
+/// So many bytes of keys and values are in a reply with entries, unless one alone has more.
 const PAGE: usize = 1 << 20;
 /// How long a request is worked on before its client is told that it still is.
-const SLICE: Duration = Duration::from_secs(1);
+pub(super) const SLICE: Duration = Duration::from_secs(1);
 
 /// A session.
 pub(super) struct Session {
@@ -42,7 +45,7 @@ struct Snapshots {
 }
 
 /// Why a request has no good reply.
-enum Wrong {
+pub(super) enum Wrong {
     /// The reply says so.
     Failed(Failure),
     /// There will be no reply.
@@ -99,8 +102,12 @@ impl Session {
             let seq = session.namespace.seq();
             return Ok((session, seq));
         }
-        let failed = |error: crate::error::Error| Failure::Other(error.to_string());
-        let mut namespace = shared.state.namespace_of(open.namespace).map_err(failed)?;
+        let failed = |error| match error {
+            Error::ReadOnly => Failure::ReadOnly,
+            other => Failure::Other(other.to_string()),
+        };
+        let namespace = shared.state.namespace_of(open.namespace, open.read_only);
+        let mut namespace = namespace.map_err(failed)?;
         if let Some(identity) = open.identity {
             namespace = namespace.with_identity(identity);
         }
@@ -121,6 +128,7 @@ impl Session {
             session: self.token,
             identity: self.namespace.identity(),
             seq,
+            value_format: VALUE_FORMAT,
         }
     }
 
@@ -144,7 +152,7 @@ impl Session {
             Request::Get { snapshot, key } => return self.get(frames, snapshot, key),
             Request::Len { snapshot: NEWEST } => Reply::Number(self.namespace.len()? as u64),
             Request::Len { snapshot } => Reply::Number(self.held(snapshot)?.with(|pinned| pinned.len())? as u64),
-            Request::Entries { snapshot, from } => return self.entries(frames, snapshot, from),
+            Request::Entries { snapshot, behind } => return self.entries(frames, snapshot, behind),
             Request::Pin { seq } => Reply::Pinned(self.pin(seq)?),
             Request::Unpin { snapshot } => {
                 let held = self.snapshots().held.remove(&snapshot);
@@ -160,7 +168,7 @@ impl Session {
                 let put = |deadline| self.namespace.put(&key, None, value_tag, value, deadline);
                 Reply::Number(locked(shared, frames, lock_ns, put)?)
             }
-            Request::Commit(ref commit) => self.commit(shared, frames, commit)?,
+            Request::Commit(ref commit) => commit::commit(&self.namespace, shared, frames, commit)?,
             Request::Next(ref next) => self.next(shared, frames, next)?,
             Request::Update { seq } => return self.update(frames, seq),
         };
@@ -187,37 +195,49 @@ impl Session {
         Ok(send(frames, &Reply::Value(value))?)
     }
 
-    fn entries(&self, frames: &mut Frames, snapshot: u32, from: u64) -> Result<(), Wrong> {
+    fn entries(&self, frames: &mut Frames, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {
         let held = self.held(snapshot)?;
-        let (mut stored, mut bytes, mut more) = (Vec::new(), 0, false);
-        held.with(|pinned| {
-            for entry in pinned.iter()?.skip(usize::try_from(from).unwrap_or(usize::MAX)) {
-                if bytes >= PAGE {
-                    more = true;
+        let behind = behind.map(|(slot, inserted, entry)| Position::from([slot, inserted, entry]));
+        let (mut stored, mut bytes, mut last, mut more) = (Vec::new(), 0, None, None);
+        let known = held.with(|pinned| {
+            let Some(entries) = pinned.iter_behind(behind)? else {
+                return Ok(false);
+            };
+            for entry in entries {
+                let (position, key, value) = entry?;
+                bytes += key.bytes().len() + value.bytes().len() + 16;
+                // A large value is alone: with others it could be more than goes into a frame.
+                if bytes > PAGE && !stored.is_empty() {
+                    more = last;
                     break;
                 }
-                let (key, value) = entry?;
-                bytes += key.bytes().len() + value.bytes().len() + 16;
+                last = Some(position);
                 stored.push((key, value));
             }
-            Ok::<(), shm_state::Error>(())
+            Ok::<_, shm_state::Error>(true)
         })?;
+        if !known {
+            let text = "the snapshot has no key at that place".into();
+            return Err(Wrong::Failed(Failure::Other(text)));
+        }
         let entries = stored
             .iter()
             .map(|(key, value)| (wire(key), (value.tag(), Bytes(value.bytes()))))
             .collect();
+        let more = more.map(|position| <[u64; 3]>::from(position).into());
         Ok(send(frames, &Reply::Entries { entries, more })?)
     }
 
     fn pin(&self, seq: Option<u64>) -> Result<Option<(u32, u64)>, Wrong> {
-        if self.snapshots().held.len() >= SNAPSHOTS {
+        // Under the lock, since others of the session may pin as well; it takes no time.
+        let mut snapshots = self.snapshots();
+        if snapshots.held.len() >= SNAPSHOTS {
             let text = format!("the client has {SNAPSHOTS} snapshots, which is the most: drop some");
             return Err(Wrong::Failed(Failure::Other(text)));
         }
         let Some(held) = self.namespace.hold(seq)? else {
             return Ok(None);
         };
-        let mut snapshots = self.snapshots();
         // Numbers of snapshots that are held are not given again, also after all numbers were.
         loop {
             snapshots.last = snapshots.last.wrapping_add(1);
@@ -228,47 +248,6 @@ impl Session {
         let (number, seq) = (snapshots.last, held.seq());
         snapshots.held.insert(number, Arc::new(held));
         Ok(Some((number, seq)))
-    }
-
-    fn commit(&self, shared: &Shared, frames: &mut Frames, commit: &Commit<'_>) -> Result<Reply<'static>, Wrong> {
-        let reads = own(&commit.reads);
-        locked(shared, frames, commit.lock_ns, |deadline| {
-            let mut transaction = self.namespace.begin(deadline)?;
-            let now = transaction.base_seq();
-            // Nobody else writes from here on.
-            if self.has_changed(commit, &reads, now)? {
-                return Ok(Reply::Conflict);
-            }
-            for change in &commit.changes {
-                match *change {
-                    Change::Put((tag, Bytes(key)), (value_tag, Bytes(value))) => {
-                        transaction.put(&KeyRef::new(tag, key), value_tag, value)?;
-                    }
-                    Change::Remove((tag, Bytes(key))) => {
-                        transaction.remove(&KeyRef::new(tag, key))?;
-                    }
-                    Change::Clear => transaction.clear()?,
-                }
-            }
-            let seq = transaction.commit()?;
-            Ok(Reply::Committed {
-                seq,
-                changed: seq != now,
-            })
-        })
-    }
-
-    /// Whether anything that a transaction has read has changed between its base and `now`.
-    fn has_changed(&self, commit: &Commit<'_>, reads: &[Key], now: u64) -> shm_state::Result<bool> {
-        let filter = match reads {
-            _ if commit.read_all => shm_state::Filter::Any,
-            [] => return Ok(false),
-            reads => shm_state::Filter::Keys(reads),
-        };
-        let mut cursor = commit.base;
-        let next = self.namespace.next_match(&mut cursor, now, filter, false, None)?;
-        // What fell out of the history may have been one.
-        Ok(next != shm_state::Next::Nothing)
     }
 
     fn next(&self, shared: &Shared, frames: &mut Frames, next: &Next<'_>) -> Result<Reply<'static>, Wrong> {
@@ -337,7 +316,7 @@ impl Session {
 }
 
 /// What `f` does with the writer lock.
-fn locked<T>(
+pub(super) fn locked<T>(
     shared: &Shared,
     frames: &mut Frames,
     lock_ns: Option<u64>,
@@ -352,7 +331,7 @@ fn locked<T>(
     }
 }
 
-fn still_busy(shared: &Shared, frames: &mut Frames) -> Result<(), Wrong> {
+pub(super) fn still_busy(shared: &Shared, frames: &mut Frames) -> Result<(), Wrong> {
     if shared.is_stopping() {
         return Err(Wrong::End(End::Gone));
     }
@@ -367,7 +346,7 @@ fn wire(key: &Key) -> WireKey<'_> {
     (key.tag(), Bytes(key.bytes()))
 }
 
-fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
+pub(super) fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
     keys.iter()
         .map(|(tag, Bytes(bytes))| KeyRef::new(*tag, bytes).to_owned())
         .collect()

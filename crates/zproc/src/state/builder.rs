@@ -12,7 +12,7 @@ use super::{Place, State};
 use crate::access::{Access, Patience, Rights, check_not_in_atomic};
 use crate::address::{Address, Wanted, arena_name};
 use crate::error::{Error, Result};
-use crate::link::{Link, SILENCE};
+use crate::link::{Attempt, CONNECT_TIME, Link};
 use crate::os::failed;
 use crate::over_socket::{self, Remote};
 use crate::secret::Secret;
@@ -367,16 +367,16 @@ impl Builder {
     }
 
     fn receive(&self, address: &str, path: &Path) -> Result<Arena> {
-        let deadline = Deadline::after(SILENCE);
+        let deadline = Deadline::after(CONNECT_TIME);
         let key = self.secret.key(address)?;
         let in_time = |error| match error {
             Error::Timeout => Error::Disconnected {
                 address: address.into(),
-                reason: format!("the server did not answer within {SILENCE:?}"),
+                reason: format!("the server did not answer within {CONNECT_TIME:?}"),
             },
             other => other,
         };
-        let mut link = Link::connect(&address.into(), path, key, deadline).map_err(in_time)?;
+        let mut link = Link::connect(&address.into(), path, key, &Attempt::until(deadline)).map_err(in_time)?;
         let memory = link.ask_for_memory(deadline).map_err(in_time)?;
         self.arena_in(memory).map_err(Error::at(address))
     }
@@ -391,7 +391,7 @@ impl Builder {
     fn finish_over_socket(self, place: Arc<over_socket::Place>, address: String) -> Result<State> {
         let rights = if self.read_only { Rights::ReadOnly } else { Rights::Full };
         let access = Access::over_socket(self.patience, rights, |shared| {
-            Remote::new(place, &self.namespace, self.precise_time, shared)
+            Remote::new(place, &self.namespace, self.precise_time, self.read_only, shared)
         });
         // Has it connected, and says why if it cannot.
         let now = access.store()?.seq()?;

@@ -331,8 +331,8 @@ impl State {
         Ok(Handle::new(&self.watcher.access, own_key(key)?))
     }
 
-    /// Runs `f` while no other writer of the namespace runs. What it does becomes visible all at once, as one update,
-    /// when it returns `Ok`; if it returns `Err`, or panics, nothing has happened.
+    /// Runs `f` while no other writer of the namespace runs (over a socket see below). What it does becomes visible all at
+    /// once, as one update, when it returns `Ok`; if it returns `Err`, or panics, nothing has happened.
     ///
     /// Readers are not held up, and see the state as it was before. Inside, changes are made through the
     /// [`Transaction`]; a write through a [`State`] fails with [`Error::NestedAtomic`](crate::Error::NestedAtomic).
@@ -359,7 +359,9 @@ impl State {
     /// **Over a socket** ([`State::transport`]) nobody is kept from writing while `f` runs. What it reads is of one snapshot,
     /// and what it changed is committed if nothing that it has read has changed since; else `f` is run again, on the state as
     /// it is then. So it may run several times before it counts, and should do nothing but with the transaction; it is
-    /// `FnMut` for that reason. After a thousand times it is [`Error::Conflict`](crate::Error::Conflict).
+    /// `FnMut` for that reason. After a thousand times it is [`Error::Conflict`](crate::Error::Conflict). Reads that go past
+    /// the transaction, through a `State` of the same namespace over a socket, would not be noticed to have changed: they
+    /// fail with [`Error::NestedAtomic`](crate::Error::NestedAtomic).
     pub fn atomic<R>(&self, f: impl FnMut(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
         Transaction::run(&self.watcher.access, f)
     }

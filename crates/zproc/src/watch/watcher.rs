@@ -62,6 +62,14 @@ impl Watcher {
         }
     }
 
+    /// Another identity, with the cursor at the newest update. If that cannot be told, since a server is away, the cursor is
+    /// where this one's is: so no update is missed.
+    pub(crate) fn fork(&self) -> Self {
+        let access = self.access.fork();
+        let now = access.store().and_then(Store::seq);
+        Self::new(access, Some(now.unwrap_or_else(|_| self.cursor())))
+    }
+
     /// How far it is, for those who do not keep it.
     pub(crate) fn progress(&self) -> &Arc<Progress> {
         &self.progress

@@ -8,11 +8,12 @@
 //! grows with the bytes that arrive, so an announcement costs nothing. From its first byte on a frame has [`FRAME_TIME`] to
 //! arrive, however its bytes trickle, and as long to be taken by the other side.
 //!
-//! **System calls.** One for a frame that is sent, and one for a frame that is received, if it fits into the buffer: the
-//! time limits are those of the socket, set once, and looked at here when a frame comes in pieces.
+//! **System calls.** One for a frame that is sent, and one for a frame that is received, if it fits into the buffer. The
+//! kernel's limit for receiving, set once, is the one for the first bytes. It counts anew with each call, and that for
+//! sending even with each piece that the other side takes, so a frame that comes or goes in pieces is timed here.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,11 +21,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use shm_state::Deadline;
+use shm_state::{Deadline, Unshared};
 use thiserror::Error as ThisError;
 
 use crate::error::Error;
-use crate::os::wait_readable;
+use crate::os::{wait_readable, wait_writable};
 use crate::signals;
 
 /// The version of the protocol. Both sides must have the same.
@@ -40,7 +41,12 @@ pub(crate) const HEAD: usize = 8;
 const MAGIC: [u8; 2] = *b"zp";
 /// So much is received at once. Buffers that have grown beyond [`KEPT`] are given back.
 const PIECE: usize = 16 << 10;
+/// A frame that is late by this is received with a look at the clock before each call.
+const LATE: Duration = Duration::from_millis(100);
 pub(crate) const KEPT: usize = 256 << 10;
+
+/// Sends what there is room for, and does not end the process if the other side is gone.
+const AT_ONCE: MsgFlags = MsgFlags::MSG_NOSIGNAL.union(MsgFlags::MSG_DONTWAIT);
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +84,8 @@ pub(crate) enum WireError {
     TimedOut,
     #[error("a frame did not arrive as a whole within {FRAME_TIME:?}")]
     Slow,
+    #[error("the other side did not take a frame in time")]
+    NotTaken,
     #[error("the frame does not begin with \"zp\": this is another protocol, or the connection is out of step")]
     Magic,
     #[error("the other side has version {0} of the protocol, and this one {VERSION}")]
@@ -100,8 +108,6 @@ impl From<Errno> for WireError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => Self::Closed,
-            // The time limit of the socket.
-            Errno::EAGAIN => Self::TimedOut,
             other => Self::Io(other.into()),
         }
     }
@@ -134,13 +140,44 @@ pub(crate) fn parse_head(bytes: &[u8], most: usize) -> Result<Option<(Kind, usiz
     Ok(Some((kind, length)))
 }
 
+/// What ends a wait for the first byte of a frame, besides the frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    deadline: Deadline,
+    is_impatient: bool,
+    tells_signals: bool,
+}
+
+impl Wait {
+    /// Silence of [`FRAME_TIME`] ends it too, whatever its deadline.
+    pub(crate) fn impatient(self) -> Self {
+        Self {
+            is_impatient: true,
+            ..self
+        }
+    }
+
+    /// Signals that are events end it too.
+    pub(crate) fn telling_signals(self, tells_signals: bool) -> Self {
+        Self { tells_signals, ..self }
+    }
+}
+
+impl From<Deadline> for Wait {
+    fn from(deadline: Deadline) -> Self {
+        Self {
+            deadline,
+            is_impatient: false,
+            tells_signals: false,
+        }
+    }
+}
+
 /// A connection, frame by frame.
 pub(crate) struct Frames {
+    /// A child that is forked plainly does not keep the connection open. Before the stream, since it goes first.
+    _unshared: Unshared,
     stream: Arc<UnixStream>,
-    /// Signals that are events end a wait for a frame.
-    tells_signals: bool,
-    /// Silence for the time limit of the socket ends one too.
-    is_impatient: bool,
     /// What has come and is not consumed, up to `filled`.
     incoming: Vec<u8>,
     filled: usize,
@@ -150,14 +187,12 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// Sets the time limits of the socket.
+    /// Sets the time limit of the socket.
     pub(crate) fn new(stream: Arc<UnixStream>) -> io::Result<Self> {
         stream.set_read_timeout(Some(FRAME_TIME))?;
-        stream.set_write_timeout(Some(FRAME_TIME))?;
         Ok(Self {
+            _unshared: Unshared::new(stream.as_fd())?,
             stream,
-            tells_signals: false,
-            is_impatient: false,
             incoming: Vec::new(),
             filled: 0,
             consumed: 0,
@@ -165,19 +200,13 @@ impl Frames {
         })
     }
 
-    /// Has signals that are events end a wait for a frame.
-    pub(crate) fn telling_signals(mut self) -> Self {
-        self.tells_signals = true;
-        self
-    }
-
-    /// Has silence of [`FRAME_TIME`] end a wait for a frame, whatever its deadline.
-    pub(crate) fn set_impatient(&mut self) {
-        self.is_impatient = true;
-    }
-
     pub(crate) fn stream(&self) -> &Arc<UnixStream> {
         &self.stream
+    }
+
+    /// Whether bytes have come that are not of the frame that was returned last.
+    pub(crate) fn has_more(&self) -> bool {
+        self.filled > self.consumed
     }
 
     /// Sends a frame whose body `fill` appends.
@@ -185,8 +214,21 @@ impl Frames {
     where
         E: From<WireError>,
     {
+        self.send_by(Deadline::never(), kind, fill)
+    }
+
+    /// As [`Frames::send_with`], until `deadline` at the latest.
+    pub(crate) fn send_by<E>(
+        &mut self,
+        deadline: Deadline,
+        kind: Kind,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        E: From<WireError>,
+    {
         self.compose(kind, fill)?;
-        Ok(self.flush(0)?)
+        Ok(self.flush(deadline, |socket, bytes| send(socket, bytes, AT_ONCE))?)
     }
 
     /// Sends a frame.
@@ -209,19 +251,13 @@ impl Frames {
     {
         self.compose(kind, fill)?;
         let fds = [fd.as_raw_fd()];
-        let parts = [io::IoSlice::new(&self.outgoing)];
-        let socket = self.stream.as_raw_fd();
-        let sent = retry(|| {
-            sendmsg::<()>(
-                socket,
-                &parts,
-                &[ControlMessage::ScmRights(&fds)],
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            )
-        })
-        .map_err(WireError::from)?;
-        Ok(self.flush(sent)?)
+        let mut messages = &[ControlMessage::ScmRights(&fds)][..];
+        Ok(self.flush(Deadline::never(), |socket, bytes| {
+            let sent = sendmsg::<()>(socket, &[io::IoSlice::new(bytes)], messages, AT_ONCE, None)?;
+            // It goes with the first bytes.
+            messages = &[];
+            Ok(sent)
+        })?)
     }
 
     fn compose<E>(&mut self, kind: Kind, fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E>
@@ -244,15 +280,27 @@ impl Frames {
         Ok(())
     }
 
-    /// Sends what is left of the composed frame from `sent` on.
-    fn flush(&mut self, mut sent: usize) -> Result<(), WireError> {
-        let socket = self.stream.as_raw_fd();
-        let begin = (sent < self.outgoing.len()).then(Instant::now);
+    /// Sends the composed frame with `send`, which does not wait.
+    fn flush(
+        &mut self,
+        deadline: Deadline,
+        mut send: impl FnMut(RawFd, &[u8]) -> nix::Result<usize>,
+    ) -> Result<(), WireError> {
+        let mut sent = 0;
+        let mut limit = None;
         while sent < self.outgoing.len() {
-            if sent > 0 && begin.is_some_and(|begin| begin.elapsed() > FRAME_TIME) {
-                return Err(WireError::Slow);
+            match send(self.stream.as_raw_fd(), &self.outgoing[sent..]) {
+                Ok(count) => sent += count,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let limit = *limit.get_or_insert_with(|| deadline.sooner_of(FRAME_TIME));
+                    // Also if there is room by now: who takes a little now and then could keep it here for ever.
+                    if limit.passed() || !wait_writable(self.stream.as_fd(), limit).map_err(io::Error::other)? {
+                        return Err(WireError::NotTaken);
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
             }
-            sent += retry(|| send(socket, &self.outgoing[sent..], MsgFlags::MSG_NOSIGNAL))?;
         }
         if self.outgoing.capacity() > KEPT {
             self.outgoing = Vec::new();
@@ -260,25 +308,25 @@ impl Frames {
         Ok(())
     }
 
-    /// The next frame, whose body is at most `most` bytes; waits for its first byte until `deadline`.
-    pub(crate) fn receive(&mut self, most: usize, deadline: Deadline) -> Result<(Kind, &[u8]), WireError> {
-        self.receive_then(most, deadline, None)
+    /// The next frame, whose body is at most `most` bytes; waits for its first byte until a deadline, or as told.
+    pub(crate) fn receive(&mut self, most: usize, wait: impl Into<Wait>) -> Result<(Kind, &[u8]), WireError> {
+        self.receive_then(most, wait.into(), None)
     }
 
     /// As [`Frames::receive`]; a descriptor that comes with the frame goes to `fd`.
     pub(crate) fn receive_with_fd(
         &mut self,
         most: usize,
-        deadline: Deadline,
+        wait: impl Into<Wait>,
         fd: &mut Option<OwnedFd>,
     ) -> Result<(Kind, &[u8]), WireError> {
-        self.receive_then(most, deadline, Some(fd))
+        self.receive_then(most, wait.into(), Some(fd))
     }
 
     fn receive_then(
         &mut self,
         most: usize,
-        deadline: Deadline,
+        wait: Wait,
         mut fd: Option<&mut Option<OwnedFd>>,
     ) -> Result<(Kind, &[u8]), WireError> {
         self.forget_last();
@@ -292,59 +340,85 @@ impl Frames {
                 Some((_, length)) => HEAD + length,
                 None => HEAD,
             };
-            if begin.is_some_and(|begin| begin.elapsed() > FRAME_TIME) {
-                return Err(WireError::Slow);
-            }
             // Grows with what arrives, by as much again, and not by what is announced.
             let room = needed.min(2 * self.filled).max(self.filled + PIECE);
             if self.incoming.len() < room {
                 self.incoming.resize(room, 0);
             }
-            match self.receive_some(deadline, begin.is_some(), fd.as_deref_mut()) {
-                Ok(0) => return Err(WireError::Closed),
-                Ok(count) => {
-                    self.filled += count;
-                    begin = begin.or_else(|| Some(Instant::now()));
+            let count = match begin {
+                None => self.receive_first(wait, fd.as_deref_mut())?,
+                Some(begin) => self.receive_more(begin, fd.as_deref_mut())?,
+            };
+            if count == 0 {
+                return Err(WireError::Closed);
+            }
+            self.filled += count;
+            begin = begin.or_else(|| Some(Instant::now()));
+        }
+    }
+
+    /// Receives the first bytes of a frame, which may be long in coming.
+    fn receive_first(&mut self, wait: Wait, mut fd: Option<&mut Option<OwnedFd>>) -> Result<usize, WireError> {
+        let limit = if wait.is_impatient {
+            wait.deadline.sooner_of(FRAME_TIME)
+        } else {
+            wait.deadline
+        };
+        let mut tells_signals = wait.tells_signals && signals::is_active();
+        let mut polls = wait.deadline != Deadline::never() || tells_signals;
+        loop {
+            if polls {
+                match wait_readable(&[self.stream.as_fd()], limit, tells_signals) {
+                    Ok(true) => {}
+                    Ok(false) => return Err(WireError::TimedOut),
+                    Err(Error::Signal { signal }) => return Err(WireError::Signal(signal)),
+                    Err(other) => return Err(io::Error::other(other).into()),
                 }
-                // The limit of the socket, which is not that of the caller.
-                Err(WireError::TimedOut) if begin.is_none() && !deadline.passed() && !self.is_impatient => {}
-                Err(WireError::TimedOut) if begin.is_some() => return Err(WireError::Slow),
-                Err(error) => return Err(error),
+            }
+            match self.receive_some(fd.as_deref_mut()) {
+                Ok(count) => return Ok(count),
+                // The limit of the socket, which is not the caller's, or a signal, with which it would begin anew.
+                Err(Errno::EAGAIN | Errno::EINTR) if !limit.passed() => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => return Err(WireError::TimedOut),
+                Err(errno) => return Err(errno.into()),
+            }
+            tells_signals = wait.tells_signals && signals::is_active();
+            polls = tells_signals || limit != Deadline::never();
+        }
+    }
+
+    /// Receives more of a frame of which there is something since `begin`.
+    fn receive_more(&mut self, begin: Instant, mut fd: Option<&mut Option<OwnedFd>>) -> Result<usize, WireError> {
+        loop {
+            let elapsed = begin.elapsed();
+            if elapsed > LATE {
+                let left = FRAME_TIME.checked_sub(elapsed).ok_or(WireError::Slow)?;
+                let there = wait_readable(&[self.stream.as_fd()], Deadline::after(left), false);
+                if !there.map_err(io::Error::other)? {
+                    return Err(WireError::Slow);
+                }
+            }
+            match self.receive_some(fd.as_deref_mut()) {
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Err(WireError::Slow),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    /// Receives what there is, and waits for it if there is nothing.
-    fn receive_some(
-        &mut self,
-        deadline: Deadline,
-        has_begun: bool,
-        fd: Option<&mut Option<OwnedFd>>,
-    ) -> Result<usize, WireError> {
-        let socket = self.stream.as_raw_fd();
-        let tells_signals = self.tells_signals && signals::is_active();
-        if !has_begun && (deadline != Deadline::never() || tells_signals) {
-            match wait_readable(&[self.stream.as_fd()], deadline, tells_signals) {
-                Ok(true) => {}
-                Ok(false) => return Err(WireError::TimedOut),
-                Err(Error::Signal { signal }) => return Err(WireError::Signal(signal)),
-                Err(other) => return Err(io::Error::other(other).into()),
-            }
-        }
+    /// Receives what there is, and waits for it as long as the socket is set to.
+    fn receive_some(&mut self, fd: Option<&mut Option<OwnedFd>>) -> nix::Result<usize> {
         let room = &mut self.incoming[self.filled..];
         let Some(fd) = fd else {
             // Descriptors that nobody has asked for are closed by the kernel.
-            return Ok(retry(|| recv(socket, room, MsgFlags::empty()))?);
+            return recv(self.stream.as_raw_fd(), room, MsgFlags::empty());
         };
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [io::IoSliceMut::new(room)];
-        let received = loop {
-            match recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => break other.map_err(|errno| Errno::from_raw(errno.raw_os_error()))?,
-            }
-        };
+        let received = recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+            .map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 *fd = fds.last();
@@ -368,18 +442,9 @@ impl Frames {
     }
 }
 
-fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> nix::Result<usize> {
-    loop {
-        match call() {
-            Err(Errno::EINTR) => {}
-            other => return other,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use proptest::prelude::*;
 
@@ -452,6 +517,40 @@ mod tests {
         assert!(matches!(frames.receive(10, deadline), Err(WireError::TimedOut)));
     }
 
+    /// The kernel's limits count anew with each piece, so that one which comes or goes now and then kept a frame for hours.
+    #[test]
+    fn a_frame_that_trickles_ends_in_its_time_either_way() {
+        let trickle = Duration::from_millis(200);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut frames, mut reader) = pair();
+                std::thread::scope(|scope| {
+                    scope.spawn(move || {
+                        while reader.read(&mut [0; 40_000]).is_ok_and(|count| count > 0) {
+                            std::thread::sleep(trickle);
+                        }
+                    });
+                    let sent = frames.send(Kind::Reply, &vec![0; BODY_MOST]);
+                    assert!(matches!(sent, Err(WireError::NotTaken)), "{sent:?}");
+                    drop(frames);
+                });
+            });
+            let (mut frames, mut writer) = pair();
+            scope.spawn(move || {
+                let head = head(Kind::Request, BODY_MOST);
+                for byte in head.iter().chain(std::iter::repeat(&0)) {
+                    if writer.write_all(&[*byte]).is_err() {
+                        break;
+                    }
+                    std::thread::sleep(trickle);
+                }
+            });
+            let received = frames.receive(BODY_MOST, Deadline::never()).map(|(kind, _)| kind);
+            assert!(matches!(received, Err(WireError::Slow)), "{received:?}");
+            drop(frames);
+        });
+    }
+
     #[test]
     fn a_descriptor_arrives_with_its_frame_and_is_closed_on_exec() {
         use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -496,11 +595,23 @@ mod tests {
                 ],
                 0..8,
             ),
+            pieces in prop::collection::vec(1usize..30, 1..4),
         ) {
             let (mut frames, mut other) = pair();
-            let sent: usize = bytes.iter().map(Vec::len).sum();
-            bytes.iter().for_each(|piece| other.write_all(piece).unwrap());
-            drop(other);
+            let bytes = bytes.concat();
+            let sent = bytes.len();
+            let writer = std::thread::spawn(move || {
+                let mut rest = &*bytes;
+                for piece in pieces.iter().cycle() {
+                    let (now, later) = rest.split_at((*piece).min(rest.len()));
+                    // Who has met an error takes no more.
+                    if now.is_empty() || other.write_all(now).is_err() {
+                        break;
+                    }
+                    std::thread::yield_now();
+                    rest = later;
+                }
+            });
             let mut received = 0;
             loop {
                 match frames.receive(32, Deadline::after(FRAME_TIME)) {
@@ -511,6 +622,8 @@ mod tests {
                 prop_assert!(received <= sent);
             }
             prop_assert!(frames.incoming.len() <= 4 * PIECE);
+            drop(frames);
+            writer.join().unwrap();
         }
     }
 }

@@ -12,10 +12,16 @@ pub(crate) type Token = [u8; 16];
 /// The newest state, where a snapshot is named.
 pub(crate) const NEWEST: u32 = 0;
 
+/// The most keys, or changes, in a list of a request: in memory they take much more than on the wire.
+pub(crate) const LIST_MOST: usize = 1 << 20;
+
 /// A key as it is stored: tag and bytes.
 pub(crate) type WireKey<'a> = (u8, Bytes<'a>);
 /// A value as it is stored: tag and bytes.
 pub(crate) type WireValue<'a> = (u16, Bytes<'a>);
+
+/// Where a key stands in a snapshot: numbers that mean nothing to a client.
+pub(crate) type Place = (u64, u64, u64);
 
 /// What a client asks for, after the handshake. All but the first two are about the session that the connection is of.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,8 +40,9 @@ pub(crate) enum Request<'a> {
     },
     /// How many keys there are.
     Len { snapshot: u32 },
-    /// Keys and values from the one with this number on, as many as make a reply of reasonable size.
-    Entries { snapshot: u32, from: u64 },
+    /// Keys and values from the beginning, or behind a place that the last reply told, as many as make a reply of reasonable
+    /// size.
+    Entries { snapshot: u32, behind: Option<Place> },
     /// Pins a snapshot: of this update, or the newest.
     Pin { seq: Option<u64> },
     /// Lets a snapshot go.
@@ -64,6 +71,8 @@ pub(crate) struct Open<'a> {
     /// That under which the client wrote before, if it had a session that ended.
     pub(crate) identity: Option<u32>,
     pub(crate) precise_time: bool,
+    /// The client will not write: a namespace that is not there is not created.
+    pub(crate) read_only: bool,
 }
 
 /// See [`Request::Commit`].
@@ -71,11 +80,11 @@ pub(crate) struct Open<'a> {
 pub(crate) struct Commit<'a> {
     /// The update after which everything was read.
     pub(crate) base: u64,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "not_too_many")]
     pub(crate) reads: Vec<WireKey<'a>>,
     /// All keys were read.
     pub(crate) read_all: bool,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "not_too_many")]
     pub(crate) changes: Vec<Change<'a>>,
     pub(crate) lock_ns: Option<u64>,
 }
@@ -107,8 +116,22 @@ pub(crate) struct Next<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Filter<'a> {
     Any,
-    Keys(#[serde(borrow)] Vec<WireKey<'a>>),
-    Except(#[serde(borrow)] Vec<WireKey<'a>>),
+    Keys(#[serde(borrow, deserialize_with = "not_too_many")] Vec<WireKey<'a>>),
+    Except(#[serde(borrow, deserialize_with = "not_too_many")] Vec<WireKey<'a>>),
+}
+
+impl Request<'_> {
+    /// How many keys, or changes, its longest list has.
+    pub(crate) fn longest_list(&self) -> usize {
+        match self {
+            Self::Commit(commit) => commit.reads.len().max(commit.changes.len()),
+            Self::Next(next) => match &next.filter {
+                Filter::Keys(keys) | Filter::Except(keys) => keys.len(),
+                Filter::Any => 0,
+            },
+            _ => 0,
+        }
+    }
 }
 
 /// The answers.
@@ -124,6 +147,8 @@ pub(crate) enum Reply<'a> {
         session: Token,
         identity: u32,
         seq: u64,
+        /// How values are encoded, which both sides must agree on.
+        value_format: u64,
     },
     /// Of an update, or of keys.
     Number(u64),
@@ -131,7 +156,8 @@ pub(crate) enum Reply<'a> {
     Entries {
         #[serde(borrow)]
         entries: Vec<(WireKey<'a>, WireValue<'a>)>,
-        more: bool,
+        /// Where the next are asked for, if there are more.
+        more: Option<Place>,
     },
     /// The number of the snapshot, and of its update; `None` if it fell out of the history.
     Pinned(Option<(u32, u64)>),
@@ -194,6 +220,8 @@ pub(crate) enum Failure {
     },
     /// The memory holds bytes that no correct process writes.
     Corrupt(String),
+    /// There is no such namespace, and who only reads does not create it.
+    ReadOnly,
 }
 
 /// The body of a Hello: the client's nonce, and whether it has a key.
@@ -335,5 +363,80 @@ impl<'de: 'a, 'a> Deserialize<'de> for Bytes<'a> {
             }
         }
         deserializer.deserialize_bytes(Borrow).map(Bytes)
+    }
+}
+
+/// A list of a request, which is given up as soon as it is too long.
+fn not_too_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct List<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "at most {LIST_MOST} items")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == LIST_MOST {
+                    return Err(de::Error::invalid_length(LIST_MOST + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List(std::marker::PhantomData))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A byte on the wire is a change of 56 bytes in memory: a frame of 64 MiB was gigabytes.
+    #[test]
+    fn lists_of_requests_are_given_up_when_they_are_too_long() {
+        let commit = |count| {
+            let mut body = Vec::new();
+            let request = Request::Commit(Commit {
+                base: 0,
+                reads: Vec::new(),
+                read_all: false,
+                changes: (0..count).map(|_| Change::Clear).collect(),
+                lock_ns: None,
+            });
+            assert_eq!(request.longest_list(), count);
+            encode(&request, &mut body).unwrap();
+            body
+        };
+        assert!(decode::<Request<'_>>(&commit(LIST_MOST)).is_ok());
+        let error = decode::<Request<'_>>(&commit(LIST_MOST + 1)).unwrap_err();
+        assert!(matches!(error, WireError::Malformed(_)), "{error}");
+    }
+
+    proptest! {
+        /// Whatever a body is: a request, which is encoded as what it was, or an error.
+        #[test]
+        fn any_body_is_a_request_or_an_error(variant in 0u8..14, rest in prop::collection::vec(0u8..8, 0..60)) {
+            let body = [&[variant][..], &rest].concat();
+            if let Ok(request) = decode::<Request<'_>>(&body) {
+                let mut again = Vec::new();
+                encode(&request, &mut again).unwrap();
+                prop_assert_eq!(again, body);
+            }
+        }
+
+        #[test]
+        fn any_body_is_a_reply_or_an_error(variant in 0u8..14, rest in prop::collection::vec(0u8..8, 0..60)) {
+            let body = [&[variant][..], &rest].concat();
+            if let Ok(reply) = decode::<Reply<'_>>(&body) {
+                let mut again = Vec::new();
+                encode(&reply, &mut again).unwrap();
+                prop_assert_eq!(again, body);
+            }
+        }
     }
 }

@@ -9,8 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use words::{Words, control};
 use zproc::{Backend, Builder, Error, Result, Server, State, Stats, Transport, Watch};
 
@@ -105,21 +103,6 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Stops all threads of a process. The signal alone returns before they stand still: one may run on for a while.
-pub fn stop(pid: u32) {
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).expect("it lives");
-    let stands = |task: std::io::Result<std::fs::DirEntry>| {
-        let stat = std::fs::read_to_string(task.expect("it lives").path().join("stat"));
-        // One that has just ended does nothing any more either.
-        stat.map_or(true, |stat| stat.contains(") T "))
-    };
-    eventually("a process to stop", || {
-        std::fs::read_dir(format!("/proc/{pid}/task"))
-            .expect("it lives")
-            .all(stands)
-    });
-}
-
 /// Whether a descriptor is readable, or becomes so in time.
 pub fn is_readable(fd: &impl AsFd, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
@@ -157,6 +140,15 @@ pub fn threads() -> Vec<String> {
 /// How many threads tell others of updates.
 pub fn notifiers() -> usize {
     threads().iter().filter(|name| *name == "zproc-notifier").count()
+}
+
+/// Whether a process that was sent SIGSTOP has stopped with all its threads, which happens some time after.
+pub fn has_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// Runs `test` in a child that is forked the plain way; whether it held.
