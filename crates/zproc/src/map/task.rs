@@ -85,16 +85,15 @@ impl Tasks {
 
     pub(crate) fn pull<R: Send + 'static>(&self, task: &Task) -> Result<TaskResults<R>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = (task.pid, task.context) == (std::process::id(), self.context);
-        let Some(results) = waiting.results.remove(&task.number).filter(|_| here) else {
-            let why = if here {
-                "its results were taken already"
-            } else {
-                "it is a task of another context"
-            };
-            return Err(Error::Process {
-                reason: format!("there are no results for {task:?}: {why}"),
-            });
+        let none = |why| Error::Process {
+            reason: format!("there are no results for {task:?}: {why}"),
+        };
+        // Numbers are those of the context: one of the same number is another task.
+        if (task.pid, task.context) != (std::process::id(), self.context) {
+            return Err(none("it is a task of another context"));
+        }
+        let Some(results) = waiting.results.remove(&task.number) else {
+            return Err(none("its results were taken already"));
         };
         match results.downcast::<Receiver<Result<R>>>() {
             Ok(results) => Ok(TaskResults { results: *results }),
