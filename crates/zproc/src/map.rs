@@ -213,9 +213,8 @@ where
             .add::<F::Output>(move |sender| match MapResults::new(workers, task, items, None) {
                 Ok(results) => {
                     for result in results {
-                        let is_last = matches!(result, Err(Error::Closed));
                         // Fails when nobody can take it any more.
-                        if sender.send(result).is_err() || is_last {
+                        if sender.send(result).is_err() {
                             return;
                         }
                     }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::iter::FusedIterator;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -96,7 +97,9 @@ impl Tasks {
             return Err(none("its results were taken already"));
         };
         match results.downcast::<Receiver<Result<R>>>() {
-            Ok(results) => Ok(TaskResults { results: *results }),
+            Ok(results) => Ok(TaskResults {
+                results: Some(*results),
+            }),
             Err(results) => {
                 waiting.results.insert(task.number, results);
                 Err(Error::Process {
@@ -114,7 +117,8 @@ impl Tasks {
 }
 
 /// The results of a task that was submitted, in the order of its items: see
-/// [`Context::pull_results_for_task`](crate::Context::pull_results_for_task).
+/// [`Context::pull_results_for_task`](crate::Context::pull_results_for_task). Errors end them as they do
+/// [`MapResults`](crate::MapResults).
 ///
 /// ```
 /// use zproc::{Context, Result};
@@ -130,19 +134,23 @@ impl Tasks {
 /// ```
 #[derive(Debug)]
 pub struct TaskResults<R> {
-    results: Receiver<Result<R>>,
+    /// None once an error has ended them.
+    results: Option<Receiver<Result<R>>>,
 }
 
 impl<R> Iterator for TaskResults<R> {
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
+        let results = self.results.as_ref()?;
         if let Err(error) = check_not_in_atomic() {
+            // Whoever counts or collects them would hold the writer lock for ever.
+            self.results = None;
             return Some(Err(error));
         }
         let mut signals = Signals::default();
         loop {
-            match self.results.recv_timeout(BETWEEN_LOOKS) {
+            match results.recv_timeout(BETWEEN_LOOKS) {
                 Ok(result) => return Some(result),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {
@@ -154,3 +162,5 @@ impl<R> Iterator for TaskResults<R> {
         }
     }
 }
+
+impl<R> FusedIterator for TaskResults<R> {}
