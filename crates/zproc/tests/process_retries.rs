@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zproc::signals::{SIGABRT, SIGKILL, SIGSEGV, SIGTERM, SIGUSR1};
-use zproc::{Context, Error, Process, Result, Retry, State};
+use zproc::{Backend, Context, Error, Process, Result, Retry, State};
 
 zproc::init_tests!();
 
@@ -184,6 +184,47 @@ fn a_report_of_each_failure_goes_to_stderr() {
         told.contains("rust_begin_unwind") || told.contains("   0:"),
         "a backtrace: {told}"
     );
+}
+
+/// The report of a failure panicked where stderr is broken: a child died of it, and a thread was waited for for ever.
+#[test]
+fn a_broken_stderr_costs_no_retry() {
+    fn with_broken_stderr(ctx: Context, backend: Backend) -> Result<u32> {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .map_err(Error::other)?;
+        nix::unistd::dup2_stderr(full).map_err(Error::other)?;
+        let inner = ctx
+            .process(count)
+            .args((3, 0))
+            .retry_for_any()
+            .retry_delay(SOON)
+            .backend(backend);
+        inner.start()?.wait_timeout(Duration::from_secs(60))
+    }
+    let ctx = Context::new().unwrap();
+    for backend in [Backend::Process, Backend::Thread] {
+        let outer = ctx.process(with_broken_stderr).args(backend).start().unwrap();
+        assert_eq!(outer.wait().unwrap(), 3, "{backend:?}");
+        ctx.state().clear().unwrap();
+    }
+}
+
+/// What says which failures are retried is the user's, and may panic; a thread was waited for for ever then, too.
+#[test]
+fn a_panic_while_it_is_seen_what_to_retry_ends_the_process() {
+    let ctx = Context::new().unwrap();
+    for backend in [Backend::Process, Backend::Thread] {
+        let process = ctx
+            .process(|| Err::<(), _>(Error::Timeout))
+            .retry_for(Retry::when(|_| panic!("undecided")))
+            .backend(backend)
+            .start()
+            .unwrap();
+        let error = process.wait_timeout(Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("undecided"), "{error}");
+    }
 }
 
 #[test]

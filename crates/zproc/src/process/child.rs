@@ -7,6 +7,8 @@
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::io::{self, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,16 +67,16 @@ const BROKEN: i32 = 70;
 pub fn init() {
     if start::is_pending() {
         if !start::is_main_thread() {
-            eprintln!(
-                "zproc: init() was called on a thread other than the main one: make it the first statement of main"
-            );
+            tell(format_args!(
+                "init() was called on a thread other than the main one: make it the first statement of main"
+            ));
             std::process::exit(BROKEN);
         }
         match start::take() {
             Ok(Some(fd)) => main(fd),
             Ok(None) => {}
             Err(error) => {
-                eprintln!("zproc: this child cannot begin: {error}");
+                tell(format_args!("this child cannot begin: {error}"));
                 std::process::exit(BROKEN);
             }
         }
@@ -237,7 +239,7 @@ fn main(fd: OwnedFd) -> ! {
     let job = match Job::open(fd) {
         Ok(job) => JOB.get_or_init(|| job),
         Err(error) => {
-            eprintln!("zproc: this child cannot begin: {error}");
+            tell(format_args!("this child cannot begin: {error}"));
             std::process::exit(BROKEN);
         }
     };
@@ -261,7 +263,7 @@ fn main(fd: OwnedFd) -> ! {
     if let Some(outcome) = outcome
         && let Err(error) = job.finish(&outcome)
     {
-        eprintln!("zproc: the outcome of this process is lost: {error}");
+        tell(format_args!("the outcome of this process is lost: {error}"));
         code = BROKEN;
     }
     std::process::exit(code)
@@ -274,8 +276,21 @@ pub(crate) struct Done {
     pub(crate) code: i32,
 }
 
-/// Runs the target until it succeeds, or fails in a way that is not tried again.
+/// Runs the target until it succeeds, or fails in a way that is not tried again. It never unwinds: whoever waits for a
+/// thread would wait for ever.
 pub(crate) fn run(order: &Order, home: &Home) -> Done {
+    // Functions of the user's also say which failures are retried.
+    match attempt(|| run_with_retries(order, home)) {
+        Ended::Returned(done) => done,
+        Ended::Panicked(failure) => Done {
+            outcome: Some(Err(Box::new(failure))),
+            code: FAILED,
+        },
+        Ended::Exited(code) => Done { outcome: None, code },
+    }
+}
+
+fn run_with_retries(order: &Order, home: &Home) -> Done {
     let failed = |failure: RemoteError| Done {
         outcome: Some(Err(Box::new(failure))),
         code: FAILED,
@@ -399,11 +414,16 @@ fn report(order: &Order, failure: &RemoteError, retries: u32, delay: Option<std:
         None => "no retries are left".to_owned(),
     };
     let backtrace = failure.backtrace().map_or_else(String::new, |text| format!("\n{text}"));
-    eprintln!(
-        "zproc: process {} ({}, child of {}) failed in attempt {}: {failure}; {next}{backtrace}",
+    tell(format_args!(
+        "process {} ({}, child of {}) failed in attempt {}: {failure}; {next}{backtrace}",
         std::process::id(),
         order.name,
         order.parent,
         retries + 1,
-    );
+    ));
+}
+
+/// Writes to stderr. If nobody can read it, that is no reason to end: `eprintln` would panic.
+fn tell(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "zproc: {text}");
 }
