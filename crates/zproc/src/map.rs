@@ -1,9 +1,11 @@
 //! `process_map`: a function of many items, run by workers.
 //!
 //! `ring` is the memory by which items and results travel, and says what becomes of them when a worker dies; `worker` is the
-//! worker's side; `pool` and `results` are the parent's; `target` says what can be run, `task` lets results be taken later.
+//! worker's side; `pool` and `results` are the parent's; `target` says what can be run; `task` lets results be taken later,
+//! from a `queue`.
 
 mod pool;
+mod queue;
 mod results;
 mod ring;
 mod target;
@@ -187,8 +189,9 @@ where
         MapResults::new(begun.0, begun.1, items, progress)
     }
 
-    /// Starts the work in a thread of its own, which goes on to its end, or until 65,536 results wait; they are taken by
-    /// [`Context::pull_results_for_task`]. A progress callback is not called.
+    /// Starts the work in a thread of its own, which goes on to its end, or rests while 65,536 results wait; they are taken
+    /// by [`Context::pull_results_for_task`]. A progress callback is not called. A panic of the iterator is an
+    /// [`Error::Remote`] behind the results before it, and the last.
     ///
     /// ```
     /// use zproc::{Context, Result};
@@ -209,18 +212,17 @@ where
     {
         let (ctx, items) = (self.ctx, self.items);
         let (workers, task) = begin::<F, M, I::Item>(ctx, self.target, &self.args.take(), self.count, self.new)?;
-        ctx.tasks()
-            .add::<F::Output>(move |sender| match MapResults::new(workers, task, items, None) {
-                Ok(results) => {
-                    for result in results {
-                        // Fails when nobody can take it any more.
-                        if sender.send(result).is_err() {
-                            return;
-                        }
-                    }
-                }
-                Err(error) => drop(sender.send(Err(error))),
-            })
+        let pool = Arc::clone(&workers);
+        let added = ctx.tasks().add::<F::Output>(move |hand_over| {
+            // Signals are told to who takes the results. Here they would stand where the result of an item belongs.
+            let results = MapResults::new(workers, task, items, None).map(MapResults::without_signals);
+            match results {
+                // It ends early when nobody can take them any more.
+                Ok(mut results) => drop(results.all(hand_over)),
+                Err(error) => drop(hand_over(Err(error))),
+            }
+        });
+        added.inspect_err(|_| pool.abandon(task))
     }
 }
 

@@ -73,3 +73,81 @@ fn results_end_when_the_context_is_closed() {
     assert!(matches!(&all[..], [Err(Error::Closed)]), "{all:?}");
     closing.join().unwrap().unwrap();
 }
+
+/// The thread of a task was told of signals, too, and put each where the result of an item belongs.
+#[test]
+fn signals_take_no_place_among_the_results_of_a_task() {
+    fn signalled(ctx: Context) -> Result<()> {
+        zproc::signal_to_error(SIGUSR1)?;
+        let slow = |state: &State, n: u64| {
+            std::thread::sleep(Duration::from_millis(3));
+            state.insert(n, true).map(|()| n)
+        };
+        let task = ctx.process_map(slow, 0..100).count(1).submit()?;
+        for n in 0..100u64 {
+            if n.is_multiple_of(10) {
+                let _ = kill(Pid::this(), Signal::SIGUSR1);
+            }
+            loop {
+                match ctx.state().get_when_available(n) {
+                    Ok(_) => break,
+                    Err(Error::Signal { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let all: Vec<Result<u64>> = ctx.pull_results_for_task(&task)?.collect();
+        let right = all.len() == 100 && all.iter().zip(0..).all(|(one, n)| matches!(one, Ok(m) if *m == n));
+        if right {
+            Ok(())
+        } else {
+            Err(Error::other(format!("{all:?}")))
+        }
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(signalled).start().unwrap().wait_timeout(PATIENCE).unwrap();
+}
+
+/// Whoever pulled the results of such a task saw a shorter list, and no error.
+#[test]
+fn a_task_whose_items_panic_ends_with_an_error() {
+    let ctx = Context::new().unwrap();
+    let items = (0..100u64).inspect(|n| assert!(*n < 50, "no more items"));
+    let task = ctx.process_map(square, items).count(1).submit().unwrap();
+    let mut all: Vec<Result<u64>> = ctx.pull_results_for_task(&task).unwrap().take(200).collect();
+    let Some(Err(Error::Remote(error))) = all.pop() else {
+        panic!("{all:?}")
+    };
+    assert!(error.is_panic() && error.message() == "no more items", "{error}");
+    assert!(all.len() <= 50 && all.iter().zip(0..).all(|(one, n)| matches!(one, Ok(m) if *m == n * n)));
+}
+
+/// A task whose results nobody takes rests, and goes on when somebody does.
+#[test]
+fn a_task_rests_while_too_many_results_wait() {
+    let ctx = Context::new().unwrap();
+    let note = |state: &State, n: u64| {
+        if n.is_multiple_of(10_000) {
+            state.insert(n, true).map(|()| n)
+        } else {
+            Ok(n)
+        }
+    };
+    let task = ctx.process_map(note, 0..).count(2).submit().unwrap();
+    ctx.state()
+        .watch()
+        .timeout(PATIENCE)
+        .get_when_available(60_000u64)
+        .unwrap();
+    let mut last = 0;
+    support::eventually("the task rests", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let keys = ctx.state().len().unwrap();
+        std::mem::replace(&mut last, keys) == keys
+    });
+    assert!(last < 200, "{last}0,000 items were run");
+    let mut results = ctx.pull_results_for_task::<u64>(&task).unwrap();
+    for n in 0..300_000 {
+        assert_eq!(results.next().unwrap().unwrap(), n);
+    }
+}

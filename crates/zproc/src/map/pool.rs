@@ -343,15 +343,16 @@ impl Workers {
         Ok(process)
     }
 
-    /// Waits until a worker has finished a chunk since the bell was silenced, or has ended; for a second at most.
-    pub(super) fn wait(&self, bell: &Bell) -> Result<()> {
+    /// Waits until a worker has finished a chunk since the bell was silenced, or has ended; for a second at most. A signal
+    /// that is an event ends it, if asked for.
+    pub(super) fn wait(&self, bell: &Bell, tell_signals: bool) -> Result<()> {
         let runs: Vec<_> = self
             .processes()
             .iter()
             .filter_map(|process| process.running())
             .collect();
         let fds: Vec<_> = runs.iter().map(|run| run.as_fd()).chain([bell.as_fd()]).collect();
-        os::wait_readable(&fds, Deadline::after(Duration::from_secs(1)), true).map(drop)
+        os::wait_readable(&fds, Deadline::after(Duration::from_secs(1)), tell_signals).map(drop)
     }
 
     /// Nobody takes the results of a task any more.

@@ -89,6 +89,8 @@ pub struct MapResults<'p, I: Iterator, R> {
     failure: Option<Error>,
     /// Nothing comes any more: all was yielded, or an error.
     over: bool,
+    /// Whether signals end its waits.
+    tell_signals: bool,
     output: PhantomData<fn() -> R>,
 }
 
@@ -122,10 +124,17 @@ where
             total,
             failure: None,
             over: false,
+            tell_signals: true,
             output: PhantomData,
         };
         results.feed()?;
         Ok(results)
+    }
+
+    /// Has signals end no wait of it.
+    pub(super) fn without_signals(mut self) -> Self {
+        self.tell_signals = false;
+        self
     }
 
     /// Hands items to the workers, as many as may be on their way.
@@ -203,7 +212,7 @@ where
                     return Ok(true);
                 }
                 Front::Nothing if self.waiting.is_none() && self.items.is_none() => return Ok(false),
-                Front::Nothing | Front::Pending => self.workers.wait(&self.bell)?,
+                Front::Nothing | Front::Pending => self.workers.wait(&self.bell, self.tell_signals)?,
             }
         }
     }

@@ -3,15 +3,16 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::iter::FusedIterator;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::{Received, Receiver, Sender, queue};
 use crate::access::check_not_in_atomic;
 use crate::error::{Error, Result};
 use crate::os;
+use crate::process::{Attempt, attempt};
 use crate::signals::Signals;
 
 /// The name of a task that was [submitted](crate::MapBuilder::submit). It can be serialised, and is of use in the context
@@ -57,6 +58,15 @@ const MOST_WAITING: usize = 1 << 16;
 /// How long a wait goes on before it looks for signals.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
+/// Items are made by code of the user's, and whoever takes the results of them has to hear of its panics.
+fn run_task<R>(sender: &Sender<Result<R>>, run: impl FnOnce(&dyn Fn(Result<R>) -> bool)) {
+    match attempt(|| run(&|result| sender.send(result))) {
+        Attempt::Returned(()) => {}
+        Attempt::Panicked(failure) => drop(sender.send(Err(Error::Remote(Box::new(failure))))),
+        Attempt::Exited(code) => std::process::exit(code),
+    }
+}
+
 impl Tasks {
     pub(crate) fn new() -> Self {
         static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -66,13 +76,13 @@ impl Tasks {
         }
     }
 
-    /// Has a thread run the task, and keeps what it yields.
+    /// Has a thread run the task, which hands over its results until that tells it that nobody takes them, and keeps them.
     pub(super) fn add<R: Send + 'static>(
         &self,
-        results: impl FnOnce(SyncSender<Result<R>>) + Send + 'static,
+        run: impl FnOnce(&dyn Fn(Result<R>) -> bool) + Send + 'static,
     ) -> Result<Task> {
-        let (sender, receiver) = sync_channel::<Result<R>>(MOST_WAITING);
-        os::quiet_thread("zproc-task", move || results(sender))?;
+        let (sender, receiver) = queue::<Result<R>>(MOST_WAITING);
+        os::quiet_thread("zproc-task", move || run_task(&sender, run))?;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.last += 1;
         let number = waiting.last;
@@ -142,7 +152,10 @@ impl<R> Iterator for TaskResults<R> {
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
-        let results = self.results.as_ref()?;
+        let results = self.results.as_mut()?;
+        if let Some(result) = results.take_here() {
+            return Some(result);
+        }
         if let Err(error) = check_not_in_atomic() {
             // Whoever counts or collects them would hold the writer lock for ever.
             self.results = None;
@@ -150,10 +163,13 @@ impl<R> Iterator for TaskResults<R> {
         }
         let mut signals = Signals::default();
         loop {
-            match results.recv_timeout(BETWEEN_LOOKS) {
-                Ok(result) => return Some(result),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
+            match results.receive(BETWEEN_LOOKS) {
+                Received::Value(result) => return Some(result),
+                Received::End => {
+                    self.results = None;
+                    return None;
+                }
+                Received::Nothing => {
                     if let Err(error) = signals.check() {
                         return Some(Err(error));
                     }
