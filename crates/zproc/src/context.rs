@@ -357,6 +357,10 @@ impl Context {
 
     /// Ends it: stops all processes. Dropping it does the same, and cannot tell of errors.
     ///
+    /// # Errors
+    /// [`Error::Signal`] if one came while it [waited](ContextBuilder::wait) for its processes, and what went wrong at the end of
+    /// one. Everything is stopped all the same.
+    ///
     /// ```
     /// use zproc::{Context, Result};
     ///
@@ -413,20 +417,25 @@ impl Context {
             return Err(Error::Forked);
         }
         let all = std::mem::take(&mut *self.list());
-        if self.wait {
-            for process in all.iter().filter(|process| process.is_started()) {
-                process.wait(Deadline::never(), true)?;
+        // Each step is taken whatever became of those before it: an error, as by a signal, ends the waiting and no more.
+        let waited = match self.wait {
+            true => {
+                let mut started = all.iter().filter(|process| process.is_started());
+                started.try_for_each(|process| process.wait(Deadline::never(), true).map(drop))
             }
-        }
+            false => Ok(()),
+        };
         self.tasks.clear();
-        let ended = self.workers.close();
-        if self.cleanup {
-            stop_all(&all)?;
-        } else {
-            all.iter().for_each(Supervised::let_go);
-        }
-        self.server.stop()?;
-        ended
+        let workers = self.workers.close();
+        let processes = match self.cleanup {
+            true => stop_all(&all).map(drop),
+            false => {
+                all.iter().for_each(Supervised::let_go);
+                Ok(())
+            }
+        };
+        let server = self.server.stop();
+        waited.and(workers).and(processes).and(server)
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use zproc::signals::{SIGKILL, SIGTERM};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::signals::{SIGKILL, SIGTERM, SIGUSR1};
 use zproc::{Context, Error, Result, State};
 
 zproc::init_tests!();
@@ -153,6 +155,30 @@ fn a_context_that_waits_ends_behind_its_processes() {
     }
     drop(ctx);
     assert_eq!(state.len().unwrap(), 3);
+}
+
+/// A signal that ended the waiting ended the cleaning up, too, so the processes went on.
+#[test]
+fn a_signal_while_a_context_waits_ends_its_processes_all_the_same() {
+    fn closes() -> Result<()> {
+        zproc::signal_to_error(SIGUSR1)?;
+        let ctx = Context::builder().wait(true).build()?;
+        let child = ctx.process(sleep).start()?;
+        let worker = {
+            ctx.process_map(square, [1]).count(1).start()?.for_each(drop);
+            ctx.workers().remove(0)
+        };
+        let signals = std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            kill(Pid::this(), Signal::SIGUSR1)
+        });
+        let closed = ctx.close();
+        assert!(matches!(closed, Err(Error::Signal { signal: SIGUSR1 })), "{closed:?}");
+        assert!(!child.is_alive() && !worker.is_alive());
+        signals.join().unwrap().map_err(Error::other)
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(closes).start().unwrap().wait().unwrap();
 }
 
 #[test]
