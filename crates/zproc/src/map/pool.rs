@@ -92,6 +92,8 @@ pub(super) enum Front {
     Nothing,
 }
 
+/// How long a wait for workers lasts until it begins anew.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// So many deaths in a row without any result, and for each worker, end a task: something is wrong with all workers.
 const MOST_BARREN: usize = 3;
 
@@ -235,17 +237,15 @@ impl Workers {
     fn tend_locked(&self, pool: &mut Pool) -> Result<()> {
         let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut pool.members)
             .into_iter()
-            .partition(|member| member.process.exit_code().is_some());
-        pool.members = left;
+            .map(|member| (member.process.ended(), member))
+            .partition(|(ended, _)| ended.is_some());
+        pool.members = left.into_iter().map(|(_, member)| member).collect();
         let mut last = None;
-        for member in gone {
-            let (pid, code) = (
-                member.process.pid().unwrap_or(0),
-                member.process.exit_code().unwrap_or(0),
-            );
+        for (ended, member) in gone {
+            let Some(ended) = ended else { continue };
             let mut last_words = [0; 16];
-            last_words[..4].copy_from_slice(&code.to_le_bytes());
-            last_words[4..8].copy_from_slice(&pid.to_le_bytes());
+            last_words[..4].copy_from_slice(&ended.exit_code.to_le_bytes());
+            last_words[4..8].copy_from_slice(&ended.pid.to_le_bytes());
             if let Some(common) = &pool.shared {
                 if common.ring.bury(member.id, &last_words) {
                     pool.barren = 0;
@@ -254,15 +254,15 @@ impl Workers {
                 signal::ring(common.news.as_fd());
             }
             if !member.retired {
-                pool.barren += 1;
-                last = Some(member.process);
+                // One that did not even come to `init` says as much as a death of each: others will not do better.
+                pool.barren += if ended.began { 1 } else { pool.wanted + 1 };
+                last = Some(ended);
             }
         }
-        if let Some(last) = last
+        if let Some(ended) = last
             && pool.barren > MOST_BARREN * (pool.wanted + 1)
         {
             pool.barren = 0;
-            let ended = last.wait(Deadline::at_once(), false)?;
             return Err(Error::ProcessWait {
                 exit_code: ended.exit_code,
                 pid: ended.pid,
@@ -352,7 +352,12 @@ impl Workers {
             .filter_map(|process| process.running())
             .collect();
         let fds: Vec<_> = runs.iter().map(|run| run.as_fd()).chain([bell.as_fd()]).collect();
-        os::wait_readable(&fds, Deadline::after(Duration::from_secs(1)), tell_signals).map(drop)
+        // One on its way to `init` is looked at more often: it may never come there.
+        let slices = runs.iter().map(|run| run.slice());
+        let slice = slices.min().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
+        os::wait_readable(&fds, Deadline::after(slice), tell_signals)?;
+        runs.iter().for_each(|run| run.look());
+        Ok(())
     }
 
     /// Nobody takes the results of a task any more.

@@ -80,6 +80,8 @@ pub(crate) struct Ended {
     pub(crate) pid: u32,
     /// The value; or the failure, if there was a word of it.
     pub(crate) value: Result<Vec<u8>, Option<Box<RemoteError>>>,
+    /// Whether it came to `init`.
+    pub(crate) began: bool,
 }
 
 impl Supervised {
@@ -178,6 +180,7 @@ impl Supervised {
             exit_code: done.code,
             pid: std::process::id(),
             value,
+            began: true,
         };
         self.end(&mut self.phase(), ended);
     }
@@ -224,8 +227,13 @@ impl Supervised {
                     Phase::Resting { pid, exit_code } => (*pid, *exit_code),
                     _ => return,
                 };
-                let value = Err(Some(Box::new(RemoteError::of_process(text))));
-                self.end(&mut phase, Ended { exit_code, pid, value });
+                let ended = Ended {
+                    exit_code,
+                    pid,
+                    value: Err(Some(Box::new(RemoteError::of_process(text)))),
+                    began: true,
+                };
+                self.end(&mut phase, ended);
                 return;
             }
         }
@@ -290,7 +298,16 @@ impl Supervised {
                 .why_without_a_word(stopped)
                 .map(|text| Box::new(RemoteError::of_process(text)))),
         };
-        self.end(phase, Ended { exit_code, pid, value });
+        let began = run.job.stage() == Stage::Reached;
+        self.end(
+            phase,
+            Ended {
+                exit_code,
+                pid,
+                value,
+                began,
+            },
+        );
         Some(None)
     }
 
@@ -372,6 +389,7 @@ impl Supervised {
                         exit_code,
                         pid,
                         value: Err(None),
+                        began: true,
                     },
                 );
             }
@@ -448,12 +466,17 @@ impl Supervised {
     }
 
     pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.ended().map(|ended| ended.exit_code)
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Arc<Ended>> {
         let mut phase = self.phase();
         if self.is_mine_to_settle() {
             self.settle(&mut phase);
         }
         match &*phase {
-            Phase::Ended(ended) => Some(ended.exit_code),
+            Phase::Ended(ended) => Some(Arc::clone(ended)),
             _ => None,
         }
     }
@@ -475,12 +498,12 @@ impl AsFd for Run {
 
 impl Run {
     /// How long to wait before the next look at it.
-    fn slice(&self) -> Duration {
+    pub(crate) fn slice(&self) -> Duration {
         if self.job.stage() == Stage::Started { LOOK } else { LONG }
     }
 
     /// Takes note of time that has passed, and ends a child that does not come to `init`.
-    fn look(&self) {
+    pub(crate) fn look(&self) {
         if self.job.stage() == Stage::Started && self.passed(true) >= PATIENCE {
             let _ = exit::send(&self.child, Signal::SIGKILL);
         }
