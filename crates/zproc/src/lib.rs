@@ -189,7 +189,7 @@
 //!
 //! The layers, each of which only knows those after it: `server` → `context`, `process` and `map`, which know each other →
 //! `doctor`, `dump` → `state` → `watch`, `handle`, `transaction`, `ping` → `access` → `snapshot` → `store` → `over_socket` →
-//! `link`, `notify`, `shared` → `wire`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
+//! `link`, `notify`, `shared`, `trail` → `wire`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
 //! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`], and beside it
 //! `zproc_spawn`, which starts processes.
 
@@ -223,6 +223,7 @@ pub mod signals;
 mod snapshot;
 mod state;
 mod store;
+mod trail;
 mod transaction;
 mod transport;
 mod validated;

@@ -332,6 +332,35 @@ fn a_killed_child_is_restarted_and_watches_on() {
     assert!(!process.is_alive());
 }
 
+/// What the dead one had not read, and all that came before the restart, was gone without a word.
+#[test]
+fn a_restart_misses_nothing_and_repeats_nothing() {
+    fn note(state: State) -> Result<()> {
+        let seen = state.fork().namespace("seen").open()?;
+        loop {
+            let n: u64 = state.get_when_change(["n"])?.get("n")?.unwrap_or(0);
+            seen.insert(seen.len()? as u64, n)?;
+            if n.is_multiple_of(7) {
+                kill(Pid::this(), Signal::SIGKILL).map_err(Error::other)?;
+            }
+        }
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(note)
+        .restart_for([SIGKILL])
+        .restart_delay(Duration::from_millis(50))
+        .start()
+        .unwrap();
+    let seen = ctx.state().fork().namespace("seen").open().unwrap();
+    for n in 1..=20u64 {
+        ctx.state().insert("n", n).unwrap();
+    }
+    let watch = seen.watch().timeout(Duration::from_secs(60));
+    let now = watch.get_when(|now| Ok(now.len()? == 20)).unwrap();
+    let all: Vec<u64> = (0..20u64).map(|at| now.get(at).unwrap().unwrap()).collect();
+    assert_eq!(all, (1..=20).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_signal_that_is_no_failure_of_the_target_ends_the_child() {
     let ctx = Context::new().unwrap();

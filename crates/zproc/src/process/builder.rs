@@ -43,6 +43,7 @@ impl Launch {
             retry_args: self.retry_args.clone(),
             state,
             memory: self.memory()?.as_raw_fd(),
+            trail: None,
             fds: self.fds.iter().map(AsRawFd::as_raw_fd).collect(),
             settings: self.settings.clone(),
             parent: std::process::id(),

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::remote::RemoteError;
 use crate::signals;
 use crate::state::{Handover, State};
+use crate::trail::Trail;
 use crate::watch::Progress;
 use crate::{origin, os};
 
@@ -172,17 +173,20 @@ pub struct Home {
     state: OnceCell<State>,
     /// How far the state that was given to the target is.
     given: RefCell<Option<Arc<Progress>>>,
+    /// Where that is noted for the parent.
+    trail: Option<Arc<Trail>>,
     fds: Vec<RawFd>,
 }
 
 impl Home {
     /// In a child, which has inherited the memory and further descriptors.
-    fn in_child(place: Handover, memory: OwnedFd, fds: Vec<RawFd>) -> Self {
+    fn in_child(place: Handover, memory: OwnedFd, trail: Option<Trail>, fds: Vec<RawFd>) -> Self {
         Self {
             place: RefCell::new(place),
             memory: RefCell::new(Some(memory)),
             state: OnceCell::new(),
             given: RefCell::new(None),
+            trail: trail.map(Arc::new),
             fds,
         }
     }
@@ -194,6 +198,7 @@ impl Home {
             memory: RefCell::new(None),
             state: OnceCell::from(state),
             given: RefCell::new(None),
+            trail: None,
             fds: Vec::new(),
         }
     }
@@ -211,6 +216,9 @@ impl Home {
             (None, None) => return Err(Error::Closed),
         };
         let state = place.open_beside(first)?;
+        if let Some(trail) = &self.trail {
+            state.progress().set_trail(Arc::clone(trail));
+        }
         *self.given.borrow_mut() = Some(Arc::clone(state.progress()));
         Ok(state)
     }
@@ -249,7 +257,12 @@ fn main(fd: OwnedFd) -> ! {
     let done = job.order().and_then(|order| {
         start::set_name(&order.title);
         let memory = start::inherited(order.memory).map_err(|source| os::failed("inheriting the state", source))?;
-        let home = Home::in_child(order.state.clone(), memory, order.fds.clone());
+        let trail = order
+            .trail
+            .map(|fd| start::inherited(fd).and_then(Trail::open))
+            .transpose();
+        let trail = trail.map_err(|source| os::failed("inheriting the trail", source))?;
+        let home = Home::in_child(order.state.clone(), memory, trail, order.fds.clone());
         Ok(run(&order, &home))
     });
     let (outcome, code) = match done {

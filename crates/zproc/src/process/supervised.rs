@@ -13,7 +13,7 @@
 //! The lock of the phase is never held while somebody waits.
 
 use std::any::TypeId;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,11 @@ use zproc_spawn::spawn::{self, Child};
 use super::builder::Launch;
 use super::child::{self, Home};
 use super::job::{Job, Order, Stage};
-use super::settings::Backend;
+use super::settings::{Backend, ProcessSettings};
 use crate::error::{Error, Result};
 use crate::os::{self, failed};
 use crate::remote::RemoteError;
+use crate::trail::Trail;
 
 /// A child that has not come to `init` after so long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub(crate) struct Supervised {
     stopping: Condvar,
     /// Readable once it has ended, if there is a keeper.
     end: Option<EventFd>,
+    /// Where it notes how far it has got, if it is to be restarted.
+    trail: Option<Trail>,
 }
 
 enum Phase {
@@ -60,6 +63,8 @@ enum Phase {
     Resting {
         pid: u32,
         exit_code: i32,
+        /// How often it was restarted in a row.
+        in_a_row: u32,
     },
     Ended(Arc<Ended>),
 }
@@ -68,7 +73,9 @@ enum Phase {
 pub(crate) struct Run {
     child: Child,
     job: Job,
-    restarts: u32,
+    begun: Instant,
+    /// How often the process was restarted before, and how often in a row.
+    restarts: (u32, u32),
     stopped: std::sync::atomic::AtomicBool,
     /// When it was looked at last, and how much time has passed until then.
     way: Mutex<(Instant, Duration)>,
@@ -89,12 +96,17 @@ impl Supervised {
         let has_keeper =
             launch.settings.restart_for.is_some() || launch.settings.backend_or_default() == Backend::Thread;
         let end = if has_keeper { Some(os::event_fd()?) } else { None };
+        let trail = match launch.settings.restart_for {
+            Some(_) => Some(Trail::create().map_err(|source| failed("making the trail of a process", source))?),
+            None => None,
+        };
         Ok(Arc::new(Self {
             launch,
             owner: std::process::id(),
             phase: Mutex::new(Phase::Deferred),
             stopping: Condvar::new(),
             end,
+            trail,
         }))
     }
 
@@ -125,7 +137,7 @@ impl Supervised {
                 reason: format!("{} was started already: a process can be started once", self.name()),
             });
         }
-        let order = self.launch.order()?;
+        let order = self.order(false)?;
         if self.launch.settings.backend_or_default() == Backend::Thread {
             let home = Home::in_thread(order.state.clone(), order.state.open_beside(&self.launch.state)?);
             let keeper = Arc::clone(self);
@@ -135,7 +147,7 @@ impl Supervised {
             *phase = Phase::Thread;
             return Ok(std::process::id());
         }
-        let run = self.launch_child(&order, 0)?;
+        let run = self.launch_child(&order, (0, 0))?;
         let pid = run.child.pid;
         *phase = Phase::Running(run);
         drop(phase);
@@ -149,11 +161,27 @@ impl Supervised {
         Ok(pid)
     }
 
-    fn launch_child(&self, order: &Order, restarts: u32) -> Result<Arc<Run>> {
+    /// What a child is to do: from now on, or from where the last one had got to.
+    fn order(&self, again: bool) -> Result<Order> {
+        let mut order = self.launch.order()?;
+        if let Some(trail) = &self.trail {
+            order.trail = Some(trail.as_fd().as_raw_fd());
+            let now = order.state.since();
+            match again {
+                false => trail.reset(now),
+                // Whatever a broken process has noted: not beyond what there is.
+                true => order.state.set_since(trail.cursor().min(now)),
+            }
+        }
+        Ok(order)
+    }
+
+    fn launch_child(&self, order: &Order, restarts: (u32, u32)) -> Result<Arc<Run>> {
         let job = Job::create(order)?;
         let memory = self.launch.memory()?;
         let mut keep: Vec<BorrowedFd<'_>> = vec![memory];
         keep.extend(self.launch.fds.iter().map(AsFd::as_fd));
+        keep.extend(self.trail.iter().map(AsFd::as_fd));
         let child = spawn::spawn(&spawn::Order {
             job: job.as_fd(),
             keep: &keep,
@@ -163,6 +191,7 @@ impl Supervised {
         Ok(Arc::new(Run {
             child,
             job,
+            begun: Instant::now(),
             restarts,
             stopped: false.into(),
             way: Mutex::new((Instant::now(), Duration::ZERO)),
@@ -224,7 +253,7 @@ impl Supervised {
                 let text = format!("it could not be restarted: {error}");
                 let mut phase = self.phase();
                 let (pid, exit_code) = match &*phase {
-                    Phase::Resting { pid, exit_code } => (*pid, *exit_code),
+                    Phase::Resting { pid, exit_code, .. } => (*pid, *exit_code),
                     _ => return,
                 };
                 let ended = Ended {
@@ -255,10 +284,11 @@ impl Supervised {
     }
 
     fn restart(&self, last: &Run) -> Result<()> {
-        let order = self.launch.order()?;
+        let order = self.order(true)?;
         let mut phase = self.phase();
-        if matches!(*phase, Phase::Resting { .. }) {
-            *phase = Phase::Running(self.launch_child(&order, last.restarts.saturating_add(1))?);
+        if let Phase::Resting { in_a_row, .. } = *phase {
+            let restarts = (last.restarts.0.saturating_add(1), in_a_row.saturating_add(1));
+            *phase = Phase::Running(self.launch_child(&order, restarts)?);
         }
         Ok(())
     }
@@ -282,12 +312,18 @@ impl Supervised {
             (Exit::Unknown, _) => 1,
         };
         let stopped = run.stopped.load(std::sync::atomic::Ordering::Relaxed);
+        let (restarts, in_a_row) = run.restarts;
+        let in_a_row = ProcessSettings::restarts_in_a_row(in_a_row, run.begun.elapsed());
         if let Exit::Signal(signal) = exit
             && !stopped
-            && let Some(delay) = self.launch.settings.next_restart(signal, run.restarts)
+            && let Some(delay) = self.launch.settings.next_restart(signal, restarts, in_a_row)
         {
             tracing::warn!(target: "zproc", process = self.name(), pid, signal, ?delay, "a process died and will be restarted");
-            *phase = Phase::Resting { pid, exit_code };
+            *phase = Phase::Resting {
+                pid,
+                exit_code,
+                in_a_row,
+            };
             return Some(Some(delay));
         }
         let value = match outcome {
@@ -381,7 +417,7 @@ impl Supervised {
                 run.stopped.store(true, std::sync::atomic::Ordering::Relaxed);
                 let _ = exit::send(&run.child, Signal::SIGTERM);
             }
-            Phase::Resting { pid, exit_code } => {
+            Phase::Resting { pid, exit_code, .. } => {
                 let (pid, exit_code) = (*pid, *exit_code);
                 self.end(
                     &mut phase,

@@ -53,6 +53,11 @@ impl Handover {
         })
     }
 
+    /// Where the cursor is to stand.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
     /// Moves the cursor.
     pub(crate) fn set_since(&mut self, since: u64) {
         self.since = since;
