@@ -175,6 +175,8 @@ pub struct Home {
     given: RefCell<Option<Arc<Progress>>>,
     /// Where that is noted for the parent.
     trail: Option<Arc<Trail>>,
+    /// A standing watch has looked at the state where it began.
+    standing: Cell<bool>,
     fds: Vec<RawFd>,
 }
 
@@ -186,6 +188,7 @@ impl Home {
             memory: RefCell::new(Some(memory)),
             state: OnceCell::new(),
             given: RefCell::new(None),
+            standing: Cell::new(trail.as_ref().is_some_and(Trail::is_standing)),
             trail: trail.map(Arc::new),
             fds,
         }
@@ -199,6 +202,7 @@ impl Home {
             state: OnceCell::from(state),
             given: RefCell::new(None),
             trail: None,
+            standing: Cell::new(false),
             fds: Vec::new(),
         }
     }
@@ -231,6 +235,13 @@ impl Home {
     /// The descriptors that were left open for the target.
     pub(crate) fn fds(&self) -> &[RawFd] {
         &self.fds
+    }
+
+    /// Whether a standing watch begins, and does not go on where an attempt before this one, or a process that died, has
+    /// begun it. It has begun from now on.
+    pub(crate) fn begins_standing(&self) -> bool {
+        self.trail.iter().for_each(|trail| trail.note_standing());
+        !self.standing.replace(true)
     }
 
     /// Has the next state begin where the last one has got to.
