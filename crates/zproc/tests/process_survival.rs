@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use zproc::{Context, Error, Result, State};
+use zproc::{Backend, Context, Error, Result, State};
 
 zproc::init_tests!();
 
@@ -208,6 +208,42 @@ fn no_descriptor_is_left_here_and_none_too_many_is_there() {
         "",
         "no child is left, not even a dead one"
     );
+}
+
+/// Processes that nobody waited for were left as zombies, with two descriptors each, until their context was closed.
+#[test]
+fn what_is_started_and_forgotten_leaves_nothing_while_others_are_started() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let start = || ctx.process(|| ()).start().unwrap().pid().unwrap();
+    ctx.process(sleep).args(1).start().unwrap();
+    let mut pids = vec![start()];
+    let before = fds();
+    for _ in 0..40 {
+        all_end(&pids);
+        pids.push(start());
+    }
+    all_end(&pids);
+    let left = |pid: &&u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let zombies = pids.iter().filter(left).count();
+    assert!(
+        zombies < 5 && fds() < before + 10,
+        "{zombies} zombies, {before} and {} descriptors",
+        fds()
+    );
+    // One that has a thread to restart it, and one that is a thread, have an eventfd more.
+    let before = fds();
+    for _ in 0..20 {
+        ctx.process(|| ()).restart_for_any().start().unwrap().wait().unwrap();
+        ctx.process(|| ())
+            .backend(Backend::Thread)
+            .start()
+            .unwrap()
+            .wait()
+            .unwrap();
+    }
+    assert!(fds() < before + 10, "{before} and {} descriptors", fds());
 }
 
 /// How many times as often as usual things are repeated: more in a soak.

@@ -48,8 +48,15 @@ pub(crate) struct Supervised {
     phase: Mutex<Phase>,
     /// For the keeper, who rests between a death and a restart.
     stopping: Condvar,
-    /// Readable once it has ended, if there is a keeper.
-    end: Option<EventFd>,
+    /// Whether there is a keeper.
+    is_kept: bool,
+    /// What it takes to have one, until it has ended.
+    kept: Mutex<Option<Arc<Kept>>>,
+}
+
+struct Kept {
+    /// Readable once it has ended.
+    end: EventFd,
     /// Where it notes how far it has got, if it is to be restarted.
     trail: Option<Trail>,
 }
@@ -93,20 +100,26 @@ pub(crate) struct Ended {
 
 impl Supervised {
     pub(crate) fn new(launch: Launch) -> Result<Arc<Self>> {
-        let has_keeper =
-            launch.settings.restart_for.is_some() || launch.settings.backend_or_default() == Backend::Thread;
-        let end = if has_keeper { Some(os::event_fd()?) } else { None };
-        let trail = match launch.settings.restart_for {
-            Some(_) => Some(Trail::create().map_err(|source| failed("making the trail of a process", source))?),
-            None => None,
+        let settings = &launch.settings;
+        let is_thread = settings.backend_or_default() == Backend::Thread;
+        let is_kept = settings.restart_for.is_some() || is_thread;
+        let kept = match is_kept {
+            true => Some(Arc::new(Kept {
+                end: os::event_fd()?,
+                trail: match is_thread {
+                    false => Some(Trail::create().map_err(|source| failed("making the trail of a process", source))?),
+                    true => None,
+                },
+            })),
+            false => None,
         };
         Ok(Arc::new(Self {
             launch,
             owner: std::process::id(),
             phase: Mutex::new(Phase::Deferred),
             stopping: Condvar::new(),
-            end,
-            trail,
+            is_kept,
+            kept: Mutex::new(kept),
         }))
     }
 
@@ -124,6 +137,10 @@ impl Supervised {
 
     pub(crate) fn output_name(&self) -> &'static str {
         self.launch.output.1
+    }
+
+    fn kept(&self) -> Option<Arc<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -164,7 +181,9 @@ impl Supervised {
     /// What a child is to do: from now on, or from where the last one had got to.
     fn order(&self, again: bool) -> Result<Order> {
         let mut order = self.launch.order()?;
-        if let Some(trail) = &self.trail {
+        if let Some(kept) = self.kept()
+            && let Some(trail) = &kept.trail
+        {
             order.trail = Some(trail.as_fd().as_raw_fd());
             let now = order.state.since();
             match again {
@@ -179,9 +198,10 @@ impl Supervised {
     fn launch_child(&self, order: &Order, restarts: (u32, u32)) -> Result<Arc<Run>> {
         let job = Job::create(order)?;
         let memory = self.launch.memory()?;
+        let kept = self.kept();
         let mut keep: Vec<BorrowedFd<'_>> = vec![memory];
         keep.extend(self.launch.fds.iter().map(AsFd::as_fd));
-        keep.extend(self.trail.iter().map(AsFd::as_fd));
+        keep.extend(kept.iter().filter_map(|kept| kept.trail.as_ref()).map(AsFd::as_fd));
         let child = spawn::spawn(&spawn::Order {
             job: job.as_fd(),
             keep: &keep,
@@ -218,8 +238,10 @@ impl Supervised {
         let ended = Arc::new(ended);
         *phase = Phase::Ended(Arc::clone(&ended));
         self.stopping.notify_all();
-        if let Some(end) = &self.end {
-            os::ring(end);
+        // Those who wait have their own reference, so it is closed behind the last of them.
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(kept) = kept {
+            os::ring(&kept.end);
         }
         ended
     }
@@ -372,8 +394,9 @@ impl Supervised {
             if last {
                 return Err(Error::Timeout);
             }
-            let fd = match (&self.end, &run) {
-                (Some(end), _) => end.as_fd(),
+            let kept = self.kept();
+            let fd = match (&kept, &run) {
+                (Some(kept), _) => kept.end.as_fd(),
                 (None, Some(run)) => run.child.pidfd.as_fd(),
                 (None, None) => continue,
             };
@@ -397,7 +420,7 @@ impl Supervised {
 
     /// Whether those who wait move it on, or a keeper does.
     fn is_mine_to_settle(&self) -> bool {
-        self.end.is_none()
+        !self.is_kept
     }
 
     pub(crate) fn stop(&self) -> Result<i32> {
@@ -519,7 +542,7 @@ impl Supervised {
 
     /// Lets a process that outlives its context be collected when it ends.
     pub(crate) fn let_go(self: &Arc<Self>) {
-        if self.end.is_none() && self.is_alive() {
+        if self.is_mine_to_settle() && self.is_alive() {
             let this = Arc::clone(self);
             let _ = os::quiet_thread("zproc-reaper", move || drop(this.wait(Deadline::never(), false)));
         }
