@@ -84,6 +84,31 @@ pub fn is_pending() -> bool {
     })
 }
 
+/// Has this thread forget the signals that it was not told of and for which `forgets` holds; whether others are left. It is
+/// the thread's first look, if there was none.
+pub fn forget(mut forgets: impl FnMut(i32) -> bool) -> bool {
+    let mut is_left = false;
+    for signal in 1..MOST {
+        // Acquire: as in `pending`. Nothing is borrowed while `forgets` runs, which may wait for something itself.
+        let now = COUNTS[signal].load(Ordering::Acquire);
+        let seen = SEEN.with_borrow_mut(|seen| seen.get_or_insert_with(counts)[signal]);
+        if now == seen {
+            continue;
+        }
+        if i32::try_from(signal).is_ok_and(&mut forgets) {
+            SEEN.with_borrow_mut(|seen| seen.get_or_insert_with(counts)[signal] = now);
+        } else {
+            is_left = true;
+        }
+    }
+    is_left
+}
+
+fn counts() -> [u32; MOST] {
+    // Acquire: as in `pending`.
+    std::array::from_fn(|signal| COUNTS[signal].load(Ordering::Acquire))
+}
+
 /// Makes a signal an event. What was there before is run, too.
 ///
 /// # Errors
@@ -100,8 +125,8 @@ pub fn install(signal: i32) -> io::Result<()> {
     };
     RING.store(event.as_fd().as_raw_fd(), Ordering::Relaxed);
     shm_state::interrupt_lock_waits(is_pending);
-    // This thread watches from now on.
-    let _ = pending();
+    // This thread watches from now on, if it did not before: a signal that it was not told of yet stays one.
+    let _ = is_pending();
     ACTIVE.store(true, Ordering::Relaxed);
     if installed[number] {
         return Ok(());

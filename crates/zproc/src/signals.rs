@@ -124,7 +124,7 @@ pub(crate) fn pending() -> Option<Error> {
     signal.map(|signal| Error::Signal { signal })
 }
 
-/// Forgets the signals that came until now, on this thread.
-pub(crate) fn forget() {
-    while is_active() && signal::pending().is_some() {}
+/// Has this thread forget the signals that came until now and for which `forgets` holds; whether others are left.
+pub(crate) fn forget(forgets: impl FnMut(i32) -> bool) -> bool {
+    is_active() && signal::forget(forgets)
 }

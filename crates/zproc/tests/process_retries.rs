@@ -373,6 +373,32 @@ fn a_signal_that_is_no_failure_of_the_target_ends_the_child() {
     assert!(matches!(process.wait(), Err(Error::ProcessWait { exit_code, .. }) if exit_code == -SIGUSR1));
 }
 
+/// It was slept through and then forgotten, so that who asked the process to end had to kill it.
+#[test]
+fn a_signal_that_is_not_to_be_retried_ends_the_rest_before_a_retry() {
+    fn trap(state: State) -> Result<()> {
+        zproc::signal_to_error(SIGTERM)?;
+        let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+        if run == 1 {
+            return Err(Error::Timeout);
+        }
+        state.get_when_available("never").map(drop)
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(trap)
+        .retry_for(Retry::when(|error| matches!(error, Error::Timeout)))
+        .retry_delay(Duration::from_secs(600))
+        .stop_grace(Duration::from_secs(30))
+        .start()
+        .unwrap();
+    ctx.state().get_when_equal("runs", 1).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(process.stop().unwrap(), 1);
+    assert!(process.wait().unwrap_err().to_string().contains("signal 15"));
+    assert_eq!(runs(&ctx), 2);
+}
+
 #[test]
 fn the_delay_is_waited_for() {
     let ctx = Context::new().unwrap();

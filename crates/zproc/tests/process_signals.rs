@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 use zproc::signals::{SIGTERM, SIGUSR1, SIGUSR2};
 use zproc::{Context, Error, Result, Select, State, signal_to_error};
 
+mod support;
+
 zproc::init_tests!();
 
 fn is_signal<T>(result: &Result<T>, number: i32) -> bool {
@@ -140,6 +142,57 @@ fn a_signal_that_came_before_the_wait_is_returned_by_it_and_consumes_nothing() {
     }
     let ctx = Context::new().unwrap();
     ctx.process(early).start().unwrap().wait().unwrap();
+}
+
+/// These looked for signals behind their first sleep only, and a thread that had never looked took what came in it for old.
+#[test]
+fn a_signal_during_the_first_sleep_of_a_thread_is_not_missed() {
+    fn first_waits(ctx: Context, locks: bool) -> Result<()> {
+        signal_to_error(SIGUSR1)?;
+        let (sender, told) = std::sync::mpsc::channel();
+        let (started, threads) = std::sync::mpsc::channel();
+        let wait = || -> Result<()> {
+            if locks {
+                let state = ctx.state().clone();
+                let _ = started.send(support::thread_id());
+                return state.insert("n", 1);
+            }
+            let never = |_: u32| std::thread::sleep(Duration::from_secs(600));
+            let task = ctx.process_map(never, 0..2).count(1).submit()?;
+            let mut results = ctx.pull_results_for_task::<()>(&task)?;
+            let _ = started.send(support::thread_id());
+            results.next().unwrap_or(Ok(()))
+        };
+        let rounds = || -> Result<()> {
+            for _ in 0..10 {
+                std::thread::scope(|scope| {
+                    let (sender, wait) = (sender.clone(), wait.clone());
+                    scope.spawn(move || sender.send(wait()));
+                    let thread = threads.recv().map_err(Error::other)?;
+                    support::eventually("it sleeps", || support::sleeps(thread));
+                    let _ = kill(Pid::this(), Signal::SIGUSR1);
+                    let result = told.recv_timeout(Duration::from_secs(20));
+                    if !matches!(result, Ok(Err(Error::Signal { signal: SIGUSR1 }))) {
+                        eprintln!("missed: {result:?}");
+                        std::process::exit(3);
+                    }
+                    Ok::<_, Error>(())
+                })?;
+            }
+            Ok(())
+        };
+        // The lock is held by this thread meanwhile.
+        if locks {
+            ctx.state().atomic(|_| rounds())
+        } else {
+            rounds()
+        }
+    }
+    let ctx = Context::new().unwrap();
+    for locks in [false, true] {
+        let process = ctx.process(first_waits).args(locks).start().unwrap();
+        process.wait_timeout(Duration::from_secs(100)).unwrap();
+    }
 }
 
 #[test]

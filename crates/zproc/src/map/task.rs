@@ -163,17 +163,17 @@ impl<R> Iterator for TaskResults<R> {
         }
         let mut signals = Signals::default();
         loop {
+            // Before it sleeps: with its first look a thread begins to watch.
+            if let Err(error) = signals.check() {
+                return Some(Err(error));
+            }
             match results.receive(BETWEEN_LOOKS) {
                 Received::Value(result) => return Some(result),
                 Received::End => {
                     self.results = None;
                     return None;
                 }
-                Received::Nothing => {
-                    if let Err(error) = signals.check() {
-                        return Some(Err(error));
-                    }
-                }
+                Received::Nothing => {}
             }
         }
     }

@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use shm_state::Deadline;
 use zproc_spawn::{entry, start};
 
 use super::job::{Job, Order, Outcome, Stage};
@@ -337,6 +338,7 @@ fn run_with_retries(order: &Order, home: &Home) -> Done {
             return failed(RemoteError::of_error(&Error::Target { name, reason }));
         }
     };
+    let is_wanted = |error: Option<&Error>| settings.retry_for.iter().flatten().any(|retry| retry.is_for(error));
     let mut args = &order.args;
     let mut retries = 0;
     loop {
@@ -364,19 +366,16 @@ fn run_with_retries(order: &Order, home: &Home) -> Done {
             Ended::Panicked(failure) => (None, failure),
             Ended::Exited(code) => return Done { outcome: None, code },
         };
-        let wanted = settings
-            .retry_for
-            .iter()
-            .flatten()
-            .any(|retry| retry.is_for(error.as_ref()));
+        let wanted = is_wanted(error.as_ref());
         let delay = settings.next_retry(retries).filter(|_| wanted);
         if wanted {
             report(order, &failure, retries, delay);
         }
         let Some(delay) = delay else { return failed(failure) };
-        std::thread::sleep(delay);
-        // What came while nothing was running belongs to the attempt that failed.
-        signals::forget();
+        // A signal that would be retried belongs to the attempt that failed. Another ends the rest, and the first wait of the
+        // next attempt: by SIGTERM somebody asks the process to end.
+        let is_retried = |signal| is_wanted(Some(&Error::Signal { signal }));
+        os::rest(Deadline::after(delay), || signals::forget(is_retried));
         home.go_on();
         args = order.retry_args.as_ref().unwrap_or(args);
         retries = retries.saturating_add(1);

@@ -196,7 +196,8 @@ macro_rules! settings {
             self.retry_for($crate::Retry::any())
         }
 
-        /// How long a failed target rests before it is run again: 5 s if it is not set.
+        /// How long a failed target rests before it is run again: 5 s if it is not set. A signal that the target has made an
+        /// error, and that is none of the failures to retry, ends the rest, and the first wait of the next run.
         ///
         /// ```
         /// use std::time::Duration;
