@@ -254,6 +254,87 @@ fn the_handler_that_was_there_is_run_too_and_can_be_restored() {
     assert_eq!(ctx.process(chained).start().unwrap().wait().unwrap(), 2);
 }
 
+/// What was found at the first call was taken for the previous handler for ever.
+#[test]
+fn a_handler_that_came_between_two_calls_is_run_and_restored() {
+    fn again(state: State) -> Result<()> {
+        let raise = || raise(Signal::SIGTERM).map_err(Error::other);
+        let calls = || (CALLS.load(Ordering::Relaxed), OTHERS.load(Ordering::Relaxed));
+        install(count, None)?;
+        signal_to_error(SIGTERM)?;
+        zproc::restore_signal(SIGTERM)?;
+        install(count_others, None)?;
+        signal_to_error(SIGTERM)?;
+        raise()?;
+        assert!(is_signal(&state.get_when_available("never"), SIGTERM));
+        assert_eq!(calls(), (0, 1));
+        zproc::restore_signal(SIGTERM)?;
+        raise()?;
+        assert_eq!(calls(), (0, 2));
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(again).start().unwrap().wait().unwrap();
+}
+
+/// A second call did nothing where another library had put its handler over ours. To put ours on top again must not have the
+/// two call each other for ever.
+#[test]
+fn a_handler_that_was_put_over_ours_is_run_once() {
+    fn covered(state: State) -> Result<()> {
+        let calls = || (CALLS.load(Ordering::Relaxed), OTHERS.load(Ordering::Relaxed));
+        let told = || {
+            let _ = raise(Signal::SIGTERM);
+            assert!(is_signal(&state.get_when_available("never"), SIGTERM));
+            let now = state.watch().timeout(Duration::ZERO);
+            assert!(matches!(now.get_when_available("never"), Err(Error::Timeout)), "once");
+        };
+        install(count, None)?;
+        signal_to_error(SIGTERM)?;
+        // One that does not chain: nothing is told until we are asked again.
+        let ours = install(count_others, None)?;
+        let _ = raise(Signal::SIGTERM);
+        assert_eq!(calls(), (0, 1));
+        signal_to_error(SIGTERM)?;
+        told();
+        assert_eq!(calls(), (0, 2));
+        zproc::restore_signal(SIGTERM)?;
+        // One that does.
+        install(chain, Some(ours))?;
+        signal_to_error(SIGTERM)?;
+        told();
+        assert_eq!(calls(), (1, 3));
+        zproc::restore_signal(SIGTERM)?;
+        told(); // by the chain
+        assert_eq!(calls(), (2, 4));
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(covered).start().unwrap().wait().unwrap();
+}
+
+static OTHERS: AtomicU32 = AtomicU32::new(0);
+static CHAINED: std::sync::OnceLock<SigAction> = std::sync::OnceLock::new();
+
+extern "C" fn count_others(_: i32) {
+    OTHERS.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn chain(signal: i32) {
+    OTHERS.fetch_add(1, Ordering::Relaxed);
+    if let Some(SigHandler::SigAction(handler)) = CHAINED.get().map(SigAction::handler) {
+        handler(signal, std::ptr::null_mut(), std::ptr::null_mut());
+    }
+}
+
+/// Puts a handler of SIGTERM over what is there, which it may be given to chain.
+fn install(handler: extern "C" fn(i32), chained: Option<SigAction>) -> Result<SigAction> {
+    chained.map(|action| CHAINED.get_or_init(|| action));
+    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handlers count, and call another.
+    unsafe { sigaction(Signal::SIGTERM, &action) }.map_err(Error::other)
+}
+
 #[test]
 fn what_cannot_be_handled_is_an_error() {
     for signal in [9, 19, 0, -1, 65, 1000] {
