@@ -409,6 +409,24 @@ impl Context {
         Ok(process)
     }
 
+    /// Starts processes that were just made. Those that cannot be started are none of the context's: nobody could start them
+    /// later, and whoever waits for all would fail by them.
+    pub(crate) fn start_new<'p>(&self, new: impl IntoIterator<Item = &'p Arc<Supervised>>) -> Result<()> {
+        let (mut started, mut unstarted) = (Ok(()), Vec::new());
+        for process in new {
+            if started.is_ok() {
+                started = process.start().map(drop);
+            }
+            if started.is_err() {
+                unstarted.push(process);
+            }
+        }
+        if !unstarted.is_empty() {
+            self.roll().remove(&unstarted);
+        }
+        started
+    }
+
     fn roll(&self) -> MutexGuard<'_, Roll> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }

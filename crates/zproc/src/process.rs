@@ -150,6 +150,10 @@ impl<T: DeserializeOwned + 'static> Process<T> {
 }
 
 impl<T> Process<T> {
+    pub(crate) fn supervised(&self) -> &Arc<Supervised> {
+        &self.supervised
+    }
+
     /// Stops the process: SIGTERM, and if it has not ended after its [grace](ProcessBuilder::stop_grace), SIGKILL. Returns
     /// its exit code, which is −N if signal N ended it. Whatever it has started ends with it. One that has ended is left
     /// as it is.

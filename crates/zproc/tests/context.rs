@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zproc::signals::{SIGKILL, SIGTERM, SIGUSR1};
@@ -179,6 +180,25 @@ fn a_signal_while_a_context_waits_ends_its_processes_all_the_same() {
     }
     let ctx = Context::new().unwrap();
     ctx.process(closes).start().unwrap().wait().unwrap();
+}
+
+/// What could not be started stayed in the context as if it were deferred, and every wait for all failed by it.
+#[test]
+fn what_cannot_be_started_is_none_of_the_contexts() {
+    fn short_of_descriptors(ctx: Context) -> Result<()> {
+        ctx.process(|| ()).start()?;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::other)?;
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).map_err(Error::other)?;
+        let handler = |_: zproc::Snapshot<'_>, _: &State| ();
+        assert!(ctx.process(|| ()).start().is_err());
+        assert!(ctx.process_factory([double, square]).args(1).start().is_err());
+        assert!(ctx.call_when_change(["n"], handler).start().is_err());
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
+        assert_eq!((ctx.processes().len(), ctx.wait_all(None)?.len()), (1, 1));
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(short_of_descriptors).start().unwrap().wait().unwrap();
 }
 
 #[test]

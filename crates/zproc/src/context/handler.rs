@@ -280,8 +280,9 @@ impl<H: Handler<M>, M: 'static, A: Arguments<H::Args>> HandlerBuilder<'_, H, M, 
     /// }
     /// ```
     pub fn start(self) -> Result<Process<()>> {
+        let ctx = self.ctx;
         let process = self.deferred()?;
-        process.start()?;
+        ctx.start_new([process.supervised()])?;
         Ok(process)
     }
 

@@ -34,6 +34,12 @@ impl Roll {
         self.running.push_back(Arc::clone(process));
     }
 
+    pub(super) fn remove(&mut self, those: &[&Arc<Supervised>]) {
+        let stays = |one: &Arc<Supervised>| those.iter().all(|other| !Arc::ptr_eq(one, other));
+        self.all.retain(stays);
+        self.running.retain(stays);
+    }
+
     pub(super) fn all(&self) -> &Vec<Arc<Supervised>> {
         &self.all
     }

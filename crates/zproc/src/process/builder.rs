@@ -190,8 +190,9 @@ impl<F: Target<M>, M: 'static, A: Arguments<F::Args>> ProcessBuilder<'_, F, M, A
     /// }
     /// ```
     pub fn start(self) -> Result<Process<F::Output>> {
+        let ctx = self.ctx;
         let process = self.deferred()?;
-        process.start()?;
+        ctx.start_new([process.supervised()])?;
         Ok(process)
     }
 
