@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zproc::signals::{SIGABRT, SIGKILL, SIGSEGV, SIGTERM, SIGUSR1};
@@ -297,6 +298,36 @@ fn restarts_end_at_their_limit_and_when_it_is_stopped() {
     assert_eq!(sleeper.stop().unwrap(), -SIGTERM);
     std::thread::sleep(Duration::from_millis(30));
     assert!(!sleeper.is_alive());
+}
+
+/// The child ran, and nobody kept it: whoever dropped its context waited for ever.
+#[test]
+fn a_process_that_could_not_be_kept_is_not_started() {
+    fn short_of_memory(ctx: Context) -> Result<()> {
+        // There is a thread that starts processes.
+        ctx.process(|| ()).start()?.wait()?;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_AS).map_err(Error::other)?;
+        let pages = std::fs::read_to_string("/proc/self/statm").map_err(Error::other)?;
+        let pages: u64 = pages
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .map_err(Error::other)?;
+        // Not enough for the stack of another thread.
+        setrlimit(Resource::RLIMIT_AS, 4096 * pages + (1 << 20), hard).map_err(Error::other)?;
+        let result = ctx
+            .process(|| std::thread::sleep(Duration::from_secs(600)))
+            .restart_for_any()
+            .start();
+        setrlimit(Resource::RLIMIT_AS, soft, hard).map_err(Error::other)?;
+        let error = result.map(drop).unwrap_err();
+        assert!(error.to_string().contains("thread"), "{error}");
+        ctx.close()
+    }
+    let ctx = Context::new().unwrap();
+    let outer = ctx.process(short_of_memory).start().unwrap();
+    outer.wait_timeout(Duration::from_secs(60)).unwrap();
 }
 
 #[test]

@@ -14,6 +14,7 @@
 
 use std::any::TypeId;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::panic::catch_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -164,17 +165,14 @@ impl Supervised {
             *phase = Phase::Thread;
             return Ok(std::process::id());
         }
+        if self.launch.settings.restart_for.is_some() {
+            // Before there is a child, which nobody would keep. It waits for the phase, and ends if that is still `Deferred`.
+            let keeper = Arc::clone(self);
+            os::quiet_thread("zproc-keeper", move || keeper.keep())?;
+        }
         let run = self.launch_child(&order, (0, 0))?;
         let pid = run.child.pid;
         *phase = Phase::Running(run);
-        drop(phase);
-        if self.launch.settings.restart_for.is_some() {
-            let keeper = Arc::clone(self);
-            if let Err(error) = os::quiet_thread("zproc-keeper", move || keeper.keep()) {
-                self.kill();
-                return Err(error);
-            }
-        }
         Ok(pid)
     }
 
@@ -254,10 +252,10 @@ impl Supervised {
                 _ => return,
             };
             let pidfd = run.child.pidfd.as_fd();
-            // A failure would be one of the descriptor, after which there is nothing to keep.
-            let Ok(_) = os::wait_readable(&[pidfd], Deadline::after(run.slice()), false) else {
-                return;
-            };
+            if os::wait_readable(&[pidfd], Deadline::after(run.slice()), false).is_err() {
+                // As when memory is short: nobody else would look.
+                std::thread::sleep(LOOK);
+            }
             run.look();
             let mut phase = self.phase();
             let delay = match &*phase {
@@ -268,6 +266,7 @@ impl Supervised {
                 _ => return,
             };
             let Some(delay) = delay else { continue };
+            let phase = self.tell_of_death(phase, delay);
             if !self.rest(phase, delay) {
                 return;
             }
@@ -288,6 +287,19 @@ impl Supervised {
                 return;
             }
         }
+    }
+
+    /// Tells those who listen, without the lock, that the process died. If one of them panics, that is theirs.
+    fn tell_of_death<'s>(&'s self, phase: MutexGuard<'s, Phase>, delay: Duration) -> MutexGuard<'s, Phase> {
+        if let Phase::Resting { pid, exit_code, .. } = *phase {
+            drop(phase);
+            let (process, signal) = (self.name(), -exit_code);
+            let _ = catch_unwind(|| {
+                tracing::warn!(target: "zproc", process, pid, signal, ?delay, "a process died and will be restarted");
+            });
+            return self.phase();
+        }
+        phase
     }
 
     /// Waits, unless it is stopped meanwhile.
@@ -340,7 +352,6 @@ impl Supervised {
             && !stopped
             && let Some(delay) = self.launch.settings.next_restart(signal, restarts, in_a_row)
         {
-            tracing::warn!(target: "zproc", process = self.name(), pid, signal, ?delay, "a process died and will be restarted");
             *phase = Phase::Resting {
                 pid,
                 exit_code,
