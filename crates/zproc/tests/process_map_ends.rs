@@ -151,3 +151,51 @@ fn a_task_rests_while_too_many_results_wait() {
         assert_eq!(results.next().unwrap().unwrap(), n);
     }
 }
+
+/// An item that kills its worker while it is decoded had no place: workers died until the map was given up.
+#[test]
+fn an_item_whose_decoding_kills_its_worker_is_lost_in_its_place() {
+    let ctx = Context::new().unwrap();
+    let numbers = [0, 1, 2, 3, 66, 5].map(Deadly);
+    let results: Vec<Result<u64>> = ctx
+        .process_map(|n: Deadly| n.0, numbers)
+        .count(1)
+        .start()
+        .unwrap()
+        .collect();
+    assert_eq!(results.len(), 6, "{results:?}");
+    assert!(
+        results[..4]
+            .iter()
+            .zip(0..)
+            .all(|(one, n)| matches!(one, Ok(m) if *m == n)),
+        "{results:?}"
+    );
+    assert!(
+        matches!(results[4], Err(Error::ProcessWait { exit_code: -6, .. })),
+        "{results:?}"
+    );
+    let panics: Vec<Result<u64>> = ctx
+        .process_map(|n: Deadly| n.0, [0, 77].map(Deadly))
+        .count(1)
+        .start()
+        .unwrap()
+        .collect();
+    assert!(
+        matches!(&panics[..], [Ok(0), Err(Error::Remote(error))] if error.is_panic()),
+        "{panics:?}"
+    );
+}
+
+#[derive(serde::Serialize)]
+struct Deadly(u64);
+
+impl<'de> serde::Deserialize<'de> for Deadly {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        match u64::deserialize(from)? {
+            66 => std::process::abort(),
+            77 => panic!("while it is decoded"),
+            n => Ok(Self(n)),
+        }
+    }
+}

@@ -114,24 +114,37 @@ impl<M: 'static, T: DeserializeOwned + 'static, F: MapTarget<M, T>> Run<Chunks, 
             (Err(error), _) | (_, Err(error)) => return chunk.fail_rest(0, &error),
         };
         let mut input = chunk.input;
-        for number in 0..chunk.count {
-            let item = match postcard::take_from_bytes::<T>(input) {
-                Ok((item, rest)) => {
-                    input = rest;
-                    item
+        if chunk.first > 0 {
+            // To get behind what was run already it has to be read. Should that kill this worker, too, the next item is lost
+            // by it, so that it comes to an end.
+            chunk.begin(chunk.first);
+            for _ in 0..chunk.first {
+                match postcard::take_from_bytes::<T>(input) {
+                    Ok((_, rest)) => input = rest,
+                    Err(error) => return chunk.fail_rest(chunk.first, &carry::<T>("an item", &error)),
                 }
-                Err(error) => return chunk.fail_rest(number, &carry::<T>("an item", &error)),
-            };
-            if number < chunk.first {
-                continue;
             }
+        }
+        for number in chunk.first..chunk.count {
+            // Before it is read, which is code of the user's and may kill the worker as well.
             chunk.begin(number);
-            match attempt(|| target.call(state, item, args.clone())) {
-                Attempt::Returned(Ok(value)) => chunk.finish_with(number, &value),
-                Attempt::Returned(Err(error)) => chunk.finish_failed(number, &RemoteError::of_error(&error)),
-                Attempt::Panicked(failure) => chunk.finish_failed(number, &failure),
-                Attempt::Exited(code) => std::process::exit(code),
+            let mut rest = None;
+            let ended = attempt(|| {
+                let read = postcard::take_from_bytes::<T>(input);
+                let (item, behind) = read.map_err(|error| carry::<T>("an item", &error))?;
+                rest = Some(behind);
+                target.call(state, item, args.clone())
+            });
+            match (ended, rest) {
+                (Attempt::Returned(Ok(value)), _) => chunk.finish_with(number, &value),
+                (Attempt::Returned(Err(error)), Some(_)) => chunk.finish_failed(number, &RemoteError::of_error(&error)),
+                (Attempt::Panicked(failure), Some(_)) => chunk.finish_failed(number, &failure),
+                // Where the next item begins is not known.
+                (Attempt::Returned(Err(error)), None) => return chunk.fail_rest(number, &error),
+                (Attempt::Panicked(failure), None) => return chunk.fail_rest_by(number, &failure),
+                (Attempt::Exited(code), _) => std::process::exit(code),
             }
+            input = rest.unwrap_or_default();
         }
     }
 }
@@ -155,9 +168,13 @@ impl Chunk<'_> {
 
     #[cold]
     fn fail_rest(&mut self, from: u32, error: &Error) {
-        let failure = RemoteError::of_error(error);
+        self.fail_rest_by(from, &RemoteError::of_error(error));
+    }
+
+    #[cold]
+    fn fail_rest_by(&mut self, from: u32, failure: &RemoteError) {
         for number in from.max(self.first)..self.count {
-            self.finish_failed(number, &failure);
+            self.finish_failed(number, failure);
         }
     }
 }
