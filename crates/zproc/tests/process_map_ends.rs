@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use zproc::signals::SIGUSR1;
 use zproc::{Context, Error, Result, State, Task};
@@ -196,6 +197,33 @@ impl<'de> serde::Deserialize<'de> for Deadly {
             66 => std::process::abort(),
             77 => panic!("while it is decoded"),
             n => Ok(Self(n)),
+        }
+    }
+}
+
+/// A worker that could not write a result went on behind it, and the gap was filled with what lay there before.
+#[test]
+fn a_result_that_cannot_be_written_is_lost_and_no_other_is_wrong() {
+    fn short_of_room(n: u64) -> Result<Vec<u8>> {
+        if n == 1000 {
+            // From here on this worker cannot write files.
+            let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).map_err(Error::other)?;
+            // SAFETY: no handler.
+            unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.map_err(Error::other)?;
+            setrlimit(Resource::RLIMIT_FSIZE, 1, hard).map_err(Error::other)?;
+        }
+        let length = if n == 1001 { 400_000 } else { n as usize % 50 };
+        Ok(vec![n as u8; length])
+    }
+    let ctx = Context::new().unwrap();
+    let results = ctx.process_map(short_of_room, 0..2000).count(1).start().unwrap();
+    let all: Vec<Result<Vec<u8>>> = results.collect();
+    assert_eq!(all.len(), 2000);
+    for (result, n) in all.into_iter().zip(0..) {
+        match (n, result) {
+            (1001, Err(Error::ProcessWait { .. })) => {}
+            (1001, other) => panic!("{:?}", other.map(|bytes| bytes.len())),
+            (_, result) => assert_eq!(result.unwrap(), vec![n as u8; n as usize % 50], "{n}"),
         }
     }
 }

@@ -74,6 +74,8 @@ const CLAIMED: u32 = 3;
 
 /// What became of an item: the low bits of its entry in the table, below the length of its bytes.
 const STATUS_BITS: u32 = 2;
+/// Bytes of a result, at most: an entry has room for so large a number.
+pub(super) const MOST_RESULT: usize = (u32::MAX >> STATUS_BITS) as usize;
 /// Its value.
 pub(super) const VALUE: u32 = 0;
 /// An error or a panic.
@@ -273,6 +275,9 @@ impl Ring {
                 (ELSEWHERE, [at, entry]) => {
                     let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
                     let length = entry >> STATUS_BITS;
+                    if length > MOST_RESULT as u64 {
+                        return Err(io::Error::other(format!("a worker tells of a result of {length} bytes")));
+                    }
                     let bytes = self.get_large(at, length)?;
                     self.punch_large(at, length);
                     (

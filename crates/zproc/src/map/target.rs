@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zproc_spawn::entry::{Kind, Run};
 
-use super::ring::{FAILED, VALUE};
+use super::ring::{FAILED, MOST_RESULT, VALUE};
 use super::worker::Chunk;
 use crate::error::{Error, Result};
 use crate::process::{Attempt, Fallible, Plain, WithNothing, WithState, attempt, carry, from_bytes, to_bytes};
@@ -144,6 +144,10 @@ impl<M: 'static, T: DeserializeOwned + 'static, F: MapTarget<M, T>> Run<Chunks, 
                 (Attempt::Panicked(failure), None) => return chunk.fail_rest_by(number, &failure),
                 (Attempt::Exited(code), _) => std::process::exit(code),
             }
+            if chunk.is_broken() {
+                // Its result is missing, and what comes behind a gap would be taken for it.
+                return;
+            }
             input = rest.unwrap_or_default();
         }
     }
@@ -154,6 +158,10 @@ impl Chunk<'_> {
     fn finish_with<R: Serialize>(&mut self, number: u32, value: &R) {
         let mut scratch = std::mem::take(&mut self.scratch);
         match encode(value, &mut scratch, 0) {
+            Ok(end) if end > MOST_RESULT => {
+                let error = too_large::<R>(end);
+                self.finish_failed(number, &RemoteError::of_error(&error));
+            }
             Ok(end) => self.finish(number, VALUE, &scratch, end),
             Err(error) => self.finish_failed(number, &RemoteError::of_error(&carry::<R>("the result", &error))),
         }
@@ -162,7 +170,8 @@ impl Chunk<'_> {
 
     #[cold]
     fn finish_failed(&mut self, number: u32, failure: &RemoteError) {
-        let bytes = to_bytes("the error of a worker", failure).unwrap_or_default();
+        let bytes = to_bytes("the error of a worker", failure).ok();
+        let bytes = bytes.filter(|bytes| bytes.len() <= MOST_RESULT).unwrap_or_default();
         self.finish(number, FAILED, &bytes, bytes.len());
     }
 
@@ -174,8 +183,20 @@ impl Chunk<'_> {
     #[cold]
     fn fail_rest_by(&mut self, from: u32, failure: &RemoteError) {
         for number in from.max(self.first)..self.count {
+            if self.is_broken() {
+                return;
+            }
             self.finish_failed(number, failure);
         }
+    }
+}
+
+#[cold]
+fn too_large<R>(length: usize) -> Error {
+    Error::Carry {
+        what: "the result",
+        type_name: std::any::type_name::<R>().into(),
+        reason: format!("it has {length} bytes, and {MOST_RESULT} is the most: return it in parts, or where it lies"),
     }
 }
 
