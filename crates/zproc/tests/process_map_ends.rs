@@ -227,3 +227,22 @@ fn a_result_that_cannot_be_written_is_lost_and_no_other_is_wrong() {
         }
     }
 }
+
+/// A fork has a copy of the results. Dropping it gave up the chunks of the original, whose next result never came.
+#[test]
+fn a_copy_of_results_in_a_fork_leaves_the_original_alone() {
+    let ctx = Context::new().unwrap();
+    let slow = |n: u64| {
+        std::thread::sleep(Duration::from_millis(2));
+        n
+    };
+    let mut results = Some(ctx.process_map(slow, 0..100).count(1).start().unwrap());
+    assert!(support::holds_in_fork(|| {
+        let mut copy = results.take().unwrap();
+        let next = copy.next();
+        drop(copy);
+        matches!(next, Some(Err(Error::Forked)))
+    }));
+    let all: Vec<u64> = results.unwrap().map(Result::unwrap).collect();
+    assert_eq!(all, (0..100).collect::<Vec<_>>());
+}

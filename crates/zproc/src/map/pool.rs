@@ -29,6 +29,8 @@ use crate::state::State;
 
 /// The workers of a context.
 pub(crate) struct Workers {
+    /// The process whose children they are.
+    owner: u32,
     base: Arc<State>,
     defaults: ProcessSettings,
     pool: Mutex<Pool>,
@@ -100,6 +102,7 @@ const MOST_BARREN: usize = 3;
 impl Workers {
     pub(crate) fn new(base: Arc<State>, defaults: ProcessSettings) -> Arc<Self> {
         Arc::new(Self {
+            owner: std::process::id(),
             base,
             defaults,
             pool: Mutex::default(),
@@ -108,6 +111,14 @@ impl Workers {
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails in a fork, which has a copy of all this and the same slots.
+    pub(super) fn check_own(&self) -> Result<()> {
+        match self.owner == std::process::id() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        }
     }
 
     /// The processes of the workers.
@@ -121,6 +132,7 @@ impl Workers {
 
     /// Begins a task with so many workers; with that many new ones if `new`.
     pub(super) fn begin(&self, orders: &TaskOrders, count: usize, new: bool) -> Result<u32> {
+        self.check_own()?;
         let bytes = to_bytes("the orders of a task", orders)?;
         let mut pool = self.pool();
         if pool.closed {
@@ -360,8 +372,11 @@ impl Workers {
         Ok(())
     }
 
-    /// Nobody takes the results of a task any more.
+    /// Nobody takes the results of a task any more. Somebody does if this is a copy in a fork.
     pub(super) fn abandon(&self, task: u32) {
+        if self.check_own().is_err() {
+            return;
+        }
         let mut pool = self.pool();
         if let Some(queue) = pool.tasks.get_mut(&task) {
             queue.abandoned = true;

@@ -196,6 +196,7 @@ where
     /// The next chunk of results; `None` behind the last.
     fn next_chunk(&mut self) -> Result<bool> {
         check_not_in_atomic()?;
+        self.workers.check_own()?;
         loop {
             // What rings from here on is heard below.
             self.bell.silence();

@@ -109,6 +109,7 @@ impl Tasks {
         match results.downcast::<Receiver<Result<R>>>() {
             Ok(results) => Ok(TaskResults {
                 results: Some(*results),
+                owner: task.pid,
             }),
             Err(results) => {
                 waiting.results.insert(task.number, results);
@@ -146,6 +147,8 @@ impl Tasks {
 pub struct TaskResults<R> {
     /// None once an error has ended them.
     results: Option<Receiver<Result<R>>>,
+    /// The process whose thread sends them.
+    owner: u32,
 }
 
 impl<R> Iterator for TaskResults<R> {
@@ -156,8 +159,12 @@ impl<R> Iterator for TaskResults<R> {
         if let Some(result) = results.take_here() {
             return Some(result);
         }
-        if let Err(error) = check_not_in_atomic() {
-            // Whoever counts or collects them would hold the writer lock for ever.
+        let checked = check_not_in_atomic().and_then(|()| match self.owner == std::process::id() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        });
+        if let Err(error) = checked {
+            // Whoever counts or collects them would go on for ever, with the writer lock.
             self.results = None;
             return Some(Err(error));
         }
