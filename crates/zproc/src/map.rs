@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::process::{AnyProcess, Arguments, Given, Missing, to_bytes};
 pub(crate) use pool::Workers;
 pub use results::{MapResults, Progress};
+use ring::MOST_WORKERS;
 pub use target::MapTarget;
 use target::{Chunks, RunItems};
 pub(crate) use task::Tasks;
@@ -94,7 +95,7 @@ where
 }
 
 impl<'c, 'p, F, M, I, A> MapBuilder<'c, 'p, F, M, I, A> {
-    /// How many workers there are to be: one for each CPU if it is not set. Workers of earlier maps are used again; further
+    /// How many workers there are to be, 256 at most: one for each CPU if it is not set. Workers of earlier maps are used again; further
     /// ones are started, and unused ones end, unless another map still needs them.
     ///
     /// ```
@@ -248,7 +249,11 @@ fn begin<F: MapTarget<M, T>, M: 'static, T: DeserializeOwned + 'static>(
         target,
         args: to_bytes("the arguments", args)?,
     };
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = || {
+        std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(MOST_WORKERS)
+    };
     let workers = ctx.worker_pool();
     let task = workers.begin(&orders, count.unwrap_or_else(cpus), new)?;
     Ok((Arc::clone(workers), task))

@@ -228,6 +228,42 @@ fn a_result_that_cannot_be_written_is_lost_and_no_other_is_wrong() {
     }
 }
 
+/// Chunks that were done counted as look-ahead too, so that one slow item idled all other workers.
+#[test]
+fn a_slow_item_does_not_idle_the_other_workers() {
+    let ctx = Context::new().unwrap();
+    let run = |state: &State, n: u64| -> Result<u64> {
+        match n {
+            0 => drop(state.watch().timeout(PATIENCE).get_when_available("go")?),
+            60 => state.insert("go", true)?,
+            // A chunk of its own.
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+        Ok(n)
+    };
+    let results = ctx.process_map(run, 0..200).count(2).start().unwrap();
+    for (result, n) in results.zip(0..) {
+        assert_eq!(result.unwrap(), n);
+    }
+}
+
+/// There were slots for 24 workers.
+#[test]
+fn forty_workers_are_busy_at_once() {
+    let ctx = Context::new().unwrap();
+    let meet = |state: &State, n: u64| -> Result<u64> {
+        state.insert(n, true)?;
+        state
+            .clone()
+            .watch()
+            .timeout(PATIENCE)
+            .get_when(|now| Ok(now.len()? >= 40))?;
+        Ok(n)
+    };
+    let results: Vec<Result<u64>> = ctx.process_map(meet, 0..40).count(40).start().unwrap().collect();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+}
+
 /// A fork has a copy of the results. Dropping it gave up the chunks of the original, whose next result never came.
 #[test]
 fn a_copy_of_results_in_a_fork_leaves_the_original_alone() {

@@ -94,6 +94,12 @@ pub(super) enum Front {
     Nothing,
 }
 
+/// Chunks of a task that are on their way: four for each worker and four, or so many.
+const MOST_NEAR: usize = SLOTS * 3 / 4;
+const _: () = assert!(MOST_NEAR >= 2 * MOST_WORKERS && MOST_NEAR + MOST_BEHIND < SLOTS);
+/// Chunks more, which are done, while the first one is not. As they take about as long, that is how long an item may take
+/// beside the others until they wait for it.
+const MOST_BEHIND: usize = 128;
 /// How long a wait for workers lasts until it begins anew.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// So many deaths in a row without any result, and for each worker, end a task: something is wrong with all workers.
@@ -186,8 +192,17 @@ impl Workers {
     /// Whether a task may have another chunk on its way.
     pub(super) fn has_room(&self, task: u32) -> bool {
         let mut pool = self.pool();
-        let window = (4 * pool.members.len() + 4).min(SLOTS * 3 / 4);
-        let within = pool.tasks.get(&task).is_some_and(|queue| queue.chunks.len() < window);
+        let workers = pool.members.len();
+        let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get(&task)) else {
+            return false;
+        };
+        let near = (4 * workers + 4).min(MOST_NEAR);
+        let is_undone = |chunk: &&Chunk| matches!(chunk, Chunk::InSlot(slot) if !common.ring.is_done(*slot));
+        let within = queue.chunks.len() < near
+            // Those behind a slow one are done. They are not to idle the workers, and not to fill the memory.
+            || queue.chunks.front().as_ref().is_some_and(is_undone)
+                && queue.chunks.len() < near + MOST_BEHIND
+                && queue.chunks.iter().filter(is_undone).count() < 2 * workers;
         within && pool.find_slot(task).is_some()
     }
 
@@ -204,9 +219,9 @@ impl Workers {
         let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get_mut(&task)) else {
             return Err(Error::Closed);
         };
-        pool.free.retain(|free| *free != slot);
         let posted = common.ring.post(slot, queue.orders, pool.next_order, count, input);
         posted.map_err(|source| failed("handing items to workers", source))?;
+        pool.free.retain(|free| *free != slot);
         pool.next_order += 1;
         queue.chunks.push_back(Chunk::InSlot(slot));
         Ok(true)
@@ -421,7 +436,8 @@ impl Pool {
     fn common(&mut self) -> Result<&mut Common> {
         if self.shared.is_none() {
             self.shared = Some(Common::new()?);
-            self.free = (0..SLOTS).collect();
+            // The last is used first, so that no more are used than are needed.
+            self.free = (0..SLOTS).rev().collect();
         }
         self.shared.as_mut().ok_or(Error::Closed)
     }
