@@ -23,6 +23,11 @@ fn count(state: State, runs: u32, how: u8) -> Result<u32> {
         1 => Err(Error::other(std::io::Error::other("broken"))),
         2 => panic!("on purpose"),
         3 => std::process::abort(),
+        4 => {
+            kill(Pid::this(), Signal::SIGSEGV).map_err(Error::other)?;
+            std::thread::sleep(Duration::from_secs(600));
+            Ok(0)
+        }
         _ => zproc::exit(how.into()),
     }
 }
@@ -240,6 +245,9 @@ fn a_child_that_died_is_restarted() {
         .unwrap();
     assert_eq!(process.wait().unwrap(), 4);
     assert_eq!((process.exitcode(), process.is_alive()), (Some(0), false));
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(count).args((3, 4)).restart_for([SIGSEGV, SIGABRT]);
+    assert_eq!(process.restart_delay(SOON).start().unwrap().wait().unwrap(), 3);
     // Not for another signal.
     let ctx = Context::new().unwrap();
     let process = ctx
@@ -390,6 +398,33 @@ fn a_restart_misses_nothing_and_repeats_nothing() {
     let now = watch.get_when(|now| Ok(now.len()? == 20)).unwrap();
     let all: Vec<u64> = (0..20u64).map(|at| now.get(at).unwrap().unwrap()).collect();
     assert_eq!(all, (1..=20).collect::<Vec<_>>());
+}
+
+/// A run that failed, or died, was another writer to the next one, which saw its updates as news.
+#[test]
+fn what_a_run_has_written_is_no_news_to_the_next() {
+    fn write_and_fail(state: State, dies: bool) -> Result<i64> {
+        let runs = state.fork().namespace("runs").open()?;
+        if runs.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))? < 3 {
+            state.insert("n", -1)?;
+            state.insert("n", -2)?;
+            if dies {
+                kill(Pid::this(), Signal::SIGKILL).map_err(Error::other)?;
+            }
+            return Err(Error::Timeout);
+        }
+        runs.insert("last", true)?;
+        Ok(state.get_when_change(["n"])?.get("n")?.unwrap_or(0))
+    }
+    for dies in [false, true] {
+        let ctx = Context::new().unwrap();
+        let process = ctx.process(write_and_fail).args(dies).retry_for_any().retry_delay(SOON);
+        let process = process.restart_for_any().restart_delay(SOON).start().unwrap();
+        let runs = ctx.state().fork().namespace("runs").open().unwrap();
+        runs.get_when_available("last").unwrap();
+        ctx.state().insert("n", 5).unwrap();
+        assert_eq!(process.wait().unwrap(), 5, "{dies}");
+    }
 }
 
 #[test]

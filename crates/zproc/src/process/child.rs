@@ -210,7 +210,7 @@ impl Home {
 
     /// A state for the target.
     pub(crate) fn state(&self) -> Result<State> {
-        let place = self.place.borrow();
+        let mut place = self.place.borrow_mut();
         let first = match (self.state.get(), self.memory.borrow_mut().take()) {
             (Some(state), _) => state,
             (None, Some(memory)) => {
@@ -221,7 +221,11 @@ impl Home {
             (None, None) => return Err(Error::Closed),
         };
         let state = place.open_beside(first)?;
+        // The next one goes on as this one, so that what an attempt that failed has written is no news to it.
+        let identity = state.identity()?;
+        place.set_identity(Some(identity));
         if let Some(trail) = &self.trail {
+            trail.note_identity(identity);
             state.progress().set_trail(Arc::clone(trail));
         }
         *self.given.borrow_mut() = Some(Arc::clone(state.progress()));

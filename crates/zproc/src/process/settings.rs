@@ -169,7 +169,7 @@ macro_rules! settings {
         }
 
         /// Has the child run its target again after these failures; calls add up. It writes a report of each to stderr, and
-        /// goes on with its state, which misses nothing.
+        /// goes on with its state, which misses nothing, and is not told of what it has written itself in runs before.
         ///
         /// ```
         /// use zproc::{Error, ProcessSettings, Retry};

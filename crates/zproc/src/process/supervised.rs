@@ -186,8 +186,11 @@ impl Supervised {
             let now = order.state.since();
             match again {
                 false => trail.reset(now),
-                // Whatever a broken process has noted: not beyond what there is.
-                true => order.state.set_since(trail.cursor().min(now)),
+                true => {
+                    // Whatever a broken process has noted: not beyond what there is.
+                    order.state.set_since(trail.cursor().min(now));
+                    order.state.set_identity(trail.identity());
+                }
             }
         }
         Ok(order)
