@@ -65,11 +65,16 @@ fn wait_all_returns_the_values_in_order_and_has_one_timeout_for_all() {
         .start()
         .unwrap()
         .for_each(drop);
-    let start = Instant::now();
     assert!(matches!(ctx.wait_all(Duration::from_millis(50)), Err(Error::Timeout)));
     let safe = ctx.wait_all_safe(Duration::from_millis(20));
     assert!(matches!(safe[0], Err(Error::Timeout)) && safe[1].as_ref().unwrap().get::<u64>().unwrap() == 2);
-    assert!(start.elapsed() < Duration::from_secs(30));
+    // A timeout for each would take 15 s.
+    let many = Context::new().unwrap();
+    many.process_factory([sleep]).count(15).start().unwrap();
+    let start = Instant::now();
+    let safe = many.wait_all_safe(Duration::from_secs(1));
+    assert!(safe.len() == 15 && safe.iter().all(|one| matches!(one, Err(Error::Timeout))));
+    assert!(start.elapsed() < Duration::from_secs(12));
     ctx.state().insert("go", true).unwrap();
     let values = ctx.wait_all(None).unwrap();
     assert_eq!(values.len(), 2, "workers are none of them");
@@ -124,22 +129,23 @@ fn stop_all_returns_exit_codes_in_order_and_takes_one_grace() {
             std::thread::sleep(Duration::from_secs(1));
         }
     };
-    for n in 0..4 {
+    // A grace for each would take 12 s.
+    for n in 0..8 {
         ctx.process(stubborn)
             .args(n)
-            .stop_grace(Duration::from_millis(300))
+            .stop_grace(Duration::from_millis(1500))
             .start()
             .unwrap();
     }
-    ctx.state().get_when(|now| now.len().map(|len| len == 4)).unwrap();
+    ctx.state().get_when(|now| now.len().map(|len| len == 8)).unwrap();
     ctx.process(sleep).start().unwrap();
     ctx.process(sleep).deferred().unwrap();
     let done = ctx.process(|| ()).start().unwrap();
     done.wait().unwrap();
     let start = Instant::now();
     let codes = ctx.stop_all().unwrap();
-    let killed = Some(-SIGKILL);
-    assert_eq!(codes, [killed, killed, killed, killed, Some(-SIGTERM), None, Some(0)]);
+    assert_eq!(codes[..8], [Some(-SIGKILL); 8]);
+    assert_eq!(codes[8..], [Some(-SIGTERM), None, Some(0)]);
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 

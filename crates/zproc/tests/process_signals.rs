@@ -18,14 +18,23 @@ fn is_signal<T>(result: &Result<T>, number: i32) -> bool {
     matches!(result, Err(Error::Signal { signal }) if *signal == number)
 }
 
-/// Waits for signals until told otherwise; each is told once.
-fn target(state: State) -> Result<u32> {
+/// Waits for signals until told otherwise, in the kernel's futexes or in its poll; each is told once.
+fn target(state: State, polls: bool) -> Result<u32> {
     signal_to_error(SIGUSR1)?;
+    let (reader, _writer) = nix::unistd::pipe().map_err(Error::other)?;
+    let watch = state.watch().keys(["end"])?;
+    let mut select = Select::new();
+    select.watch(&watch)?;
+    select.readable(&reader);
     state.insert("told", 0u32)?;
     let mut told = 0u32;
     loop {
-        match state.get_when_available("end") {
-            Ok(_) => return Ok(told),
+        let waited = match polls {
+            true => select.wait(None).map(drop),
+            false => state.get_when_available("end").map(drop),
+        };
+        match waited {
+            Ok(()) => return Ok(told),
             Err(Error::Signal { signal: SIGUSR1 }) => {
                 told += 1;
                 state.insert("told", told)?;
@@ -37,14 +46,22 @@ fn target(state: State) -> Result<u32> {
 
 #[test]
 fn ten_thousand_signals_at_random_moments_of_a_wait_are_each_returned() {
+    each_is_returned(10_000 * load(), false);
+}
+
+#[test]
+fn so_are_those_at_random_moments_of_a_wait_that_polls() {
+    each_is_returned(2_000 * load(), true);
+}
+
+fn each_is_returned(count: u32, polls: bool) {
     let ctx = Context::new().unwrap();
-    let process = ctx.process(target).start().unwrap();
+    let process = ctx.process(target).args(polls).start().unwrap();
     let pid = Pid::from_raw(process.pid().unwrap() as i32);
     let state = ctx.state();
     let watch = state.watch().timeout(Duration::from_secs(60));
     watch.get_when_available("told").unwrap();
     let mut random = 88_172_645_463_325_252u64;
-    let count = 10_000 * load();
     for sent in 1..=count {
         random ^= random << 13;
         random ^= random >> 7;
@@ -69,6 +86,7 @@ fn every_blocking_call_is_ended() {
         signal_to_error(SIGUSR1)?;
         let state = ctx.state();
         let (reader, _writer) = nix::unistd::pipe().map_err(|errno| Error::other(std::io::Error::from(errno)))?;
+        let sleeps = |_: u32| std::thread::sleep(Duration::from_secs(600));
         let never = ctx.process(|| std::thread::sleep(Duration::from_secs(600)));
         let never = if (4..=5).contains(&which) {
             Some(never.start()?)
@@ -77,7 +95,7 @@ fn every_blocking_call_is_ended() {
         };
         let (locked, release) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
         std::thread::scope(|scope| {
-            if which == 6 {
+            if [6, 7].contains(&which) {
                 let holder = state.clone();
                 scope.spawn(move || {
                     holder.atomic(|_| {
@@ -106,6 +124,12 @@ fn every_blocking_call_is_ended() {
                 4 => never.as_ref().map_or(Ok(()), |never| never.wait()),
                 5 => ctx.wait_all(None).map(drop),
                 6 => state.insert("n", 1),
+                7 => state.atomic(|_| Ok(())),
+                8 => ctx.process_map(sleeps, 0..2).count(1).start()?.next().unwrap_or(Ok(())),
+                9 => {
+                    let task = ctx.process_map(sleeps, 0..2).count(1).submit()?;
+                    ctx.pull_results_for_task(&task)?.next().unwrap_or(Ok(()))
+                }
                 _ => state.updates()?.next().map_or(Ok(()), |update| update.map(drop)),
             };
             drop(release.0);
@@ -117,7 +141,7 @@ fn every_blocking_call_is_ended() {
         })
     }
     let ctx = Context::new().unwrap();
-    let all: Vec<_> = (0..=7)
+    let all: Vec<_> = (0..=10)
         .map(|which| ctx.process(blocked).args(which).start().unwrap())
         .collect();
     for process in all {
@@ -201,16 +225,20 @@ fn every_thread_that_waits_is_told() {
         signal_to_error(SIGUSR1)?;
         let told = AtomicU32::new(0);
         std::thread::scope(|scope| {
+            let (started, threads) = std::sync::mpsc::channel();
             for _ in 0..4 {
-                let state = state.clone();
+                let (state, started) = (state.clone(), started.clone());
                 let told = &told;
                 scope.spawn(move || {
+                    let _ = started.send(support::thread_id());
                     if is_signal(&state.get_when_available("never"), SIGUSR1) {
                         told.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
-            std::thread::sleep(Duration::from_millis(100));
+            for thread in threads.iter().take(4) {
+                support::eventually("it sleeps", || support::sleeps(thread));
+            }
             let _ = kill(Pid::this(), Signal::SIGUSR1);
         });
         Ok(told.load(Ordering::Relaxed))
