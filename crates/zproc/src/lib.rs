@@ -244,7 +244,7 @@ pub use ping::{Ping, Pong, ping};
 #[doc(hidden)]
 pub use process::init_before_main as __init_before_main;
 pub use process::{
-    AnyProcess, Arguments, Backend, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings, Retry,
+    AnyProcess, Arguments, Backend, Erased, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings, Retry,
     Returned, Target, WithContext, WithNothing, WithState, exit, init,
 };
 pub use remote::RemoteError;

@@ -288,6 +288,9 @@ impl Context {
     /// fails, or panics, is an [`Error::Remote`] in its place; one whose worker dies is an [`Error::ProcessWait`] in its
     /// place, and is not run again, since it may have had its effect. The worker is replaced, and the others go on.
     ///
+    /// Of the [defaults](crate::ContextBuilder::process_defaults) of the context, namespace and grace hold for workers;
+    /// retries, restarts and the backend do not.
+    ///
     /// Several iterators are zipped before: `names.zip(ages)` makes items that are pairs, and ends with the shorter one.
     ///
     /// ```

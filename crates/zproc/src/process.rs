@@ -317,7 +317,25 @@ impl<T> fmt::Debug for Process<T> {
 #[derive(Clone)]
 pub struct AnyProcess(Process<Erased>);
 
-/// What a process returns of which that is not known.
+/// Stands for what a process returns where that is not known: an [`AnyProcess`] is a `Process<Erased>` with a `wait` of its
+/// own.
+///
+/// ```
+/// use zproc::{Context, Erased, Process, Result};
+///
+/// fn stop<T>(process: &Process<T>) -> Result<i32> {
+///     process.stop()
+/// }
+///
+/// fn main() -> Result<()> {
+///     zproc::init();
+///     let ctx = Context::new()?;
+///     let any = ctx.process(|| 5).start()?.erase();
+///     any.wait()?;
+///     assert_eq!(stop::<Erased>(&any)?, 0); // it has ended
+///     Ok(())
+/// }
+/// ```
 pub struct Erased(());
 
 impl AnyProcess {
