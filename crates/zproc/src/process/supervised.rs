@@ -15,6 +15,7 @@
 use std::any::TypeId;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,7 +85,9 @@ pub(crate) struct Run {
     begun: Instant,
     /// How often the process was restarted before, and how often in a row.
     restarts: (u32, u32),
-    stopped: std::sync::atomic::AtomicBool,
+    stopped: AtomicBool,
+    /// It was seen to have come to `init`.
+    arrived: AtomicBool,
     /// When it was looked at last, and how much time has passed until then.
     way: Mutex<(Instant, Duration)>,
 }
@@ -215,6 +218,7 @@ impl Supervised {
             begun: Instant::now(),
             restarts,
             stopped: false.into(),
+            arrived: false.into(),
             way: Mutex::new((Instant::now(), Duration::ZERO)),
         }))
     }
@@ -348,7 +352,7 @@ impl Supervised {
             (Exit::Unknown, Some(Ok(_))) => 0,
             (Exit::Unknown, _) => 1,
         };
-        let stopped = run.stopped.load(std::sync::atomic::Ordering::Relaxed);
+        let stopped = run.stopped.load(Ordering::Relaxed);
         let (restarts, in_a_row) = run.restarts;
         let in_a_row = ProcessSettings::restarts_in_a_row(in_a_row, run.begun.elapsed());
         if let Exit::Signal(signal) = exit
@@ -451,7 +455,7 @@ impl Supervised {
         let mut phase = self.phase();
         match &*phase {
             Phase::Running(run) => {
-                run.stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+                run.stopped.store(true, Ordering::Relaxed);
                 let _ = exit::send(&run.child, Signal::SIGTERM);
             }
             Phase::Resting { pid, exit_code, .. } => {
@@ -525,7 +529,7 @@ impl Supervised {
 
     /// Whether a process with a keeper has ended, which has not got to it yet, and will not be restarted.
     fn is_over(&self, run: &Run) -> bool {
-        exit::has_ended(&run.child) && run.stopped.load(std::sync::atomic::Ordering::Relaxed)
+        exit::has_ended(&run.child) && run.stopped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -572,14 +576,21 @@ impl AsFd for Run {
 impl Run {
     /// How long to wait before the next look at it.
     pub(crate) fn slice(&self) -> Duration {
-        if self.job.stage() == Stage::Started { LOOK } else { LONG }
+        if self.is_on_its_way() { LOOK } else { LONG }
     }
 
     /// Takes note of time that has passed, and ends a child that does not come to `init`.
     pub(crate) fn look(&self) {
-        if self.job.stage() == Stage::Started && self.passed(true) >= PATIENCE {
+        if self.is_on_its_way() && self.passed(true) >= PATIENCE {
             let _ = exit::send(&self.child, Signal::SIGKILL);
         }
+    }
+
+    /// Whether it has not come to `init` yet. That it has is read once.
+    fn is_on_its_way(&self) -> bool {
+        let is = !self.arrived.load(Ordering::Relaxed) && self.job.stage() == Stage::Started;
+        self.arrived.store(!is, Ordering::Relaxed);
+        is
     }
 
     /// How much time has passed, until now or until the last look.
