@@ -102,9 +102,9 @@ pub fn is_pending() -> bool {
 /// the thread's first look, if there was none.
 pub fn forget(mut forgets: impl FnMut(i32) -> bool) -> bool {
     let mut is_left = false;
-    for signal in 1..MOST {
+    for (signal, count) in COUNTS.iter().enumerate().skip(1) {
         // Acquire: as in `pending`. Nothing is borrowed while `forgets` runs, which may wait for something itself.
-        let now = COUNTS[signal].load(Ordering::Acquire);
+        let now = count.load(Ordering::Acquire);
         let seen = SEEN.with_borrow_mut(|seen| seen.get_or_insert_with(counts)[signal]);
         if now == seen {
             continue;

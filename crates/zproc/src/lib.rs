@@ -244,8 +244,8 @@ pub use ping::{Ping, Pong, ping};
 #[doc(hidden)]
 pub use process::init_before_main as __init_before_main;
 pub use process::{
-    AnyProcess, Arguments, Backend, Erased, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings, Retry,
-    Returned, Target, WithContext, WithNothing, WithState, exit, init,
+    AnyProcess, Arguments, Backend, Erased, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings,
+    Retry, Returned, Target, WithContext, WithNothing, WithState, exit, init,
 };
 pub use remote::RemoteError;
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its

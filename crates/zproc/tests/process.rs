@@ -237,10 +237,6 @@ fn who_does_not_end_by_sigterm_is_killed_after_the_grace() {
     assert_eq!(stubborn.stop().unwrap(), -SIGKILL);
 }
 
-fn pid<T>(process: &zproc::Process<T>) -> Pid {
-    Pid::from_raw(process.pid().unwrap() as i32)
-}
-
 #[test]
 fn exit_codes_tell_how_it_ended() {
     let ctx = Context::new().unwrap();

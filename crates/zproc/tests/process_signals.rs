@@ -190,7 +190,7 @@ fn a_signal_during_the_first_sleep_of_a_thread_is_not_missed() {
         let rounds = || -> Result<()> {
             for _ in 0..10 {
                 std::thread::scope(|scope| {
-                    let (sender, wait) = (sender.clone(), wait.clone());
+                    let sender = sender.clone();
                     scope.spawn(move || sender.send(wait()));
                     let thread = threads.recv().map_err(Error::other)?;
                     support::eventually("it sleeps", || support::sleeps(thread));
