@@ -1,6 +1,6 @@
 //! Ending waits for writer locks from outside.
 //!
-//! A wait for a lock sleeps in slices, which a signal handler on its thread ends too. Behind each it asks whoever has
+//! A wait for a lock sleeps in slices, which a signal handler on its thread ends too. Before each it asks whoever has
 //! registered here, so that a program can have signals end it. Nobody is asked where the lock is free, or soon is.
 
 use std::sync::OnceLock;

@@ -12,14 +12,20 @@
 //! **Who sees a signal**: each thread, once. A thread begins to watch with its first look; signals before that are not its
 //! business. Signals of one kind that come between two looks of a thread are one to it, as they are to the kernel.
 //!
+//! **Chaining.** Each [`install`] keeps what it finds installed, and the handler runs that. Somebody may have put a handler
+//! of their own over this one, which runs this one in turn; then a second install puts it on top once more, and it is run
+//! twice for a signal, the second time from its own chain. So it notes how deep a thread is in it: only the outermost
+//! counts, and each runs what the install before found. What is kept is never freed: a handler may run it at any time.
+//!
 //! **Polling.** Nobody reads the eventfd: each wait watches it by an epoll of its own, edge-triggered ([`Bell`]), so that
 //! no wait takes another's news.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -37,12 +43,20 @@ static COUNTS: [AtomicU32; MOST] = [const { AtomicU32::new(0) }; MOST];
 /// The eventfd, for the handler; −1 before there is one.
 static RING: AtomicI32 = AtomicI32::new(-1);
 static EVENT: OnceLock<EventFd> = OnceLock::new();
-/// What was there before; set before the handler is installed, and never taken back.
-static PREVIOUS: [OnceLock<libc::sigaction>; MOST] = [const { OnceLock::new() }; MOST];
+/// What was there before the last [`install`]; set before the handler is installed.
+static PREVIOUS: [AtomicPtr<Previous>; MOST] = [const { AtomicPtr::new(null_mut()) }; MOST];
 /// Which signals are ours now. Held while handlers are changed.
 static INSTALLED: Mutex<[bool; MOST]> = Mutex::new([false; MOST]);
 
+struct Previous {
+    action: libc::sigaction,
+    /// What was there before the install before that.
+    older: *mut Previous,
+}
+
 thread_local! {
+    /// How often this thread is in the handler of a signal. Without initialiser and destructor, so that a handler may use it.
+    static DEPTHS: [Cell<u8>; MOST] = const { [const { Cell::new(0) }; MOST] };
     /// What this thread has seen of the counters.
     static SEEN: RefCell<Option<[u32; MOST]>> = const { RefCell::new(None) };
 }
@@ -84,12 +98,40 @@ pub fn is_pending() -> bool {
     })
 }
 
+/// Has this thread forget the signals that it was not told of and for which `forgets` holds; whether others are left. It is
+/// the thread's first look, if there was none.
+pub fn forget(mut forgets: impl FnMut(i32) -> bool) -> bool {
+    let mut is_left = false;
+    for (signal, count) in COUNTS.iter().enumerate().skip(1) {
+        // Acquire: as in `pending`. Nothing is borrowed while `forgets` runs, which may wait for something itself.
+        let now = count.load(Ordering::Acquire);
+        let seen = SEEN.with_borrow_mut(|seen| seen.get_or_insert_with(counts)[signal]);
+        if now == seen {
+            continue;
+        }
+        if i32::try_from(signal).is_ok_and(&mut forgets) {
+            SEEN.with_borrow_mut(|seen| seen.get_or_insert_with(counts)[signal] = now);
+        } else {
+            is_left = true;
+        }
+    }
+    is_left
+}
+
+fn counts() -> [u32; MOST] {
+    // Acquire: as in `pending`.
+    std::array::from_fn(|signal| COUNTS[signal].load(Ordering::Acquire))
+}
+
 /// Makes a signal an event. What was there before is run, too.
 ///
 /// # Errors
 /// EINVAL for a number that is no signal, or that cannot be handled.
 pub fn install(signal: i32) -> io::Result<()> {
     let number = index(signal)?;
+    if [libc::SIGKILL, libc::SIGSTOP].contains(&signal) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     let event = match EVENT.get() {
         Some(event) => event,
@@ -100,43 +142,85 @@ pub fn install(signal: i32) -> io::Result<()> {
     };
     RING.store(event.as_fd().as_raw_fd(), Ordering::Relaxed);
     shm_state::interrupt_lock_waits(is_pending);
-    // This thread watches from now on.
-    let _ = pending();
+    // This thread watches from now on, if it did not before: a signal that it was not told of yet stays one.
+    let _ = is_pending();
     ACTIVE.store(true, Ordering::Relaxed);
-    if installed[number] {
-        return Ok(());
+    let before = action(signal, None)?;
+    if !is_ours(&before) {
+        keep(number, before);
+        let mut ours = none();
+        ours.sa_sigaction = handle as *const () as usize;
+        ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+        action(signal, Some(&ours))?;
     }
-    // SAFETY: plain data, for which zeros are valid.
-    let mut before = unsafe { std::mem::zeroed::<libc::sigaction>() };
-    // SAFETY: writes what is this function's own.
-    check(unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut before) })?;
-    let _ = PREVIOUS[number].set(before);
-    // SAFETY: plain data, for which zeros are valid.
-    let mut action = unsafe { std::mem::zeroed::<libc::sigaction>() };
-    action.sa_sigaction = handle as *const () as usize;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: the handler has the signature that SA_SIGINFO asks for, does only what may be done in a handler, and is a
-    // function of this program.
-    check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) })?;
     installed[number] = true;
     Ok(())
 }
 
-/// Gives a signal back to what was there before the first [`install`].
+/// Gives a signal back to what was there before [`install`]. If somebody has put a handler over this one meanwhile, that stays.
 ///
 /// # Errors
 /// EINVAL for a number that is no signal.
 pub fn restore(signal: i32) -> io::Result<()> {
     let number = index(signal)?;
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(before) = PREVIOUS[number].get().filter(|_| installed[number]) else {
-        return Ok(());
-    };
-    // SAFETY: what the system said was there before.
-    check(unsafe { libc::sigaction(signal, &raw const *before, std::ptr::null_mut()) })?;
-    installed[number] = false;
+    let is_installed = std::mem::replace(&mut installed[number], false);
+    let previous = previous(number, 0);
+    if let Some(previous) = previous.filter(|_| is_installed)
+        && is_ours(&action(signal, None)?)
+    {
+        action(signal, Some(&previous.action))?;
+        // What is there now may run this handler, which then runs what was there before that.
+        if !previous.older.is_null() {
+            PREVIOUS[number].store(previous.older, Ordering::Release);
+        }
+    }
     // Others that are events stay so. What came until now is still told: that needs `is_active`, which costs little.
     Ok(())
+}
+
+/// What is done at a signal now; something else from now on, if that is given.
+fn action(signal: i32, new: Option<&libc::sigaction>) -> io::Result<libc::sigaction> {
+    let mut before = none();
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: reads what is null or a reference's and writes what is this function's own. What it is given is `handle`, which
+    // has the signature that SA_SIGINFO asks for, does only what may be done in a handler, and is a function of this
+    // program; or it is what the system said was there before.
+    check(unsafe { libc::sigaction(signal, new, &raw mut before) })?;
+    Ok(before)
+}
+
+fn none() -> libc::sigaction {
+    // SAFETY: plain data, for which zeros are valid.
+    unsafe { std::mem::zeroed::<libc::sigaction>() }
+}
+
+fn is_ours(action: &libc::sigaction) -> bool {
+    action.sa_sigaction == handle as *const () as usize
+}
+
+/// Keeps what was there before, for the handler. Called with the lock of `INSTALLED`.
+fn keep(number: usize, action: libc::sigaction) {
+    if previous(number, 0).is_some_and(|kept| kept.action.sa_sigaction == action.sa_sigaction) {
+        // As when a signal is installed and restored again and again.
+        return;
+    }
+    let older = PREVIOUS[number].load(Ordering::Relaxed);
+    let kept = Box::into_raw(Box::new(Previous { action, older }));
+    // Release: with what it points to.
+    PREVIOUS[number].store(kept, Ordering::Release);
+}
+
+/// What was kept by the last [`install`], or so many before it.
+fn previous(number: usize, depth: u8) -> Option<&'static Previous> {
+    // Acquire pairs with the Release of `keep`.
+    let mut kept = PREVIOUS.get(number)?.load(Ordering::Acquire);
+    for _ in 0..depth {
+        // SAFETY: null, or from a box that is never freed, and that is not written to since it was published.
+        kept = unsafe { kept.as_ref() }?.older;
+    }
+    // SAFETY: as above.
+    unsafe { kept.as_ref() }
 }
 
 fn index(signal: i32) -> io::Result<usize> {
@@ -149,6 +233,21 @@ fn index(signal: i32) -> io::Result<usize> {
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let errno = nix::errno::Errno::last_raw();
     let number = usize::try_from(signal).unwrap_or(0);
+    let depth = DEPTHS.with(|depths| depths.get(number).map_or(0, Cell::get));
+    if depth == 0 {
+        tell(number);
+    }
+    if let Some(before) = previous(number, depth) {
+        let set = |depth| DEPTHS.with(|depths| depths.get(number).iter().for_each(|cell| cell.set(depth)));
+        set(depth.saturating_add(1));
+        chain(&before.action, signal, info, context);
+        set(depth);
+    }
+    nix::errno::Errno::set_raw(errno);
+}
+
+/// Counts a signal and wakes who waits.
+fn tell(number: usize) {
     if let Some(count) = COUNTS.get(number) {
         // Release pairs with the Acquire of `pending`: what came before the signal is seen by who is told of it.
         count.fetch_add(1, Ordering::Release);
@@ -159,10 +258,6 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     // SAFETY: writes eight bytes of this function's own to an eventfd that is never closed; a full counter is an error,
     // which means that it is readable.
     unsafe { libc::write(ring, one.as_ptr().cast(), one.len()) };
-    if let Some(before) = PREVIOUS.get(number).and_then(OnceLock::get) {
-        chain(before, signal, info, context);
-    }
-    nix::errno::Errno::set_raw(errno);
 }
 
 /// Runs the handler that was there before, if it was one.

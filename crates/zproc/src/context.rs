@@ -1,12 +1,13 @@
 //! Contexts: a state, and the processes that share it.
 //!
 //! A [`Context`] keeps what it started, in order, and ends it when it is closed or dropped. Its parts: `builder` opens it,
-//! `factory` makes several processes at once, `handler` calls functions when the state changes, `server` gives the state an
-//! address.
+//! `factory` makes several processes at once, `handler` calls functions when the state changes, `roll` is the list of its
+//! processes, `server` gives the state an address.
 
 mod builder;
 mod factory;
 mod handler;
+mod roll;
 mod server;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::state::State;
 pub use builder::ContextBuilder;
 pub use factory::{Factory, TargetList};
 pub use handler::{Handled, Handler, HandlerBuilder};
+use roll::Roll;
 use server::LazyServer;
 
 /// A state, and the processes that share it.
@@ -64,7 +66,7 @@ pub struct Context {
     defaults: ProcessSettings,
     wait: bool,
     cleanup: bool,
-    processes: Mutex<Vec<Arc<Supervised>>>,
+    processes: Mutex<Roll>,
     workers: Arc<Workers>,
     tasks: Tasks,
     server: LazyServer,
@@ -264,7 +266,7 @@ impl Context {
     /// }
     /// ```
     pub fn processes(&self) -> Vec<AnyProcess> {
-        self.list().iter().map(|one| AnyProcess::new(Arc::clone(one))).collect()
+        self.list().into_iter().map(AnyProcess::new).collect()
     }
 
     /// Starts all processes that were not started yet.
@@ -304,7 +306,7 @@ impl Context {
     /// }
     /// ```
     pub fn stop_all(&self) -> Result<Vec<Option<i32>>> {
-        stop_all(&self.list().clone())
+        stop_all(&self.list())
     }
 
     /// Waits for all processes, and returns their values in the order of [`Context::processes`]. The timeout is for all of
@@ -330,7 +332,7 @@ impl Context {
     pub fn wait_all(&self, timeout: impl Into<Option<Duration>>) -> Result<Vec<Returned>> {
         check_not_in_atomic()?;
         let deadline = timeout.into().map_or(Deadline::never(), Deadline::after);
-        let all = self.list().clone();
+        let all = self.list();
         all.iter().map(|process| Returned::wait(process, deadline)).collect()
     }
 
@@ -351,11 +353,15 @@ impl Context {
     /// ```
     pub fn wait_all_safe(&self, timeout: impl Into<Option<Duration>>) -> Vec<Result<Returned>> {
         let deadline = timeout.into().map_or(Deadline::never(), Deadline::after);
-        let all = self.list().clone();
+        let all = self.list();
         all.iter().map(|process| Returned::wait(process, deadline)).collect()
     }
 
     /// Ends it: stops all processes. Dropping it does the same, and cannot tell of errors.
+    ///
+    /// # Errors
+    /// [`Error::Signal`] if one came while it [waited](ContextBuilder::wait) for its processes, and what went wrong at the end of
+    /// one. Everything is stopped all the same.
     ///
     /// ```
     /// use zproc::{Context, Result};
@@ -399,12 +405,35 @@ impl Context {
         launch.settings = self.with_defaults(launch.settings)?;
         launch.tied = self.cleanup;
         let process = Supervised::new(launch)?;
-        self.list().push(Arc::clone(&process));
+        self.roll().add(&process);
         Ok(process)
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Arc<Supervised>>> {
+    /// Starts processes that were just made. Those that cannot be started are none of the context's: nobody could start them
+    /// later, and whoever waits for all would fail by them.
+    pub(crate) fn start_new<'p>(&self, new: impl IntoIterator<Item = &'p Arc<Supervised>>) -> Result<()> {
+        let (mut started, mut unstarted) = (Ok(()), Vec::new());
+        for process in new {
+            if started.is_ok() {
+                started = process.start().map(drop);
+            }
+            if started.is_err() {
+                unstarted.push(process);
+            }
+        }
+        if !unstarted.is_empty() {
+            self.roll().remove(&unstarted);
+        }
+        started
+    }
+
+    fn roll(&self) -> MutexGuard<'_, Roll> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its processes now: a copy, so that nobody else waits while they are waited for.
+    fn list(&self) -> Vec<Arc<Supervised>> {
+        self.roll().all().clone()
     }
 
     fn end(&mut self) -> Result<()> {
@@ -412,21 +441,27 @@ impl Context {
             // A fork has copied it. What it has started is the business of the process that did.
             return Err(Error::Forked);
         }
-        let all = std::mem::take(&mut *self.list());
-        if self.wait {
-            for process in all.iter().filter(|process| process.is_started()) {
-                process.wait(Deadline::never(), true)?;
+        let roll = std::mem::take(&mut *self.roll());
+        let all = roll.all();
+        // Each step is taken whatever became of those before it: an error, as by a signal, ends the waiting and no more.
+        let waited = match self.wait {
+            true => {
+                let mut started = all.iter().filter(|process| process.is_started());
+                started.try_for_each(|process| process.wait(Deadline::never(), true).map(drop))
             }
-        }
+            false => Ok(()),
+        };
         self.tasks.clear();
-        let ended = self.workers.close();
-        if self.cleanup {
-            stop_all(&all)?;
-        } else {
-            all.iter().for_each(Supervised::let_go);
-        }
-        self.server.stop()?;
-        ended
+        let workers = self.workers.close();
+        let processes = match self.cleanup {
+            true => stop_all(all).map(drop),
+            false => {
+                all.iter().for_each(Supervised::let_go);
+                Ok(())
+            }
+        };
+        let server = self.server.stop();
+        waited.and(workers).and(processes).and(server)
     }
 }
 

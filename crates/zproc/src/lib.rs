@@ -189,7 +189,7 @@
 //!
 //! The layers, each of which only knows those after it: `server` → `context`, `process` and `map`, which know each other →
 //! `doctor`, `dump` → `state` → `watch`, `handle`, `transaction`, `ping` → `access` → `snapshot` → `store` → `over_socket` →
-//! `link`, `notify`, `shared` → `wire`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
+//! `link`, `notify`, `shared`, `trail` → `wire`, `canceller` → `view` → `validated`; `codec` → `value`, `key` → `os`, `error`. Only
 //! `validated` has unsafe code, in two places. Below them all is the engine, the crate [`shm_state`], and beside it
 //! `zproc_spawn`, which starts processes.
 
@@ -223,6 +223,7 @@ pub mod signals;
 mod snapshot;
 mod state;
 mod store;
+mod trail;
 mod transaction;
 mod transport;
 mod validated;
@@ -243,8 +244,8 @@ pub use ping::{Ping, Pong, ping};
 #[doc(hidden)]
 pub use process::init_before_main as __init_before_main;
 pub use process::{
-    AnyProcess, Arguments, Backend, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings, Retry,
-    Returned, Target, WithContext, WithNothing, WithState, exit, init,
+    AnyProcess, Arguments, Backend, Erased, Fallible, Given, Missing, Plain, Process, ProcessBuilder, ProcessSettings,
+    Retry, Returned, Target, WithContext, WithNothing, WithState, exit, init,
 };
 pub use remote::RemoteError;
 /// The version of rkyv that values are archived with. Types of a program that does not depend on rkyv itself derive its

@@ -1,9 +1,11 @@
 //! `process_map`: a function of many items, run by workers.
 //!
 //! `ring` is the memory by which items and results travel, and says what becomes of them when a worker dies; `worker` is the
-//! worker's side; `pool` and `results` are the parent's; `target` says what can be run, `task` lets results be taken later.
+//! worker's side; `pool` and `results` are the parent's; `target` says what can be run; `task` lets results be taken later,
+//! from a `queue`.
 
 mod pool;
+mod queue;
 mod results;
 mod ring;
 mod target;
@@ -23,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::process::{AnyProcess, Arguments, Given, Missing, to_bytes};
 pub(crate) use pool::Workers;
 pub use results::{MapResults, Progress};
+use ring::MOST_WORKERS;
 pub use target::MapTarget;
 use target::{Chunks, RunItems};
 pub(crate) use task::Tasks;
@@ -92,7 +95,7 @@ where
 }
 
 impl<'c, 'p, F, M, I, A> MapBuilder<'c, 'p, F, M, I, A> {
-    /// How many workers there are to be: one for each CPU if it is not set. Workers of earlier maps are used again; further
+    /// How many workers there are to be, 256 at most: one for each CPU if it is not set. Workers of earlier maps are used again; further
     /// ones are started, and unused ones end, unless another map still needs them.
     ///
     /// ```
@@ -187,8 +190,9 @@ where
         MapResults::new(begun.0, begun.1, items, progress)
     }
 
-    /// Starts the work in a thread of its own, which goes on to its end, or until 65,536 results wait; they are taken by
-    /// [`Context::pull_results_for_task`]. A progress callback is not called.
+    /// Starts the work in a thread of its own, which goes on to its end, or rests while 65,536 results wait; they are taken
+    /// by [`Context::pull_results_for_task`]. A progress callback is not called. A panic of the iterator is an
+    /// [`Error::Remote`] behind the results before it, and the last.
     ///
     /// ```
     /// use zproc::{Context, Result};
@@ -209,19 +213,17 @@ where
     {
         let (ctx, items) = (self.ctx, self.items);
         let (workers, task) = begin::<F, M, I::Item>(ctx, self.target, &self.args.take(), self.count, self.new)?;
-        ctx.tasks()
-            .add::<F::Output>(move |sender| match MapResults::new(workers, task, items, None) {
-                Ok(results) => {
-                    for result in results {
-                        let is_last = matches!(result, Err(Error::Closed));
-                        // Fails when nobody can take it any more.
-                        if sender.send(result).is_err() || is_last {
-                            return;
-                        }
-                    }
-                }
-                Err(error) => drop(sender.send(Err(error))),
-            })
+        let pool = Arc::clone(&workers);
+        let added = ctx.tasks().add::<F::Output>(move |hand_over| {
+            // Signals are told to who takes the results. Here they would stand where the result of an item belongs.
+            let results = MapResults::new(workers, task, items, None).map(MapResults::without_signals);
+            match results {
+                // It ends early when nobody can take them any more.
+                Ok(mut results) => drop(results.all(hand_over)),
+                Err(error) => drop(hand_over(Err(error))),
+            }
+        });
+        added.inspect_err(|_| pool.abandon(task))
     }
 }
 
@@ -247,7 +249,11 @@ fn begin<F: MapTarget<M, T>, M: 'static, T: DeserializeOwned + 'static>(
         target,
         args: to_bytes("the arguments", args)?,
     };
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = || {
+        std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(MOST_WORKERS)
+    };
     let workers = ctx.worker_pool();
     let task = workers.begin(&orders, count.unwrap_or_else(cpus), new)?;
     Ok((Arc::clone(workers), task))
@@ -281,6 +287,9 @@ impl Context {
     /// What the function may be is told at [`MapTarget`]: whether it is given a state says its type. An item of which it
     /// fails, or panics, is an [`Error::Remote`] in its place; one whose worker dies is an [`Error::ProcessWait`] in its
     /// place, and is not run again, since it may have had its effect. The worker is replaced, and the others go on.
+    ///
+    /// Of the [defaults](crate::ContextBuilder::process_defaults) of the context, namespace and grace hold for workers;
+    /// retries, restarts and the backend do not.
     ///
     /// Several iterators are zipped before: `names.zip(ages)` makes items that are pairs, and ends with the shorter one.
     ///

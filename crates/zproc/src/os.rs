@@ -104,6 +104,23 @@ pub(crate) fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) -> Result<bo
     }
 }
 
+/// Rests for so long, or until `is_enough`, which is asked at first and whenever a signal came that is an event.
+pub(crate) fn rest(deadline: Deadline, mut is_enough: impl FnMut() -> bool) {
+    // Without one the rest is looked at in slices.
+    let bell = Bell::new().ok().flatten();
+    loop {
+        bell.iter().for_each(Bell::silence);
+        if is_enough() || deadline.passed() {
+            return;
+        }
+        let slice = deadline.sooner_of(SLICE).remaining();
+        let bells = bell.iter().map(|bell| (0, bell.as_fd(), Interest::Readable));
+        if poll(bells, slice, |_| {}).is_err() {
+            std::thread::sleep(slice.unwrap_or(SLICE));
+        }
+    }
+}
+
 /// Starts a thread on which no signal handler of the program ever runs.
 pub(crate) fn quiet_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     zproc_spawn::spawn::quiet_thread(name, run).map_err(|source| failed("starting a thread", source))

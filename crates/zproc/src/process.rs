@@ -150,6 +150,10 @@ impl<T: DeserializeOwned + 'static> Process<T> {
 }
 
 impl<T> Process<T> {
+    pub(crate) fn supervised(&self) -> &Arc<Supervised> {
+        &self.supervised
+    }
+
     /// Stops the process: SIGTERM, and if it has not ended after its [grace](ProcessBuilder::stop_grace), SIGKILL. Returns
     /// its exit code, which is −N if signal N ended it. Whatever it has started ends with it. One that has ended is left
     /// as it is.
@@ -313,7 +317,25 @@ impl<T> fmt::Debug for Process<T> {
 #[derive(Clone)]
 pub struct AnyProcess(Process<Erased>);
 
-/// What a process returns of which that is not known.
+/// Stands for what a process returns where that is not known: an [`AnyProcess`] is a `Process<Erased>` with a `wait` of its
+/// own.
+///
+/// ```
+/// use zproc::{Context, Erased, Process, Result};
+///
+/// fn stop<T>(process: &Process<T>) -> Result<i32> {
+///     process.stop()
+/// }
+///
+/// fn main() -> Result<()> {
+///     zproc::init();
+///     let ctx = Context::new()?;
+///     let any = ctx.process(|| 5).start()?.erase();
+///     any.wait()?;
+///     assert_eq!(stop::<Erased>(&any)?, 0); // it has ended
+///     Ok(())
+/// }
+/// ```
 pub struct Erased(());
 
 impl AnyProcess {

@@ -178,7 +178,9 @@ impl RemoteError {
         self.location.as_deref()
     }
 
-    /// The calls that led there: of a panic always, of an error if the environment variable `RUST_BACKTRACE` asks for it.
+    /// The calls that led there: of a panic in a child always, of an error if the environment variable `RUST_BACKTRACE` asks
+    /// for it. A thread that stands for a process ([`Backend::Thread`](crate::Backend::Thread)) tells neither these nor the
+    /// place of its panics, since that takes a hook of the whole program.
     ///
     /// ```
     /// use zproc::{Context, Error, Result};

@@ -65,8 +65,8 @@ pub fn signal_to_error(signal: i32) -> Result<()> {
     signal::install(signal).map_err(|source| failed("sigaction", source))
 }
 
-/// Gives a signal back to the handler, or to the default, that it had before [`signal_to_error`]. Without that call it does
-/// nothing.
+/// Gives a signal back to the handler, or to the default, that it had before the last [`signal_to_error`]. Without that call
+/// it does nothing; nor if another handler was put over the library's meanwhile, which stays.
 ///
 /// # Errors
 /// [`Error::Engine`] for a number that is no signal.
@@ -124,7 +124,7 @@ pub(crate) fn pending() -> Option<Error> {
     signal.map(|signal| Error::Signal { signal })
 }
 
-/// Forgets the signals that came until now, on this thread.
-pub(crate) fn forget() {
-    while is_active() && signal::pending().is_some() {}
+/// Has this thread forget the signals that came until now and for which `forgets` holds; whether others are left.
+pub(crate) fn forget(forgets: impl FnMut(i32) -> bool) -> bool {
+    is_active() && signal::forget(forgets)
 }

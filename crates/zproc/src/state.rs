@@ -209,6 +209,11 @@ impl State {
         self.watcher.progress()
     }
 
+    /// What its updates are signed with.
+    pub(crate) fn identity(&self) -> Result<u32> {
+        Ok(self.watcher.access.store()?.identity())
+    }
+
     /// The state after the update `seq`; `None` if it fell out of the history.
     pub(crate) fn snapshot_at(&self, seq: u64) -> Result<Option<Snapshot<'_>>> {
         Snapshot::at_in(self.watcher.access.store()?, seq)

@@ -171,8 +171,16 @@ fn a_timeout_ends_the_process_with_that_error() {
         .timeout(Duration::from_millis(200))
         .start()
         .unwrap();
-    // What does not match does not count.
-    for n in 10..20 {
+    // What does not match does not count: it goes on until the process has ended.
+    let start = std::time::Instant::now();
+    for n in 10.. {
+        if !quiet.is_alive() {
+            break;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "what does not match begins the time anew"
+        );
         ctx.state().insert("n", n).unwrap();
         std::thread::sleep(Duration::from_millis(30));
     }
@@ -209,6 +217,37 @@ fn an_error_of_the_handler_ends_it_or_is_retried_with_nothing_lost() {
         ctx.state().insert("n", n).unwrap();
     }
     assert_eq!(values(&notes(&ctx, 3)), [1, 3, 4]);
+}
+
+/// Each retry tested the state at its cursor once more: after every timeout the handler was called again for an update that
+/// it had had, and after its own error for that for ever.
+#[test]
+fn a_retry_of_a_condition_tells_nothing_twice() {
+    fn fails(now: Snapshot<'_>, state: &State) -> Result<()> {
+        note(now, state, "n".into())?;
+        Err(Error::other("on purpose"))
+    }
+    for failing in [false, true] {
+        let ctx = Context::new().unwrap();
+        ctx.state().insert("n", 5).unwrap();
+        if failing {
+            let process = ctx.call_when_equal("n", 5, fails).retry_for_any();
+            process.retry_delay(Duration::from_millis(10)).start().unwrap();
+        } else {
+            let process = ctx.call_when_equal("n", 5, note).args("n".into()).retry_for_any();
+            let process = process.timeout(Duration::from_millis(30));
+            process.retry_delay(Duration::from_millis(10)).start().unwrap();
+        }
+        notes(&ctx, 1);
+        std::thread::sleep(Duration::from_millis(300));
+        for n in [4, 5, 6, 5] {
+            ctx.state().insert("n", n).unwrap();
+        }
+        notes(&ctx, 3);
+        std::thread::sleep(Duration::from_millis(100));
+        let seen: Vec<(u64, i64)> = notes(&ctx, 3).iter().map(|(seq, n, _)| (*seq, *n)).collect();
+        assert_eq!(seen, [(1, 5), (3, 5), (5, 5)], "{failing}");
+    }
 }
 
 #[test]

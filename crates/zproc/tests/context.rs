@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use zproc::signals::{SIGKILL, SIGTERM};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::signals::{SIGKILL, SIGTERM, SIGUSR1};
 use zproc::{Context, Error, Result, State};
 
 zproc::init_tests!();
@@ -62,11 +65,16 @@ fn wait_all_returns_the_values_in_order_and_has_one_timeout_for_all() {
         .start()
         .unwrap()
         .for_each(drop);
-    let start = Instant::now();
     assert!(matches!(ctx.wait_all(Duration::from_millis(50)), Err(Error::Timeout)));
     let safe = ctx.wait_all_safe(Duration::from_millis(20));
     assert!(matches!(safe[0], Err(Error::Timeout)) && safe[1].as_ref().unwrap().get::<u64>().unwrap() == 2);
-    assert!(start.elapsed() < Duration::from_secs(30));
+    // A timeout for each would take 15 s.
+    let many = Context::new().unwrap();
+    many.process_factory([sleep]).count(15).start().unwrap();
+    let start = Instant::now();
+    let safe = many.wait_all_safe(Duration::from_secs(1));
+    assert!(safe.len() == 15 && safe.iter().all(|one| matches!(one, Err(Error::Timeout))));
+    assert!(start.elapsed() < Duration::from_secs(12));
     ctx.state().insert("go", true).unwrap();
     let values = ctx.wait_all(None).unwrap();
     assert_eq!(values.len(), 2, "workers are none of them");
@@ -121,22 +129,23 @@ fn stop_all_returns_exit_codes_in_order_and_takes_one_grace() {
             std::thread::sleep(Duration::from_secs(1));
         }
     };
-    for n in 0..4 {
+    // A grace for each would take 12 s.
+    for n in 0..8 {
         ctx.process(stubborn)
             .args(n)
-            .stop_grace(Duration::from_millis(300))
+            .stop_grace(Duration::from_millis(1500))
             .start()
             .unwrap();
     }
-    ctx.state().get_when(|now| now.len().map(|len| len == 4)).unwrap();
+    ctx.state().get_when(|now| now.len().map(|len| len == 8)).unwrap();
     ctx.process(sleep).start().unwrap();
     ctx.process(sleep).deferred().unwrap();
     let done = ctx.process(|| ()).start().unwrap();
     done.wait().unwrap();
     let start = Instant::now();
     let codes = ctx.stop_all().unwrap();
-    let killed = Some(-SIGKILL);
-    assert_eq!(codes, [killed, killed, killed, killed, Some(-SIGTERM), None, Some(0)]);
+    assert_eq!(codes[..8], [Some(-SIGKILL); 8]);
+    assert_eq!(codes[8..], [Some(-SIGTERM), None, Some(0)]);
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -153,6 +162,49 @@ fn a_context_that_waits_ends_behind_its_processes() {
     }
     drop(ctx);
     assert_eq!(state.len().unwrap(), 3);
+}
+
+/// A signal that ended the waiting ended the cleaning up, too, so the processes went on.
+#[test]
+fn a_signal_while_a_context_waits_ends_its_processes_all_the_same() {
+    fn closes() -> Result<()> {
+        zproc::signal_to_error(SIGUSR1)?;
+        let ctx = Context::builder().wait(true).build()?;
+        let child = ctx.process(sleep).start()?;
+        let worker = {
+            ctx.process_map(square, [1]).count(1).start()?.for_each(drop);
+            ctx.workers().remove(0)
+        };
+        let signals = std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            kill(Pid::this(), Signal::SIGUSR1)
+        });
+        let closed = ctx.close();
+        assert!(matches!(closed, Err(Error::Signal { signal: SIGUSR1 })), "{closed:?}");
+        assert!(!child.is_alive() && !worker.is_alive());
+        signals.join().unwrap().map_err(Error::other)
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(closes).start().unwrap().wait().unwrap();
+}
+
+/// What could not be started stayed in the context as if it were deferred, and every wait for all failed by it.
+#[test]
+fn what_cannot_be_started_is_none_of_the_contexts() {
+    fn short_of_descriptors(ctx: Context) -> Result<()> {
+        ctx.process(|| ()).start()?;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::other)?;
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).map_err(Error::other)?;
+        let handler = |_: zproc::Snapshot<'_>, _: &State| ();
+        assert!(ctx.process(|| ()).start().is_err());
+        assert!(ctx.process_factory([double, square]).args(1).start().is_err());
+        assert!(ctx.call_when_change(["n"], handler).start().is_err());
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
+        assert_eq!((ctx.processes().len(), ctx.wait_all(None)?.len()), (1, 1));
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(short_of_descriptors).start().unwrap().wait().unwrap();
 }
 
 #[test]

@@ -235,20 +235,6 @@ fn who_does_not_end_by_sigterm_is_killed_after_the_grace() {
     let stubborn = stubborn.stop_grace(Duration::from_millis(50)).start().unwrap();
     ctx.state().get_when_available("ready").unwrap();
     assert_eq!(stubborn.stop().unwrap(), -SIGKILL);
-    // One that is stopped cannot see the SIGTERM.
-    let stopped = ctx
-        .process(sleep)
-        .stop_grace(Duration::from_millis(50))
-        .start()
-        .unwrap();
-    kill(pid(&stopped), Signal::SIGSTOP).unwrap();
-    let stat = format!("/proc/{}/stat", pid(&stopped));
-    eventually(|| std::fs::read_to_string(&stat).unwrap().contains(") T "));
-    assert_eq!(stopped.stop().unwrap(), -SIGKILL);
-}
-
-fn pid<T>(process: &zproc::Process<T>) -> Pid {
-    Pid::from_raw(process.pid().unwrap() as i32)
 }
 
 #[test]

@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     let role = std::env::args().nth(1).unwrap_or_default();
     let result = match role.as_str() {
         "forgetful" => forgetful(),
-        "ends" if is_child() => Ok(()),
-        "sleeps" if is_child() => {
+        "ends" | "workers_end" if is_child() => Ok(()),
+        "sleeps" | "workers_sleep" if is_child() => {
             std::thread::sleep(Duration::from_secs(600));
             Ok(())
         }
@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         "ends" => told("ended before it came to zproc::init()"),
         "sleeps" => told("within 5 s"),
         "forgets" => told("Context::new without zproc::init()"),
+        "workers_end" => workers_told("ended before it came to zproc::init()"),
+        "workers_sleep" => workers_told("within 5 s"),
         "runs" => runs(),
         "replaced" => replaced(),
         // The harness of other tests takes arguments, too.
@@ -59,6 +61,21 @@ fn told(expected: &str) -> Result<()> {
         Err(Error::ProcessWait {
             source: Some(source), ..
         }) if source.message().contains(expected) => Ok(()),
+        other => Err(Error::other(format!("{other:?}"))),
+    }
+}
+
+/// So are workers. A map waited for them for ever if they did not end, and started new ones for ever if they did.
+fn workers_told(expected: &str) -> Result<()> {
+    zproc::init();
+    let ctx = Context::new()?;
+    let results: Vec<Result<u64>> = ctx.process_map(|n: u64| n, 0..10).count(4).start()?.take(100).collect();
+    match &results[..] {
+        [
+            Err(Error::ProcessWait {
+                source: Some(source), ..
+            }),
+        ] if source.message().contains(expected) => Ok(()),
         other => Err(Error::other(format!("{other:?}"))),
     }
 }
@@ -114,9 +131,15 @@ fn replaced() -> Result<()> {
 
 fn test() {
     let this = std::env::current_exe().expect("this program has a path");
-    for role in ["forgetful", "ends", "forgets", "off_main", "runs", "sleeps"] {
+    for role in ["forgetful", "ends", "forgets", "off_main", "runs", "workers_end"] {
         run(&this, role);
     }
+    // These take 5 s and more, in which they do nothing.
+    std::thread::scope(|scope| {
+        for role in ["sleeps", "workers_sleep"] {
+            scope.spawn(|| run(&this, role));
+        }
+    });
     let copy = Copy::of(&this, "replaced");
     run(&copy.0, "replaced");
     let copy = Copy::of(&this, "stripped");

@@ -197,7 +197,8 @@ fn a_worker_killed_in_each_of_fifty_maps_costs_one_item_at_most() {
             }
         }
     }
-    assert!(lost <= 50 * load());
+    // Many of those who die are at an item: if none was, nobody was killed.
+    assert!((1..=50 * load()).contains(&lost), "{lost} items were lost");
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use zproc::signals::{SIGABRT, SIGKILL, SIGSEGV, SIGTERM, SIGUSR1};
-use zproc::{Context, Error, Process, Result, Retry, State};
+use zproc::{Backend, Context, Error, Process, Result, Retry, State};
 
 zproc::init_tests!();
 
@@ -22,6 +23,11 @@ fn count(state: State, runs: u32, how: u8) -> Result<u32> {
         1 => Err(Error::other(std::io::Error::other("broken"))),
         2 => panic!("on purpose"),
         3 => std::process::abort(),
+        4 => {
+            kill(Pid::this(), Signal::SIGSEGV).map_err(Error::other)?;
+            std::thread::sleep(Duration::from_secs(600));
+            Ok(0)
+        }
         _ => zproc::exit(how.into()),
     }
 }
@@ -186,6 +192,47 @@ fn a_report_of_each_failure_goes_to_stderr() {
     );
 }
 
+/// The report of a failure panicked where stderr is broken: a child died of it, and a thread was waited for for ever.
+#[test]
+fn a_broken_stderr_costs_no_retry() {
+    fn with_broken_stderr(ctx: Context, backend: Backend) -> Result<u32> {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .map_err(Error::other)?;
+        nix::unistd::dup2_stderr(full).map_err(Error::other)?;
+        let inner = ctx
+            .process(count)
+            .args((3, 0))
+            .retry_for_any()
+            .retry_delay(SOON)
+            .backend(backend);
+        inner.start()?.wait_timeout(Duration::from_secs(60))
+    }
+    let ctx = Context::new().unwrap();
+    for backend in [Backend::Process, Backend::Thread] {
+        let outer = ctx.process(with_broken_stderr).args(backend).start().unwrap();
+        assert_eq!(outer.wait().unwrap(), 3, "{backend:?}");
+        ctx.state().clear().unwrap();
+    }
+}
+
+/// What says which failures are retried is the user's, and may panic; a thread was waited for for ever then, too.
+#[test]
+fn a_panic_while_it_is_seen_what_to_retry_ends_the_process() {
+    let ctx = Context::new().unwrap();
+    for backend in [Backend::Process, Backend::Thread] {
+        let process = ctx
+            .process(|| Err::<(), _>(Error::Timeout))
+            .retry_for(Retry::when(|_| panic!("undecided")))
+            .backend(backend)
+            .start()
+            .unwrap();
+        let error = process.wait_timeout(Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("undecided"), "{error}");
+    }
+}
+
 #[test]
 fn a_child_that_died_is_restarted() {
     let ctx = Context::new().unwrap();
@@ -198,6 +245,9 @@ fn a_child_that_died_is_restarted() {
         .unwrap();
     assert_eq!(process.wait().unwrap(), 4);
     assert_eq!((process.exitcode(), process.is_alive()), (Some(0), false));
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(count).args((3, 4)).restart_for([SIGSEGV, SIGABRT]);
+    assert_eq!(process.restart_delay(SOON).start().unwrap().wait().unwrap(), 3);
     // Not for another signal.
     let ctx = Context::new().unwrap();
     let process = ctx
@@ -258,6 +308,36 @@ fn restarts_end_at_their_limit_and_when_it_is_stopped() {
     assert!(!sleeper.is_alive());
 }
 
+/// The child ran, and nobody kept it: whoever dropped its context waited for ever.
+#[test]
+fn a_process_that_could_not_be_kept_is_not_started() {
+    fn short_of_memory(ctx: Context) -> Result<()> {
+        // There is a thread that starts processes.
+        ctx.process(|| ()).start()?.wait()?;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_AS).map_err(Error::other)?;
+        let pages = std::fs::read_to_string("/proc/self/statm").map_err(Error::other)?;
+        let pages: u64 = pages
+            .split(' ')
+            .next()
+            .unwrap_or_default()
+            .parse()
+            .map_err(Error::other)?;
+        // Not enough for the stack of another thread.
+        setrlimit(Resource::RLIMIT_AS, 4096 * pages + (1 << 20), hard).map_err(Error::other)?;
+        let result = ctx
+            .process(|| std::thread::sleep(Duration::from_secs(600)))
+            .restart_for_any()
+            .start();
+        setrlimit(Resource::RLIMIT_AS, soft, hard).map_err(Error::other)?;
+        let error = result.map(drop).unwrap_err();
+        assert!(error.to_string().contains("thread"), "{error}");
+        ctx.close()
+    }
+    let ctx = Context::new().unwrap();
+    let outer = ctx.process(short_of_memory).start().unwrap();
+    outer.wait_timeout(Duration::from_secs(60)).unwrap();
+}
+
 #[test]
 fn a_killed_child_is_restarted_and_watches_on() {
     fn echo(state: State) -> Result<()> {
@@ -291,6 +371,62 @@ fn a_killed_child_is_restarted_and_watches_on() {
     assert!(!process.is_alive());
 }
 
+/// What the dead one had not read, and all that came before the restart, was gone without a word.
+#[test]
+fn a_restart_misses_nothing_and_repeats_nothing() {
+    fn note(state: State) -> Result<()> {
+        let seen = state.fork().namespace("seen").open()?;
+        loop {
+            let n: u64 = state.get_when_change(["n"])?.get("n")?.unwrap_or(0);
+            seen.insert(seen.len()? as u64, n)?;
+            if n.is_multiple_of(7) {
+                kill(Pid::this(), Signal::SIGKILL).map_err(Error::other)?;
+            }
+        }
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(note)
+        .restart_for([SIGKILL])
+        .restart_delay(Duration::from_millis(50))
+        .start()
+        .unwrap();
+    let seen = ctx.state().fork().namespace("seen").open().unwrap();
+    for n in 1..=20u64 {
+        ctx.state().insert("n", n).unwrap();
+    }
+    let watch = seen.watch().timeout(Duration::from_secs(60));
+    let now = watch.get_when(|now| Ok(now.len()? == 20)).unwrap();
+    let all: Vec<u64> = (0..20u64).map(|at| now.get(at).unwrap().unwrap()).collect();
+    assert_eq!(all, (1..=20).collect::<Vec<_>>());
+}
+
+/// A run that failed, or died, was another writer to the next one, which saw its updates as news.
+#[test]
+fn what_a_run_has_written_is_no_news_to_the_next() {
+    fn write_and_fail(state: State, dies: bool) -> Result<i64> {
+        let runs = state.fork().namespace("runs").open()?;
+        if runs.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))? < 3 {
+            state.insert("n", -1)?;
+            state.insert("n", -2)?;
+            if dies {
+                kill(Pid::this(), Signal::SIGKILL).map_err(Error::other)?;
+            }
+            return Err(Error::Timeout);
+        }
+        runs.insert("last", true)?;
+        Ok(state.get_when_change(["n"])?.get("n")?.unwrap_or(0))
+    }
+    for dies in [false, true] {
+        let ctx = Context::new().unwrap();
+        let process = ctx.process(write_and_fail).args(dies).retry_for_any().retry_delay(SOON);
+        let process = process.restart_for_any().restart_delay(SOON).start().unwrap();
+        let runs = ctx.state().fork().namespace("runs").open().unwrap();
+        runs.get_when_available("last").unwrap();
+        ctx.state().insert("n", 5).unwrap();
+        assert_eq!(process.wait().unwrap(), 5, "{dies}");
+    }
+}
+
 #[test]
 fn a_signal_that_is_no_failure_of_the_target_ends_the_child() {
     let ctx = Context::new().unwrap();
@@ -301,6 +437,32 @@ fn a_signal_that_is_no_failure_of_the_target_ends_the_child() {
         .unwrap();
     kill(pid(&process), Signal::SIGUSR1).unwrap();
     assert!(matches!(process.wait(), Err(Error::ProcessWait { exit_code, .. }) if exit_code == -SIGUSR1));
+}
+
+/// It was slept through and then forgotten, so that who asked the process to end had to kill it.
+#[test]
+fn a_signal_that_is_not_to_be_retried_ends_the_rest_before_a_retry() {
+    fn trap(state: State) -> Result<()> {
+        zproc::signal_to_error(SIGTERM)?;
+        let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+        if run == 1 {
+            return Err(Error::Timeout);
+        }
+        state.get_when_available("never").map(drop)
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .process(trap)
+        .retry_for(Retry::when(|error| matches!(error, Error::Timeout)))
+        .retry_delay(Duration::from_secs(600))
+        .stop_grace(Duration::from_secs(30))
+        .start()
+        .unwrap();
+    ctx.state().get_when_equal("runs", 1).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(process.stop().unwrap(), 1);
+    assert!(process.wait().unwrap_err().to_string().contains("signal 15"));
+    assert_eq!(runs(&ctx), 2);
 }
 
 #[test]

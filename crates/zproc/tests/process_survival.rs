@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use zproc::{Context, Error, Result, State};
+use zproc::{Backend, Context, Error, Result, Snapshot, State};
 
 zproc::init_tests!();
 
@@ -123,6 +123,43 @@ fn the_death_of_a_child_ends_nothing_else() {
     assert!(!eldest.is_alive());
 }
 
+/// A child is tied to its parent twice. Each means alone ends it.
+#[test]
+fn each_of_the_two_ties_to_a_parent_is_enough() {
+    fn tied_once(state: State, by_pipe: bool) -> Result<()> {
+        if by_pipe {
+            nix::sys::prctl::set_pdeathsig(None).map_err(Error::other)?;
+        } else {
+            for fd in std::fs::read_dir("/proc/self/fd").map_err(Error::other)? {
+                let path = fd.map_err(Error::other)?.path();
+                let number = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok());
+                let is_pipe = std::fs::read_link(&path).is_ok_and(|to| to.to_string_lossy().starts_with("pipe:"));
+                if let Some(number) = number.filter(|number| is_pipe && *number > 2) {
+                    nix::unistd::close(number).map_err(Error::other)?;
+                    state.insert("closed", true)?;
+                }
+            }
+            assert!(state.contains_key("closed")?);
+        }
+        sleep(state, u32::from(by_pipe))
+    }
+    let _turn = turn();
+    for by_pipe in [false, true] {
+        let ctx = Context::new().unwrap();
+        let parent = ctx.process(|ctx: Context, by_pipe: bool| -> Result<()> {
+            ctx.process(tied_once).args(by_pipe).start()?;
+            ctx.state().get_when_available("never").map(drop)
+        });
+        let parent = parent.args(by_pipe).start().unwrap();
+        let key = ("generation", u32::from(by_pipe));
+        let now = ctx.state().get_when_available(key).unwrap();
+        let child: u32 = now.get(key).unwrap().unwrap();
+        assert!(!has_ended(child));
+        kill_now(parent.pid().unwrap());
+        all_end(&[child]);
+    }
+}
+
 #[test]
 fn a_thread_that_started_processes_may_end() {
     let _turn = turn();
@@ -195,11 +232,32 @@ fn no_descriptor_is_left_here_and_none_too_many_is_there() {
             .map(|n: u32| ctx.process(|n: u32| n).args(n).start().unwrap())
             .collect();
         results.iter().for_each(|one| assert!(one.wait().is_ok()));
+        // All that has descriptors or threads of its own.
+        let handler = |_: Snapshot<'_>, _: &State| ();
+        ctx.call_when_change(["n"], handler).start().unwrap();
+        ctx.process(sleep).args(9).restart_for_any().start().unwrap();
+        let thread = ctx.process(|| 5).backend(Backend::Thread).start().unwrap();
+        assert_eq!(thread.wait().unwrap(), 5);
+        ctx.process_map(|n: u32| n, 0..100)
+            .count(2)
+            .start()
+            .unwrap()
+            .for_each(drop);
+        ctx.process_map(|n: u32| n, 0..).count(2).submit().unwrap();
     };
     here();
     let before = count();
     (0..3).for_each(|_| here());
-    assert_eq!(count(), before);
+    // Threads end a little later, with what they have open.
+    let start = Instant::now();
+    while count() > before {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{before} and {} descriptors",
+            count()
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let zombies = std::fs::read_dir("/proc/self/task")
         .unwrap()
         .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).ok());
@@ -208,6 +266,42 @@ fn no_descriptor_is_left_here_and_none_too_many_is_there() {
         "",
         "no child is left, not even a dead one"
     );
+}
+
+/// Processes that nobody waited for were left as zombies, with two descriptors each, until their context was closed.
+#[test]
+fn what_is_started_and_forgotten_leaves_nothing_while_others_are_started() {
+    let _turn = turn();
+    let ctx = Context::new().unwrap();
+    let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let start = || ctx.process(|| ()).start().unwrap().pid().unwrap();
+    ctx.process(sleep).args(1).start().unwrap();
+    let mut pids = vec![start()];
+    let before = fds();
+    for _ in 0..40 {
+        all_end(&pids);
+        pids.push(start());
+    }
+    all_end(&pids);
+    let left = |pid: &&u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let zombies = pids.iter().filter(left).count();
+    assert!(
+        zombies < 5 && fds() < before + 10,
+        "{zombies} zombies, {before} and {} descriptors",
+        fds()
+    );
+    // One that has a thread to restart it, and one that is a thread, have an eventfd more.
+    let before = fds();
+    for _ in 0..20 {
+        ctx.process(|| ()).restart_for_any().start().unwrap().wait().unwrap();
+        ctx.process(|| ())
+            .backend(Backend::Thread)
+            .start()
+            .unwrap()
+            .wait()
+            .unwrap();
+    }
+    assert!(fds() < before + 10, "{before} and {} descriptors", fds());
 }
 
 /// How many times as often as usual things are repeated: more in a soak.

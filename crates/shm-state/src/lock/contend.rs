@@ -189,7 +189,8 @@ impl<'a> Contender<'a> {
                 false => Some(Err(self.timed_out(seen))),
             };
         }
-        if self.has_slept() && interrupt::is_asked_for() {
+        // Before the first sleep, too: who is asked may note by it that this thread waits from now on.
+        if interrupt::is_asked_for() {
             return Some(Err(self.timed_out(seen)));
         }
         let seen = word::announce_waiter(&self.lock.word, seen).ok()?;

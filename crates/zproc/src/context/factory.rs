@@ -233,10 +233,9 @@ impl<L: TargetList<M>, M: 'static, A: Arguments<L::Args>> Factory<'_, L, M, A> {
     /// }
     /// ```
     pub fn start(self) -> Result<Vec<Process<L::Output>>> {
+        let ctx = self.ctx;
         let all = self.deferred()?;
-        for process in &all {
-            process.start()?;
-        }
+        ctx.start_new(all.iter().map(Process::supervised))?;
         Ok(all)
     }
 

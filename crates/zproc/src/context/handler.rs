@@ -101,7 +101,8 @@ impl<M: 'static, H: Handler<M>> Run<Targets, H> for RunHandler<M> {
         let run = || {
             let (standing, args): (Standing, Vec<u8>) = from_bytes("the watch of a handler", call.args)?;
             let state = call.home.state()?;
-            standing.run(&state, |snapshot| {
+            let begins = call.home.begins_standing();
+            standing.run(&state, begins, |snapshot| {
                 handler.handle(snapshot, &state, from_bytes("the arguments", &args)?)
             })?;
             to_bytes("the result", &())
@@ -279,8 +280,9 @@ impl<H: Handler<M>, M: 'static, A: Arguments<H::Args>> HandlerBuilder<'_, H, M, 
     /// }
     /// ```
     pub fn start(self) -> Result<Process<()>> {
+        let ctx = self.ctx;
         let process = self.deferred()?;
-        process.start()?;
+        ctx.start_new([process.supervised()])?;
         Ok(process)
     }
 
@@ -321,6 +323,10 @@ impl<H: Handler<M>, M: 'static, A: Arguments<H::Args>> HandlerBuilder<'_, H, M, 
 
 /// Each of these starts a process of its own, which calls a handler once for each update that matches, in order, from the
 /// moment on at which `start` returned. A condition that holds already at that moment calls it once for it.
+///
+/// "Once" holds for handlers that fail, too: a retry ([`retry_for`](HandlerBuilder::retry_for)) or a restart goes on behind
+/// the update for which the handler failed, and misses none of those that came meanwhile. A handler that must have another
+/// try at the same update has it by itself.
 ///
 /// A handler that is slower than the updates come falls behind, and out of the history if that is not long enough
 /// ([`Builder::history`](crate::Builder::history)): then its process ends with

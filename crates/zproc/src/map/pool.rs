@@ -29,6 +29,8 @@ use crate::state::State;
 
 /// The workers of a context.
 pub(crate) struct Workers {
+    /// The process whose children they are.
+    owner: u32,
     base: Arc<State>,
     defaults: ProcessSettings,
     pool: Mutex<Pool>,
@@ -92,12 +94,21 @@ pub(super) enum Front {
     Nothing,
 }
 
+/// Chunks of a task that are on their way: four for each worker and four, or so many.
+const MOST_NEAR: usize = SLOTS * 3 / 4;
+const _: () = assert!(MOST_NEAR >= 2 * MOST_WORKERS && MOST_NEAR + MOST_BEHIND < SLOTS);
+/// Chunks more, which are done, while the first one is not. As they take about as long, that is how long an item may take
+/// beside the others until they wait for it.
+const MOST_BEHIND: usize = 128;
+/// How long a wait for workers lasts until it begins anew.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// So many deaths in a row without any result, and for each worker, end a task: something is wrong with all workers.
 const MOST_BARREN: usize = 3;
 
 impl Workers {
     pub(crate) fn new(base: Arc<State>, defaults: ProcessSettings) -> Arc<Self> {
         Arc::new(Self {
+            owner: std::process::id(),
             base,
             defaults,
             pool: Mutex::default(),
@@ -106,6 +117,14 @@ impl Workers {
 
     fn pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails in a fork, which has a copy of all this and the same slots.
+    pub(super) fn check_own(&self) -> Result<()> {
+        match self.owner == std::process::id() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        }
     }
 
     /// The processes of the workers.
@@ -119,6 +138,7 @@ impl Workers {
 
     /// Begins a task with so many workers; with that many new ones if `new`.
     pub(super) fn begin(&self, orders: &TaskOrders, count: usize, new: bool) -> Result<u32> {
+        self.check_own()?;
         let bytes = to_bytes("the orders of a task", orders)?;
         let mut pool = self.pool();
         if pool.closed {
@@ -172,8 +192,17 @@ impl Workers {
     /// Whether a task may have another chunk on its way.
     pub(super) fn has_room(&self, task: u32) -> bool {
         let mut pool = self.pool();
-        let window = (4 * pool.members.len() + 4).min(SLOTS * 3 / 4);
-        let within = pool.tasks.get(&task).is_some_and(|queue| queue.chunks.len() < window);
+        let workers = pool.members.len();
+        let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get(&task)) else {
+            return false;
+        };
+        let near = (4 * workers + 4).min(MOST_NEAR);
+        let is_undone = |chunk: &&Chunk| matches!(chunk, Chunk::InSlot(slot) if !common.ring.is_done(*slot));
+        let within = queue.chunks.len() < near
+            // Those behind a slow one are done. They are not to idle the workers, and not to fill the memory.
+            || queue.chunks.front().as_ref().is_some_and(is_undone)
+                && queue.chunks.len() < near + MOST_BEHIND
+                && queue.chunks.iter().filter(is_undone).count() < 2 * workers;
         within && pool.find_slot(task).is_some()
     }
 
@@ -190,9 +219,9 @@ impl Workers {
         let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get_mut(&task)) else {
             return Err(Error::Closed);
         };
-        pool.free.retain(|free| *free != slot);
         let posted = common.ring.post(slot, queue.orders, pool.next_order, count, input);
         posted.map_err(|source| failed("handing items to workers", source))?;
+        pool.free.retain(|free| *free != slot);
         pool.next_order += 1;
         queue.chunks.push_back(Chunk::InSlot(slot));
         Ok(true)
@@ -235,17 +264,15 @@ impl Workers {
     fn tend_locked(&self, pool: &mut Pool) -> Result<()> {
         let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut pool.members)
             .into_iter()
-            .partition(|member| member.process.exit_code().is_some());
-        pool.members = left;
+            .map(|member| (member.process.ended(), member))
+            .partition(|(ended, _)| ended.is_some());
+        pool.members = left.into_iter().map(|(_, member)| member).collect();
         let mut last = None;
-        for member in gone {
-            let (pid, code) = (
-                member.process.pid().unwrap_or(0),
-                member.process.exit_code().unwrap_or(0),
-            );
+        for (ended, member) in gone {
+            let Some(ended) = ended else { continue };
             let mut last_words = [0; 16];
-            last_words[..4].copy_from_slice(&code.to_le_bytes());
-            last_words[4..8].copy_from_slice(&pid.to_le_bytes());
+            last_words[..4].copy_from_slice(&ended.exit_code.to_le_bytes());
+            last_words[4..8].copy_from_slice(&ended.pid.to_le_bytes());
             if let Some(common) = &pool.shared {
                 if common.ring.bury(member.id, &last_words) {
                     pool.barren = 0;
@@ -254,15 +281,15 @@ impl Workers {
                 signal::ring(common.news.as_fd());
             }
             if !member.retired {
-                pool.barren += 1;
-                last = Some(member.process);
+                // One that did not even come to `init` says as much as a death of each: others will not do better.
+                pool.barren += if ended.began { 1 } else { pool.wanted + 1 };
+                last = Some(ended);
             }
         }
-        if let Some(last) = last
+        if let Some(ended) = last
             && pool.barren > MOST_BARREN * (pool.wanted + 1)
         {
             pool.barren = 0;
-            let ended = last.wait(Deadline::at_once(), false)?;
             return Err(Error::ProcessWait {
                 exit_code: ended.exit_code,
                 pid: ended.pid,
@@ -343,19 +370,28 @@ impl Workers {
         Ok(process)
     }
 
-    /// Waits until a worker has finished a chunk since the bell was silenced, or has ended; for a second at most.
-    pub(super) fn wait(&self, bell: &Bell) -> Result<()> {
+    /// Waits until a worker has finished a chunk since the bell was silenced, or has ended; for a second at most. A signal
+    /// that is an event ends it, if asked for.
+    pub(super) fn wait(&self, bell: &Bell, tell_signals: bool) -> Result<()> {
         let runs: Vec<_> = self
             .processes()
             .iter()
             .filter_map(|process| process.running())
             .collect();
         let fds: Vec<_> = runs.iter().map(|run| run.as_fd()).chain([bell.as_fd()]).collect();
-        os::wait_readable(&fds, Deadline::after(Duration::from_secs(1)), true).map(drop)
+        // One on its way to `init` is looked at more often: it may never come there.
+        let slices = runs.iter().map(|run| run.slice());
+        let slice = slices.min().unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
+        os::wait_readable(&fds, Deadline::after(slice), tell_signals)?;
+        runs.iter().for_each(|run| run.look());
+        Ok(())
     }
 
-    /// Nobody takes the results of a task any more.
+    /// Nobody takes the results of a task any more. Somebody does if this is a copy in a fork.
     pub(super) fn abandon(&self, task: u32) {
+        if self.check_own().is_err() {
+            return;
+        }
         let mut pool = self.pool();
         if let Some(queue) = pool.tasks.get_mut(&task) {
             queue.abandoned = true;
@@ -400,7 +436,8 @@ impl Pool {
     fn common(&mut self) -> Result<&mut Common> {
         if self.shared.is_none() {
             self.shared = Some(Common::new()?);
-            self.free = (0..SLOTS).collect();
+            // The last is used first, so that no more are used than are needed.
+            self.free = (0..SLOTS).rev().collect();
         }
         self.shared.as_mut().ok_or(Error::Closed)
     }

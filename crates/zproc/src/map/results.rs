@@ -5,6 +5,7 @@
 //! [`AIM`], so that handing them over costs little beside running them, and the last ones are not large.
 
 use std::fmt;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,12 @@ pub struct Progress {
 /// The results of [`Context::process_map`](crate::Context::process_map), in the order of the items. Each is yielded as soon
 /// as it and those before it are there; asking for one waits for it.
 ///
+/// An error that is not of an item ends them: it is yielded once, the rest is given up, and nothing follows. Such are
+/// [`Error::Closed`](crate::Error::Closed), [`Error::NestedAtomic`](crate::Error::NestedAtomic) (to wait for results within
+/// [`State::atomic`](crate::State::atomic) would keep the writer lock from the workers), workers that cannot be started or do
+/// not live, and an item that cannot be carried, behind the results before it. Only an
+/// [`Error::Signal`](crate::Error::Signal) ends nothing: ask again.
+///
 /// Dropping it gives up what was not asked for.
 ///
 /// ```
@@ -78,8 +85,12 @@ pub struct MapResults<'p, I: Iterator, R> {
     progress: Option<Box<dyn FnMut(Progress) + 'p>>,
     done: u64,
     total: Option<u64>,
-    /// An item that cannot be carried ends the task behind those before it.
+    /// An item that cannot be carried or handed over ends the task behind those before it.
     failure: Option<Error>,
+    /// Nothing comes any more: all was yielded, or an error.
+    over: bool,
+    /// Whether signals end its waits.
+    tell_signals: bool,
     output: PhantomData<fn() -> R>,
 }
 
@@ -98,8 +109,9 @@ where
             (least, Some(most)) if least == most => Some(least as u64),
             _ => None,
         };
+        let bell = workers.bell().inspect_err(|_| workers.abandon(task))?;
         let mut results = Self {
-            bell: workers.bell()?,
+            bell,
             workers,
             task,
             items: Some(items),
@@ -111,10 +123,18 @@ where
             done: 0,
             total,
             failure: None,
+            over: false,
+            tell_signals: true,
             output: PhantomData,
         };
         results.feed()?;
         Ok(results)
+    }
+
+    /// Has signals end no wait of it.
+    pub(super) fn without_signals(mut self) -> Self {
+        self.tell_signals = false;
+        self
     }
 
     /// Hands items to the workers, as many as may be on their way.
@@ -176,6 +196,7 @@ where
     /// The next chunk of results; `None` behind the last.
     fn next_chunk(&mut self) -> Result<bool> {
         check_not_in_atomic()?;
+        self.workers.check_own()?;
         loop {
             // What rings from here on is heard below.
             self.bell.silence();
@@ -185,11 +206,14 @@ where
                 Front::Finished(finished) => {
                     self.take(finished);
                     // Before its results are looked at, so that the workers have something to do meanwhile.
-                    self.feed()?;
+                    if let Err(error) = self.feed() {
+                        self.failure = Some(error);
+                        (self.items, self.waiting) = (None, None);
+                    }
                     return Ok(true);
                 }
                 Front::Nothing if self.waiting.is_none() && self.items.is_none() => return Ok(false),
-                Front::Nothing | Front::Pending => self.workers.wait(&self.bell)?,
+                Front::Nothing | Front::Pending => self.workers.wait(&self.bell, self.tell_signals)?,
             }
         }
     }
@@ -238,13 +262,33 @@ where
                 return Some(Self::decode(status, bytes));
             }
             self.current = None;
+            if self.over {
+                return None;
+            }
             match self.next_chunk() {
                 Ok(true) => {}
-                Ok(false) => return self.failure.take().map(Err),
-                Err(error) => return Some(Err(error)),
+                Ok(false) => {
+                    self.over = true;
+                    return self.failure.take().map(Err);
+                }
+                // Of a wait, and not of the task, which goes on.
+                Err(error @ Error::Signal { .. }) => return Some(Err(error)),
+                Err(error) => {
+                    self.over = true;
+                    self.items = None;
+                    self.workers.abandon(self.task);
+                    return Some(Err(error));
+                }
             }
         }
     }
+}
+
+impl<I: Iterator, R> FusedIterator for MapResults<'_, I, R>
+where
+    I::Item: Serialize,
+    R: DeserializeOwned,
+{
 }
 
 impl<I: Iterator, R> Drop for MapResults<'_, I, R> {

@@ -32,8 +32,9 @@ use std::time::Duration;
 use nix::fcntl::{FallocateFlags, fallocate};
 use zproc_spawn::shared::{self, Shared};
 
-/// Chunks that can be on their way at once.
-pub(super) const SLOTS: usize = 32;
+/// Chunks that can be on their way at once: enough for all workers, and for results that wait behind a slow item. What is not
+/// used takes no memory.
+pub(super) const SLOTS: usize = 768;
 /// Bytes of items, and of results with their table, in a slot.
 pub(super) const INPUT: usize = 64 << 10;
 const OUTPUT: usize = 256 << 10;
@@ -46,19 +47,23 @@ pub(super) const MOST_WORKERS: usize = 256;
 // The header.
 const POSTED: usize = 0;
 const LARGE_END: usize = 8;
+/// How many slots were ever used: who looks for a chunk looks at no others.
+const USED: usize = 16;
 const RETIRED: usize = 64; // one word for each worker's place
-const HEADER: usize = 4096;
-const _: () = assert!(RETIRED + 4 * MOST_WORKERS <= HEADER);
+// State and order of each slot, side by side for who looks for a chunk.
+const STATES: usize = 2048;
+const STATE: usize = 16;
+const ORDER: usize = 8;
+const HEADER: usize = 16384;
+const _: () = assert!(RETIRED + 4 * MOST_WORKERS <= STATES && STATES + STATE * SLOTS <= HEADER);
 
 // A slot.
-const STATE: usize = 0;
 const COUNT: usize = 4;
 const FIRST: usize = 8;
 const STARTED: usize = 12;
 const FINISHED: usize = 16;
 const INPUT_LENGTH: usize = 20;
 const TASK: usize = 24;
-const ORDER: usize = 32;
 const TOOK: usize = 40;
 const INPUT_AT: usize = 48;
 const ORDERS_AT: usize = 56;
@@ -74,6 +79,8 @@ const CLAIMED: u32 = 3;
 
 /// What became of an item: the low bits of its entry in the table, below the length of its bytes.
 const STATUS_BITS: u32 = 2;
+/// Bytes of a result, at most: an entry has room for so large a number.
+pub(super) const MOST_RESULT: usize = (u32::MAX >> STATUS_BITS) as usize;
 /// Its value.
 pub(super) const VALUE: u32 = 0;
 /// An error or a panic.
@@ -123,6 +130,15 @@ impl Results {
 impl Ring {
     fn slot(&self, slot: usize, field: usize) -> &AtomicU32 {
         self.memory.word(HEADER + slot * SLOT + field)
+    }
+
+    fn state(&self, slot: usize) -> &AtomicU32 {
+        self.memory.word(STATES + slot * STATE)
+    }
+
+    /// Chunks are taken in this order.
+    fn order(&self, slot: usize) -> &std::sync::atomic::AtomicU64 {
+        self.memory.long(STATES + slot * STATE + ORDER)
     }
 
     fn long(&self, slot: usize, field: usize) -> &std::sync::atomic::AtomicU64 {
@@ -199,7 +215,8 @@ impl Ring {
         ] {
             self.set(slot, field, value);
         }
-        self.long(slot, ORDER).store(order, Ordering::Relaxed);
+        self.order(slot).store(order, Ordering::Relaxed);
+        self.memory.word(USED).fetch_max(slot as u32 + 1, Ordering::Relaxed);
         self.long(slot, ORDERS_AT).store(orders.at, Ordering::Relaxed);
         self.long(slot, ORDERS_LENGTH).store(orders.length, Ordering::Relaxed);
         self.make_ready(slot);
@@ -208,7 +225,7 @@ impl Ring {
 
     fn make_ready(&self, slot: usize) {
         // Release: with all that is in the slot.
-        self.slot(slot, STATE).store(READY, Ordering::Release);
+        self.state(slot).store(READY, Ordering::Release);
         self.wake(1);
     }
 
@@ -222,7 +239,7 @@ impl Ring {
 
     pub(super) fn is_done(&self, slot: usize) -> bool {
         // Acquire: with the results.
-        self.slot(slot, STATE).load(Ordering::Acquire) == DONE
+        self.state(slot).load(Ordering::Acquire) == DONE
     }
 
     /// How many items the slot has, and in how many nanoseconds they were run.
@@ -242,7 +259,7 @@ impl Ring {
         self.memory
             .read(Self::output(slot, count), length.min(room), &mut bytes);
         self.free_input(slot);
-        self.set(slot, STATE, FREE);
+        self.state(slot).store(FREE, Ordering::Relaxed);
         let mut results = Results {
             table,
             bytes,
@@ -273,6 +290,11 @@ impl Ring {
                 (ELSEWHERE, [at, entry]) => {
                     let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
                     let length = entry >> STATUS_BITS;
+                    if length > MOST_RESULT as u64 {
+                        return Err(io::Error::other(format!(
+                            "a worker tells of a result of {length} bytes"
+                        )));
+                    }
                     let bytes = self.get_large(at, length)?;
                     self.punch_large(at, length);
                     (
@@ -299,7 +321,7 @@ impl Ring {
         let mut achieved = false;
         for slot in 0..SLOTS {
             // Acquire: with what it wrote before it took the slot; what it wrote since is there, because it is gone.
-            if self.slot(slot, STATE).load(Ordering::Acquire) != CLAIMED | worker << 2 {
+            if self.state(slot).load(Ordering::Acquire) != CLAIMED | worker << 2 {
                 continue;
             }
             let (count, started) = (self.get(slot, COUNT).min(MOST_ITEMS), self.get(slot, STARTED));
@@ -317,7 +339,7 @@ impl Ring {
             if first < count {
                 self.make_ready(slot);
             } else {
-                self.set(slot, STATE, DONE);
+                self.state(slot).store(DONE, Ordering::Relaxed);
             }
         }
         achieved
@@ -325,7 +347,7 @@ impl Ring {
 
     /// Frees a slot whose results nobody wants, unless a worker is at it.
     pub(super) fn withdraw(&self, slot: usize) -> bool {
-        let state = self.slot(slot, STATE);
+        let state = self.state(slot);
         for from in [READY, DONE] {
             // Acquire: what the worker did in it comes before it is used again.
             if state
@@ -354,10 +376,11 @@ impl Ring {
         loop {
             // Acquire: before the look for slots; what is posted behind it moves the word.
             let seen = self.memory.word(POSTED).load(Ordering::Acquire);
-            let order = |slot: &usize| self.long(*slot, ORDER).load(Ordering::Relaxed);
-            let ready = (0..SLOTS).filter(|slot| self.get(*slot, STATE) == READY);
+            let order = |slot: &usize| self.order(*slot).load(Ordering::Relaxed);
+            let used = (self.memory.word(USED).load(Ordering::Relaxed) as usize).min(SLOTS);
+            let ready = (0..used).filter(|slot| self.state(*slot).load(Ordering::Relaxed) == READY);
             if let Some(slot) = ready.min_by_key(order) {
-                let state = self.slot(slot, STATE);
+                let state = self.state(slot);
                 // Acquire: with all that is in the slot.
                 let claimed = CLAIMED | worker << 2;
                 if state
@@ -467,7 +490,7 @@ impl Ring {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.long(slot, TOOK).store(took, Ordering::Relaxed);
         // Release: with the results.
-        self.slot(slot, STATE).store(DONE, Ordering::Release);
+        self.state(slot).store(DONE, Ordering::Release);
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zproc_spawn::entry::{Kind, Run};
 
-use super::ring::{FAILED, VALUE};
+use super::ring::{FAILED, MOST_RESULT, VALUE};
 use super::worker::Chunk;
 use crate::error::{Error, Result};
 use crate::process::{Attempt, Fallible, Plain, WithNothing, WithState, attempt, carry, from_bytes, to_bytes};
@@ -114,24 +114,41 @@ impl<M: 'static, T: DeserializeOwned + 'static, F: MapTarget<M, T>> Run<Chunks, 
             (Err(error), _) | (_, Err(error)) => return chunk.fail_rest(0, &error),
         };
         let mut input = chunk.input;
-        for number in 0..chunk.count {
-            let item = match postcard::take_from_bytes::<T>(input) {
-                Ok((item, rest)) => {
-                    input = rest;
-                    item
+        if chunk.first > 0 {
+            // To get behind what was run already it has to be read. Should that kill this worker, too, the next item is lost
+            // by it, so that it comes to an end.
+            chunk.begin(chunk.first);
+            for _ in 0..chunk.first {
+                match postcard::take_from_bytes::<T>(input) {
+                    Ok((_, rest)) => input = rest,
+                    Err(error) => return chunk.fail_rest(chunk.first, &carry::<T>("an item", &error)),
                 }
-                Err(error) => return chunk.fail_rest(number, &carry::<T>("an item", &error)),
-            };
-            if number < chunk.first {
-                continue;
             }
+        }
+        for number in chunk.first..chunk.count {
+            // Before it is read, which is code of the user's and may kill the worker as well.
             chunk.begin(number);
-            match attempt(|| target.call(state, item, args.clone())) {
-                Attempt::Returned(Ok(value)) => chunk.finish_with(number, &value),
-                Attempt::Returned(Err(error)) => chunk.finish_failed(number, &RemoteError::of_error(&error)),
-                Attempt::Panicked(failure) => chunk.finish_failed(number, &failure),
-                Attempt::Exited(code) => std::process::exit(code),
+            let mut rest = None;
+            let ended = attempt(|| {
+                let read = postcard::take_from_bytes::<T>(input);
+                let (item, behind) = read.map_err(|error| carry::<T>("an item", &error))?;
+                rest = Some(behind);
+                target.call(state, item, args.clone())
+            });
+            match (ended, rest) {
+                (Attempt::Returned(Ok(value)), _) => chunk.finish_with(number, &value),
+                (Attempt::Returned(Err(error)), Some(_)) => chunk.finish_failed(number, &RemoteError::of_error(&error)),
+                (Attempt::Panicked(failure), Some(_)) => chunk.finish_failed(number, &failure),
+                // Where the next item begins is not known.
+                (Attempt::Returned(Err(error)), None) => return chunk.fail_rest(number, &error),
+                (Attempt::Panicked(failure), None) => return chunk.fail_rest_by(number, &failure),
+                (Attempt::Exited(code), _) => std::process::exit(code),
             }
+            if chunk.is_broken() {
+                // Its result is missing, and what comes behind a gap would be taken for it.
+                return;
+            }
+            input = rest.unwrap_or_default();
         }
     }
 }
@@ -141,6 +158,10 @@ impl Chunk<'_> {
     fn finish_with<R: Serialize>(&mut self, number: u32, value: &R) {
         let mut scratch = std::mem::take(&mut self.scratch);
         match encode(value, &mut scratch, 0) {
+            Ok(end) if end > MOST_RESULT => {
+                let error = too_large::<R>(end);
+                self.finish_failed(number, &RemoteError::of_error(&error));
+            }
             Ok(end) => self.finish(number, VALUE, &scratch, end),
             Err(error) => self.finish_failed(number, &RemoteError::of_error(&carry::<R>("the result", &error))),
         }
@@ -149,16 +170,33 @@ impl Chunk<'_> {
 
     #[cold]
     fn finish_failed(&mut self, number: u32, failure: &RemoteError) {
-        let bytes = to_bytes("the error of a worker", failure).unwrap_or_default();
+        let bytes = to_bytes("the error of a worker", failure).ok();
+        let bytes = bytes.filter(|bytes| bytes.len() <= MOST_RESULT).unwrap_or_default();
         self.finish(number, FAILED, &bytes, bytes.len());
     }
 
     #[cold]
     fn fail_rest(&mut self, from: u32, error: &Error) {
-        let failure = RemoteError::of_error(error);
+        self.fail_rest_by(from, &RemoteError::of_error(error));
+    }
+
+    #[cold]
+    fn fail_rest_by(&mut self, from: u32, failure: &RemoteError) {
         for number in from.max(self.first)..self.count {
-            self.finish_failed(number, &failure);
+            if self.is_broken() {
+                return;
+            }
+            self.finish_failed(number, failure);
         }
+    }
+}
+
+#[cold]
+fn too_large<R>(length: usize) -> Error {
+    Error::Carry {
+        what: "the result",
+        type_name: std::any::type_name::<R>().into(),
+        reason: format!("it has {length} bytes, and {MOST_RESULT} is the most: return it in parts, or where it lies"),
     }
 }
 

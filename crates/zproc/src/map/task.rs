@@ -2,15 +2,17 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::iter::FusedIterator;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::{Received, Receiver, Sender, queue};
 use crate::access::check_not_in_atomic;
 use crate::error::{Error, Result};
 use crate::os;
+use crate::process::{Attempt, attempt};
 use crate::signals::Signals;
 
 /// The name of a task that was [submitted](crate::MapBuilder::submit). It can be serialised, and is of use in the context
@@ -56,6 +58,15 @@ const MOST_WAITING: usize = 1 << 16;
 /// How long a wait goes on before it looks for signals.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
+/// Items are made by code of the user's, and whoever takes the results of them has to hear of its panics.
+fn run_task<R>(sender: &Sender<Result<R>>, run: impl FnOnce(&dyn Fn(Result<R>) -> bool)) {
+    match attempt(|| run(&|result| sender.send(result))) {
+        Attempt::Returned(()) => {}
+        Attempt::Panicked(failure) => drop(sender.send(Err(Error::Remote(Box::new(failure))))),
+        Attempt::Exited(code) => std::process::exit(code),
+    }
+}
+
 impl Tasks {
     pub(crate) fn new() -> Self {
         static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
@@ -65,13 +76,13 @@ impl Tasks {
         }
     }
 
-    /// Has a thread run the task, and keeps what it yields.
+    /// Has a thread run the task, which hands over its results until that tells it that nobody takes them, and keeps them.
     pub(super) fn add<R: Send + 'static>(
         &self,
-        results: impl FnOnce(SyncSender<Result<R>>) + Send + 'static,
+        run: impl FnOnce(&dyn Fn(Result<R>) -> bool) + Send + 'static,
     ) -> Result<Task> {
-        let (sender, receiver) = sync_channel::<Result<R>>(MOST_WAITING);
-        os::quiet_thread("zproc-task", move || results(sender))?;
+        let (sender, receiver) = queue::<Result<R>>(MOST_WAITING);
+        os::quiet_thread("zproc-task", move || run_task(&sender, run))?;
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.last += 1;
         let number = waiting.last;
@@ -85,19 +96,21 @@ impl Tasks {
 
     pub(crate) fn pull<R: Send + 'static>(&self, task: &Task) -> Result<TaskResults<R>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = (task.pid, task.context) == (std::process::id(), self.context);
-        let Some(results) = waiting.results.remove(&task.number).filter(|_| here) else {
-            let why = if here {
-                "its results were taken already"
-            } else {
-                "it is a task of another context"
-            };
-            return Err(Error::Process {
-                reason: format!("there are no results for {task:?}: {why}"),
-            });
+        let none = |why| Error::Process {
+            reason: format!("there are no results for {task:?}: {why}"),
+        };
+        // Numbers are those of the context: one of the same number is another task.
+        if (task.pid, task.context) != (std::process::id(), self.context) {
+            return Err(none("it is a task of another context"));
+        }
+        let Some(results) = waiting.results.remove(&task.number) else {
+            return Err(none("its results were taken already"));
         };
         match results.downcast::<Receiver<Result<R>>>() {
-            Ok(results) => Ok(TaskResults { results: *results }),
+            Ok(results) => Ok(TaskResults {
+                results: Some(*results),
+                owner: task.pid,
+            }),
             Err(results) => {
                 waiting.results.insert(task.number, results);
                 Err(Error::Process {
@@ -115,7 +128,8 @@ impl Tasks {
 }
 
 /// The results of a task that was submitted, in the order of its items: see
-/// [`Context::pull_results_for_task`](crate::Context::pull_results_for_task).
+/// [`Context::pull_results_for_task`](crate::Context::pull_results_for_task). Errors end them as they do
+/// [`MapResults`](crate::MapResults).
 ///
 /// ```
 /// use zproc::{Context, Result};
@@ -131,27 +145,45 @@ impl Tasks {
 /// ```
 #[derive(Debug)]
 pub struct TaskResults<R> {
-    results: Receiver<Result<R>>,
+    /// None once an error has ended them.
+    results: Option<Receiver<Result<R>>>,
+    /// The process whose thread sends them.
+    owner: u32,
 }
 
 impl<R> Iterator for TaskResults<R> {
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
-        if let Err(error) = check_not_in_atomic() {
+        let results = self.results.as_mut()?;
+        if let Some(result) = results.take_here() {
+            return Some(result);
+        }
+        let checked = check_not_in_atomic().and_then(|()| match self.owner == std::process::id() {
+            true => Ok(()),
+            false => Err(Error::Forked),
+        });
+        if let Err(error) = checked {
+            // Whoever counts or collects them would go on for ever, with the writer lock.
+            self.results = None;
             return Some(Err(error));
         }
         let mut signals = Signals::default();
         loop {
-            match self.results.recv_timeout(BETWEEN_LOOKS) {
-                Ok(result) => return Some(result),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Err(error) = signals.check() {
-                        return Some(Err(error));
-                    }
+            // Before it sleeps: with its first look a thread begins to watch.
+            if let Err(error) = signals.check() {
+                return Some(Err(error));
+            }
+            match results.receive(BETWEEN_LOOKS) {
+                Received::Value(result) => return Some(result),
+                Received::End => {
+                    self.results = None;
+                    return None;
                 }
+                Received::Nothing => {}
             }
         }
     }
 }
+
+impl<R> FusedIterator for TaskResults<R> {}

@@ -77,6 +77,12 @@ impl<'a> Chunk<'a> {
         self.ring.begin(self.slot, number);
     }
 
+    /// A result could not be written, so nothing may come behind it.
+    #[inline]
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.is_some()
+    }
+
     #[inline]
     pub(super) fn finish(&mut self, number: u32, status: u32, bytes: &[u8], length: usize) {
         match self

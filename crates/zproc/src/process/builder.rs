@@ -43,6 +43,7 @@ impl Launch {
             retry_args: self.retry_args.clone(),
             state,
             memory: self.memory()?.as_raw_fd(),
+            trail: None,
             fds: self.fds.iter().map(AsRawFd::as_raw_fd).collect(),
             settings: self.settings.clone(),
             parent: std::process::id(),
@@ -189,8 +190,9 @@ impl<F: Target<M>, M: 'static, A: Arguments<F::Args>> ProcessBuilder<'_, F, M, A
     /// }
     /// ```
     pub fn start(self) -> Result<Process<F::Output>> {
+        let ctx = self.ctx;
         let process = self.deferred()?;
-        process.start()?;
+        ctx.start_new([process.supervised()])?;
         Ok(process)
     }
 

@@ -7,11 +7,14 @@
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::io::{self, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use shm_state::Deadline;
 use zproc_spawn::{entry, start};
 
 use super::job::{Job, Order, Outcome, Stage};
@@ -21,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::remote::RemoteError;
 use crate::signals;
 use crate::state::{Handover, State};
+use crate::trail::Trail;
 use crate::watch::Progress;
 use crate::{origin, os};
 
@@ -65,16 +69,16 @@ const BROKEN: i32 = 70;
 pub fn init() {
     if start::is_pending() {
         if !start::is_main_thread() {
-            eprintln!(
-                "zproc: init() was called on a thread other than the main one: make it the first statement of main"
-            );
+            tell(format_args!(
+                "init() was called on a thread other than the main one: make it the first statement of main"
+            ));
             std::process::exit(BROKEN);
         }
         match start::take() {
             Ok(Some(fd)) => main(fd),
             Ok(None) => {}
             Err(error) => {
-                eprintln!("zproc: this child cannot begin: {error}");
+                tell(format_args!("this child cannot begin: {error}"));
                 std::process::exit(BROKEN);
             }
         }
@@ -170,17 +174,23 @@ pub struct Home {
     state: OnceCell<State>,
     /// How far the state that was given to the target is.
     given: RefCell<Option<Arc<Progress>>>,
+    /// Where that is noted for the parent.
+    trail: Option<Arc<Trail>>,
+    /// A standing watch has looked at the state where it began.
+    standing: Cell<bool>,
     fds: Vec<RawFd>,
 }
 
 impl Home {
     /// In a child, which has inherited the memory and further descriptors.
-    fn in_child(place: Handover, memory: OwnedFd, fds: Vec<RawFd>) -> Self {
+    fn in_child(place: Handover, memory: OwnedFd, trail: Option<Trail>, fds: Vec<RawFd>) -> Self {
         Self {
             place: RefCell::new(place),
             memory: RefCell::new(Some(memory)),
             state: OnceCell::new(),
             given: RefCell::new(None),
+            standing: Cell::new(trail.as_ref().is_some_and(Trail::is_standing)),
+            trail: trail.map(Arc::new),
             fds,
         }
     }
@@ -192,13 +202,15 @@ impl Home {
             memory: RefCell::new(None),
             state: OnceCell::from(state),
             given: RefCell::new(None),
+            trail: None,
+            standing: Cell::new(false),
             fds: Vec::new(),
         }
     }
 
     /// A state for the target.
     pub(crate) fn state(&self) -> Result<State> {
-        let place = self.place.borrow();
+        let mut place = self.place.borrow_mut();
         let first = match (self.state.get(), self.memory.borrow_mut().take()) {
             (Some(state), _) => state,
             (None, Some(memory)) => {
@@ -209,6 +221,13 @@ impl Home {
             (None, None) => return Err(Error::Closed),
         };
         let state = place.open_beside(first)?;
+        // The next one goes on as this one, so that what an attempt that failed has written is no news to it.
+        let identity = state.identity()?;
+        place.set_identity(Some(identity));
+        if let Some(trail) = &self.trail {
+            trail.note_identity(identity);
+            state.progress().set_trail(Arc::clone(trail));
+        }
         *self.given.borrow_mut() = Some(Arc::clone(state.progress()));
         Ok(state)
     }
@@ -221,6 +240,13 @@ impl Home {
     /// The descriptors that were left open for the target.
     pub(crate) fn fds(&self) -> &[RawFd] {
         &self.fds
+    }
+
+    /// Whether a standing watch begins, and does not go on where an attempt before this one, or a process that died, has
+    /// begun it. It has begun from now on.
+    pub(crate) fn begins_standing(&self) -> bool {
+        self.trail.iter().for_each(|trail| trail.note_standing());
+        !self.standing.replace(true)
     }
 
     /// Has the next state begin where the last one has got to.
@@ -237,7 +263,7 @@ fn main(fd: OwnedFd) -> ! {
     let job = match Job::open(fd) {
         Ok(job) => JOB.get_or_init(|| job),
         Err(error) => {
-            eprintln!("zproc: this child cannot begin: {error}");
+            tell(format_args!("this child cannot begin: {error}"));
             std::process::exit(BROKEN);
         }
     };
@@ -247,7 +273,12 @@ fn main(fd: OwnedFd) -> ! {
     let done = job.order().and_then(|order| {
         start::set_name(&order.title);
         let memory = start::inherited(order.memory).map_err(|source| os::failed("inheriting the state", source))?;
-        let home = Home::in_child(order.state.clone(), memory, order.fds.clone());
+        let trail = order
+            .trail
+            .map(|fd| start::inherited(fd).and_then(Trail::open))
+            .transpose();
+        let trail = trail.map_err(|source| os::failed("inheriting the trail", source))?;
+        let home = Home::in_child(order.state.clone(), memory, trail, order.fds.clone());
         Ok(run(&order, &home))
     });
     let (outcome, code) = match done {
@@ -261,7 +292,7 @@ fn main(fd: OwnedFd) -> ! {
     if let Some(outcome) = outcome
         && let Err(error) = job.finish(&outcome)
     {
-        eprintln!("zproc: the outcome of this process is lost: {error}");
+        tell(format_args!("the outcome of this process is lost: {error}"));
         code = BROKEN;
     }
     std::process::exit(code)
@@ -274,8 +305,21 @@ pub(crate) struct Done {
     pub(crate) code: i32,
 }
 
-/// Runs the target until it succeeds, or fails in a way that is not tried again.
+/// Runs the target until it succeeds, or fails in a way that is not tried again. It never unwinds: whoever waits for a
+/// thread would wait for ever.
 pub(crate) fn run(order: &Order, home: &Home) -> Done {
+    // Functions of the user's also say which failures are retried.
+    match attempt(|| run_with_retries(order, home)) {
+        Ended::Returned(done) => done,
+        Ended::Panicked(failure) => Done {
+            outcome: Some(Err(Box::new(failure))),
+            code: FAILED,
+        },
+        Ended::Exited(code) => Done { outcome: None, code },
+    }
+}
+
+fn run_with_retries(order: &Order, home: &Home) -> Done {
     let failed = |failure: RemoteError| Done {
         outcome: Some(Err(Box::new(failure))),
         code: FAILED,
@@ -298,6 +342,7 @@ pub(crate) fn run(order: &Order, home: &Home) -> Done {
             return failed(RemoteError::of_error(&Error::Target { name, reason }));
         }
     };
+    let is_wanted = |error: Option<&Error>| settings.retry_for.iter().flatten().any(|retry| retry.is_for(error));
     let mut args = &order.args;
     let mut retries = 0;
     loop {
@@ -325,19 +370,16 @@ pub(crate) fn run(order: &Order, home: &Home) -> Done {
             Ended::Panicked(failure) => (None, failure),
             Ended::Exited(code) => return Done { outcome: None, code },
         };
-        let wanted = settings
-            .retry_for
-            .iter()
-            .flatten()
-            .any(|retry| retry.is_for(error.as_ref()));
+        let wanted = is_wanted(error.as_ref());
         let delay = settings.next_retry(retries).filter(|_| wanted);
         if wanted {
             report(order, &failure, retries, delay);
         }
         let Some(delay) = delay else { return failed(failure) };
-        std::thread::sleep(delay);
-        // What came while nothing was running belongs to the attempt that failed.
-        signals::forget();
+        // A signal that would be retried belongs to the attempt that failed. Another ends the rest, and the first wait of the
+        // next attempt: by SIGTERM somebody asks the process to end.
+        let is_retried = |signal| is_wanted(Some(&Error::Signal { signal }));
+        os::rest(Deadline::after(delay), || signals::forget(is_retried));
         home.go_on();
         args = order.retry_args.as_ref().unwrap_or(args);
         retries = retries.saturating_add(1);
@@ -399,11 +441,16 @@ fn report(order: &Order, failure: &RemoteError, retries: u32, delay: Option<std:
         None => "no retries are left".to_owned(),
     };
     let backtrace = failure.backtrace().map_or_else(String::new, |text| format!("\n{text}"));
-    eprintln!(
-        "zproc: process {} ({}, child of {}) failed in attempt {}: {failure}; {next}{backtrace}",
+    tell(format_args!(
+        "process {} ({}, child of {}) failed in attempt {}: {failure}; {next}{backtrace}",
         std::process::id(),
         order.name,
         order.parent,
         retries + 1,
-    );
+    ));
+}
+
+/// Writes to stderr. If nobody can read it, that is no reason to end: `eprintln` would panic.
+fn tell(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "zproc: {text}");
 }

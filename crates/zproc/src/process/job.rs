@@ -35,6 +35,8 @@ pub(crate) struct Order {
     /// The state, and its descriptor.
     pub(crate) state: Handover,
     pub(crate) memory: RawFd,
+    /// Where to note how far it has got, if it is to be restarted.
+    pub(crate) trail: Option<RawFd>,
     /// Further descriptors, for targets of this library.
     pub(crate) fds: Vec<RawFd>,
     pub(crate) settings: ProcessSettings,

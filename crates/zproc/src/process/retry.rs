@@ -116,7 +116,8 @@ impl Retry {
         Self(How::Signal(signal))
     }
 
-    /// Every error and every panic.
+    /// Every error and every panic. A signal that was made an error is one: a process that traps SIGTERM is killed when its
+    /// grace is over, since it does not end by it.
     ///
     /// ```
     /// let endless = zproc::Retry::any();

@@ -73,6 +73,8 @@ const RETRY_DELAY: Duration = Duration::from_secs(5);
 const RESTART_DELAY: Duration = Duration::from_millis(100);
 /// The longest time between a death and the restart after it.
 const LONGEST_RESTART_DELAY: Duration = Duration::from_secs(30);
+/// After a run that lasted so long, delays of restarts begin anew.
+const HEALTHY: Duration = Duration::from_secs(30);
 /// The default of `stop_grace`.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -122,16 +124,21 @@ impl ProcessSettings {
         (retries < most).then(|| self.retry_delay.unwrap_or(RETRY_DELAY))
     }
 
-    /// How long to wait before a restart after so many, if the process died by `signal`.
-    pub(crate) fn next_restart(&self, signal: i32, restarts: u32) -> Option<Duration> {
+    /// How long to wait before a restart after so many, of which so many were in a row, if the process died by `signal`.
+    pub(crate) fn next_restart(&self, signal: i32, restarts: u32, in_a_row: u32) -> Option<Duration> {
         let wanted = match self.restart_for.as_ref()? {
             Restart::Any => true,
             Restart::Signals(signals) => signals.contains(&signal),
         };
         let most = self.max_restarts.flatten().unwrap_or(u32::MAX);
         let first = self.restart_delay.unwrap_or(RESTART_DELAY);
-        let delay = first.saturating_mul(1u32.checked_shl(restarts).unwrap_or(u32::MAX));
+        let delay = first.saturating_mul(1u32.checked_shl(in_a_row).unwrap_or(u32::MAX));
         (wanted && restarts < most).then(|| delay.min(LONGEST_RESTART_DELAY.max(first)))
+    }
+
+    /// How many restarts in a row there were before a death, after so many before the run that it ended.
+    pub(crate) fn restarts_in_a_row(before: u32, lasted: Duration) -> u32 {
+        if lasted >= HEALTHY { 0 } else { before }
     }
 
     fn settings_mut(&mut self) -> &mut Self {
@@ -162,7 +169,7 @@ macro_rules! settings {
         }
 
         /// Has the child run its target again after these failures; calls add up. It writes a report of each to stderr, and
-        /// goes on with its state, which misses nothing.
+        /// goes on with its state, which misses nothing, and is not told of what it has written itself in runs before.
         ///
         /// ```
         /// use zproc::{Error, ProcessSettings, Retry};
@@ -189,7 +196,8 @@ macro_rules! settings {
             self.retry_for($crate::Retry::any())
         }
 
-        /// How long a failed target rests before it is run again: 5 s if it is not set.
+        /// How long a failed target rests before it is run again: 5 s if it is not set. A signal that the target has made an
+        /// error, and that is none of the failures to retry, ends the rest, and the first wait of the next run.
         ///
         /// ```
         /// use std::time::Duration;
@@ -212,8 +220,10 @@ macro_rules! settings {
         }
 
         /// Has the parent start the process again if it was ended by one of these signals, such as SIGSEGV, SIGABRT and
-        /// SIGKILL. The new one runs the target from its beginning; its state starts at the instant when the death was
-        /// noticed. Processes that are stopped by `stop` are not started again.
+        /// SIGKILL. The new one runs the target from its beginning, and its state goes on where that of the dead one was: it
+        /// is given what that had not been given yet, and not again what that had. If there were too many updates meanwhile,
+        /// its first wait is an [`Error::Lagged`](crate::Error::Lagged). Processes that are stopped by `stop` are not
+        /// started again.
         ///
         /// ```
         /// use zproc::signals::{SIGABRT, SIGSEGV};
@@ -236,7 +246,8 @@ macro_rules! settings {
             self
         }
 
-        /// How long the parent waits before the first restart: 100 ms if it is not set. It doubles with each, up to 30 s.
+        /// How long the parent waits before the first restart: 100 ms if it is not set. It doubles with each, up to 30 s, and
+        /// begins anew after a run of 30 s.
         ///
         /// ```
         /// use std::time::Duration;
@@ -248,7 +259,7 @@ macro_rules! settings {
             self
         }
 
-        /// How often the process is started again at most; `None`, the default, for ever.
+        /// How often the process is started again at most, in all; `None`, the default, for ever.
         ///
         /// ```
         /// let settings = zproc::ProcessSettings::new().restart_for_any().max_restarts(10);
@@ -295,12 +306,17 @@ mod tests {
     fn restarts_back_off_up_to_a_limit() {
         let settings = ProcessSettings::new().restart_for([9]).max_restarts(50);
         let delays: Vec<_> = (0..3)
-            .map(|n| settings.next_restart(9, n).unwrap().as_millis())
+            .map(|n| settings.next_restart(9, n, n).unwrap().as_millis())
             .collect();
         assert_eq!(delays, [100, 200, 400]);
-        assert_eq!(settings.next_restart(9, 49), Some(LONGEST_RESTART_DELAY));
-        assert_eq!(settings.next_restart(9, 50), None);
-        assert_eq!(settings.next_restart(11, 0), None);
+        assert_eq!(settings.next_restart(9, 49, 49), Some(LONGEST_RESTART_DELAY));
+        assert_eq!(settings.next_restart(9, 50, 50), None);
+        assert_eq!(settings.next_restart(11, 0, 0), None);
+        // A run that went well has the delays begin anew, and counts for the limit all the same.
+        assert_eq!(ProcessSettings::restarts_in_a_row(40, HEALTHY), 0);
+        assert_eq!(ProcessSettings::restarts_in_a_row(40, Duration::from_secs(1)), 40);
+        assert_eq!(settings.next_restart(9, 40, 0), Some(RESTART_DELAY));
+        assert_eq!(settings.next_restart(9, 50, 0), None);
     }
 
     #[test]

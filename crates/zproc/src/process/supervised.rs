@@ -13,7 +13,9 @@
 //! The lock of the phase is never held while somebody waits.
 
 use std::any::TypeId;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,10 +28,11 @@ use zproc_spawn::spawn::{self, Child};
 use super::builder::Launch;
 use super::child::{self, Home};
 use super::job::{Job, Order, Stage};
-use super::settings::Backend;
+use super::settings::{Backend, ProcessSettings};
 use crate::error::{Error, Result};
 use crate::os::{self, failed};
 use crate::remote::RemoteError;
+use crate::trail::Trail;
 
 /// A child that has not come to `init` after so long is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,8 +50,17 @@ pub(crate) struct Supervised {
     phase: Mutex<Phase>,
     /// For the keeper, who rests between a death and a restart.
     stopping: Condvar,
-    /// Readable once it has ended, if there is a keeper.
-    end: Option<EventFd>,
+    /// Whether there is a keeper.
+    is_kept: bool,
+    /// What it takes to have one, until it has ended.
+    kept: Mutex<Option<Arc<Kept>>>,
+}
+
+struct Kept {
+    /// Readable once it has ended.
+    end: EventFd,
+    /// Where it notes how far it has got, if it is to be restarted.
+    trail: Option<Trail>,
 }
 
 enum Phase {
@@ -60,6 +72,8 @@ enum Phase {
     Resting {
         pid: u32,
         exit_code: i32,
+        /// How often it was restarted in a row.
+        in_a_row: u32,
     },
     Ended(Arc<Ended>),
 }
@@ -68,8 +82,12 @@ enum Phase {
 pub(crate) struct Run {
     child: Child,
     job: Job,
-    restarts: u32,
-    stopped: std::sync::atomic::AtomicBool,
+    begun: Instant,
+    /// How often the process was restarted before, and how often in a row.
+    restarts: (u32, u32),
+    stopped: AtomicBool,
+    /// It was seen to have come to `init`.
+    arrived: AtomicBool,
     /// When it was looked at last, and how much time has passed until then.
     way: Mutex<(Instant, Duration)>,
 }
@@ -80,19 +98,32 @@ pub(crate) struct Ended {
     pub(crate) pid: u32,
     /// The value; or the failure, if there was a word of it.
     pub(crate) value: Result<Vec<u8>, Option<Box<RemoteError>>>,
+    /// Whether it came to `init`.
+    pub(crate) began: bool,
 }
 
 impl Supervised {
     pub(crate) fn new(launch: Launch) -> Result<Arc<Self>> {
-        let has_keeper =
-            launch.settings.restart_for.is_some() || launch.settings.backend_or_default() == Backend::Thread;
-        let end = if has_keeper { Some(os::event_fd()?) } else { None };
+        let settings = &launch.settings;
+        let is_thread = settings.backend_or_default() == Backend::Thread;
+        let is_kept = settings.restart_for.is_some() || is_thread;
+        let kept = match is_kept {
+            true => Some(Arc::new(Kept {
+                end: os::event_fd()?,
+                trail: match is_thread {
+                    false => Some(Trail::create().map_err(|source| failed("making the trail of a process", source))?),
+                    true => None,
+                },
+            })),
+            false => None,
+        };
         Ok(Arc::new(Self {
             launch,
             owner: std::process::id(),
             phase: Mutex::new(Phase::Deferred),
             stopping: Condvar::new(),
-            end,
+            is_kept,
+            kept: Mutex::new(kept),
         }))
     }
 
@@ -112,6 +143,10 @@ impl Supervised {
         self.launch.output.1
     }
 
+    fn kept(&self) -> Option<Arc<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn phase(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +158,7 @@ impl Supervised {
                 reason: format!("{} was started already: a process can be started once", self.name()),
             });
         }
-        let order = self.launch.order()?;
+        let order = self.order(false)?;
         if self.launch.settings.backend_or_default() == Backend::Thread {
             let home = Home::in_thread(order.state.clone(), order.state.open_beside(&self.launch.state)?);
             let keeper = Arc::clone(self);
@@ -133,25 +168,44 @@ impl Supervised {
             *phase = Phase::Thread;
             return Ok(std::process::id());
         }
-        let run = self.launch_child(&order, 0)?;
+        if self.launch.settings.restart_for.is_some() {
+            // Before there is a child, which nobody would keep. It waits for the phase, and ends if that is still `Deferred`.
+            let keeper = Arc::clone(self);
+            os::quiet_thread("zproc-keeper", move || keeper.keep())?;
+        }
+        let run = self.launch_child(&order, (0, 0))?;
         let pid = run.child.pid;
         *phase = Phase::Running(run);
-        drop(phase);
-        if self.launch.settings.restart_for.is_some() {
-            let keeper = Arc::clone(self);
-            if let Err(error) = os::quiet_thread("zproc-keeper", move || keeper.keep()) {
-                self.kill();
-                return Err(error);
-            }
-        }
         Ok(pid)
     }
 
-    fn launch_child(&self, order: &Order, restarts: u32) -> Result<Arc<Run>> {
+    /// What a child is to do: from now on, or from where the last one had got to.
+    fn order(&self, again: bool) -> Result<Order> {
+        let mut order = self.launch.order()?;
+        if let Some(kept) = self.kept()
+            && let Some(trail) = &kept.trail
+        {
+            order.trail = Some(trail.as_fd().as_raw_fd());
+            let now = order.state.since();
+            match again {
+                false => trail.reset(now),
+                true => {
+                    // Whatever a broken process has noted: not beyond what there is.
+                    order.state.set_since(trail.cursor().min(now));
+                    order.state.set_identity(trail.identity());
+                }
+            }
+        }
+        Ok(order)
+    }
+
+    fn launch_child(&self, order: &Order, restarts: (u32, u32)) -> Result<Arc<Run>> {
         let job = Job::create(order)?;
         let memory = self.launch.memory()?;
+        let kept = self.kept();
         let mut keep: Vec<BorrowedFd<'_>> = vec![memory];
         keep.extend(self.launch.fds.iter().map(AsFd::as_fd));
+        keep.extend(kept.iter().filter_map(|kept| kept.trail.as_ref()).map(AsFd::as_fd));
         let child = spawn::spawn(&spawn::Order {
             job: job.as_fd(),
             keep: &keep,
@@ -162,8 +216,10 @@ impl Supervised {
         Ok(Arc::new(Run {
             child,
             job,
+            begun: Instant::now(),
             restarts,
             stopped: false.into(),
+            arrived: false.into(),
             way: Mutex::new((Instant::now(), Duration::ZERO)),
         }))
     }
@@ -179,6 +235,7 @@ impl Supervised {
             exit_code: done.code,
             pid: std::process::id(),
             value,
+            began: true,
         };
         self.end(&mut self.phase(), ended);
     }
@@ -187,8 +244,10 @@ impl Supervised {
         let ended = Arc::new(ended);
         *phase = Phase::Ended(Arc::clone(&ended));
         self.stopping.notify_all();
-        if let Some(end) = &self.end {
-            os::ring(end);
+        // Those who wait have their own reference, so it is closed behind the last of them.
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(kept) = kept {
+            os::ring(&kept.end);
         }
         ended
     }
@@ -201,10 +260,10 @@ impl Supervised {
                 _ => return,
             };
             let pidfd = run.child.pidfd.as_fd();
-            // A failure would be one of the descriptor, after which there is nothing to keep.
-            let Ok(_) = os::wait_readable(&[pidfd], Deadline::after(run.slice()), false) else {
-                return;
-            };
+            if os::wait_readable(&[pidfd], Deadline::after(run.slice()), false).is_err() {
+                // As when memory is short: nobody else would look.
+                std::thread::sleep(LOOK);
+            }
             run.look();
             let mut phase = self.phase();
             let delay = match &*phase {
@@ -215,6 +274,7 @@ impl Supervised {
                 _ => return,
             };
             let Some(delay) = delay else { continue };
+            let phase = self.tell_of_death(phase, delay);
             if !self.rest(phase, delay) {
                 return;
             }
@@ -222,14 +282,32 @@ impl Supervised {
                 let text = format!("it could not be restarted: {error}");
                 let mut phase = self.phase();
                 let (pid, exit_code) = match &*phase {
-                    Phase::Resting { pid, exit_code } => (*pid, *exit_code),
+                    Phase::Resting { pid, exit_code, .. } => (*pid, *exit_code),
                     _ => return,
                 };
-                let value = Err(Some(Box::new(RemoteError::of_process(text))));
-                self.end(&mut phase, Ended { exit_code, pid, value });
+                let ended = Ended {
+                    exit_code,
+                    pid,
+                    value: Err(Some(Box::new(RemoteError::of_process(text)))),
+                    began: true,
+                };
+                self.end(&mut phase, ended);
                 return;
             }
         }
+    }
+
+    /// Tells those who listen, without the lock, that the process died. If one of them panics, that is theirs.
+    fn tell_of_death<'s>(&'s self, phase: MutexGuard<'s, Phase>, delay: Duration) -> MutexGuard<'s, Phase> {
+        if let Phase::Resting { pid, exit_code, .. } = *phase {
+            drop(phase);
+            let (process, signal) = (self.name(), -exit_code);
+            let _ = catch_unwind(|| {
+                tracing::warn!(target: "zproc", process, pid, signal, ?delay, "a process died and will be restarted");
+            });
+            return self.phase();
+        }
+        phase
     }
 
     /// Waits, unless it is stopped meanwhile.
@@ -248,10 +326,11 @@ impl Supervised {
     }
 
     fn restart(&self, last: &Run) -> Result<()> {
-        let order = self.launch.order()?;
+        let order = self.order(true)?;
         let mut phase = self.phase();
-        if matches!(*phase, Phase::Resting { .. }) {
-            *phase = Phase::Running(self.launch_child(&order, last.restarts.saturating_add(1))?);
+        if let Phase::Resting { in_a_row, .. } = *phase {
+            let restarts = (last.restarts.0.saturating_add(1), in_a_row.saturating_add(1));
+            *phase = Phase::Running(self.launch_child(&order, restarts)?);
         }
         Ok(())
     }
@@ -274,13 +353,18 @@ impl Supervised {
             (Exit::Unknown, Some(Ok(_))) => 0,
             (Exit::Unknown, _) => 1,
         };
-        let stopped = run.stopped.load(std::sync::atomic::Ordering::Relaxed);
+        let stopped = run.stopped.load(Ordering::Relaxed);
+        let (restarts, in_a_row) = run.restarts;
+        let in_a_row = ProcessSettings::restarts_in_a_row(in_a_row, run.begun.elapsed());
         if let Exit::Signal(signal) = exit
             && !stopped
-            && let Some(delay) = self.launch.settings.next_restart(signal, run.restarts)
+            && let Some(delay) = self.launch.settings.next_restart(signal, restarts, in_a_row)
         {
-            tracing::warn!(target: "zproc", process = self.name(), pid, signal, ?delay, "a process died and will be restarted");
-            *phase = Phase::Resting { pid, exit_code };
+            *phase = Phase::Resting {
+                pid,
+                exit_code,
+                in_a_row,
+            };
             return Some(Some(delay));
         }
         let value = match outcome {
@@ -291,7 +375,16 @@ impl Supervised {
                 .why_without_a_word(stopped)
                 .map(|text| Box::new(RemoteError::of_process(text)))),
         };
-        self.end(phase, Ended { exit_code, pid, value });
+        let began = run.job.stage() == Stage::Reached;
+        self.end(
+            phase,
+            Ended {
+                exit_code,
+                pid,
+                value,
+                began,
+            },
+        );
         Some(None)
     }
 
@@ -320,8 +413,9 @@ impl Supervised {
             if last {
                 return Err(Error::Timeout);
             }
-            let fd = match (&self.end, &run) {
-                (Some(end), _) => end.as_fd(),
+            let kept = self.kept();
+            let fd = match (&kept, &run) {
+                (Some(kept), _) => kept.end.as_fd(),
                 (None, Some(run)) => run.child.pidfd.as_fd(),
                 (None, None) => continue,
             };
@@ -345,7 +439,7 @@ impl Supervised {
 
     /// Whether those who wait move it on, or a keeper does.
     fn is_mine_to_settle(&self) -> bool {
-        self.end.is_none()
+        !self.is_kept
     }
 
     pub(crate) fn stop(&self) -> Result<i32> {
@@ -362,10 +456,10 @@ impl Supervised {
         let mut phase = self.phase();
         match &*phase {
             Phase::Running(run) => {
-                run.stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+                run.stopped.store(true, Ordering::Relaxed);
                 let _ = exit::send(&run.child, Signal::SIGTERM);
             }
-            Phase::Resting { pid, exit_code } => {
+            Phase::Resting { pid, exit_code, .. } => {
                 let (pid, exit_code) = (*pid, *exit_code);
                 self.end(
                     &mut phase,
@@ -373,6 +467,7 @@ impl Supervised {
                         exit_code,
                         pid,
                         value: Err(None),
+                        began: true,
                     },
                 );
             }
@@ -435,7 +530,7 @@ impl Supervised {
 
     /// Whether a process with a keeper has ended, which has not got to it yet, and will not be restarted.
     fn is_over(&self, run: &Run) -> bool {
-        exit::has_ended(&run.child) && run.stopped.load(std::sync::atomic::Ordering::Relaxed)
+        exit::has_ended(&run.child) && run.stopped.load(Ordering::Relaxed)
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -449,19 +544,24 @@ impl Supervised {
     }
 
     pub(crate) fn exit_code(&self) -> Option<i32> {
+        self.ended().map(|ended| ended.exit_code)
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Arc<Ended>> {
         let mut phase = self.phase();
         if self.is_mine_to_settle() {
             self.settle(&mut phase);
         }
         match &*phase {
-            Phase::Ended(ended) => Some(ended.exit_code),
+            Phase::Ended(ended) => Some(Arc::clone(ended)),
             _ => None,
         }
     }
 
     /// Lets a process that outlives its context be collected when it ends.
     pub(crate) fn let_go(self: &Arc<Self>) {
-        if self.end.is_none() && self.is_alive() {
+        if self.is_mine_to_settle() && self.is_alive() {
             let this = Arc::clone(self);
             let _ = os::quiet_thread("zproc-reaper", move || drop(this.wait(Deadline::never(), false)));
         }
@@ -476,15 +576,22 @@ impl AsFd for Run {
 
 impl Run {
     /// How long to wait before the next look at it.
-    fn slice(&self) -> Duration {
-        if self.job.stage() == Stage::Started { LOOK } else { LONG }
+    pub(crate) fn slice(&self) -> Duration {
+        if self.is_on_its_way() { LOOK } else { LONG }
     }
 
     /// Takes note of time that has passed, and ends a child that does not come to `init`.
-    fn look(&self) {
-        if self.job.stage() == Stage::Started && self.passed(true) >= PATIENCE {
+    pub(crate) fn look(&self) {
+        if self.is_on_its_way() && self.passed(true) >= PATIENCE {
             let _ = exit::send(&self.child, Signal::SIGKILL);
         }
+    }
+
+    /// Whether it has not come to `init` yet. That it has is read once.
+    fn is_on_its_way(&self) -> bool {
+        let is = !self.arrived.load(Ordering::Relaxed) && self.job.stage() == Stage::Started;
+        self.arrived.store(!is, Ordering::Relaxed);
+        is
     }
 
     /// How much time has passed, until now or until the last look.

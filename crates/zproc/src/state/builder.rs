@@ -42,6 +42,7 @@ pub struct Builder {
     secret: Secret,
     namespace: String,
     since: Option<u64>,
+    identity: Option<u32>,
     read_only: bool,
     precise_time: bool,
     patience: Patience,
@@ -77,6 +78,7 @@ impl Builder {
             secret: Secret::default(),
             namespace,
             since: None,
+            identity: None,
             read_only: false,
             precise_time: false,
             patience,
@@ -559,12 +561,22 @@ impl Builder {
         self.finish(arena)
     }
 
+    /// Has it go on as an identity that was another's before.
+    pub(super) fn identity(mut self, identity: Option<u32>) -> Self {
+        self.identity = identity;
+        self
+    }
+
     fn finish(self, arena: Arena) -> Result<State> {
         arena
             .check_value_format(VALUE_FORMAT, describe_format)
             .map_err(Error::at(self.source.name()))?;
         arena.make_resident(self.residency)?;
         let namespace = arena.namespace(&self.namespace)?.with_precise_time(self.precise_time);
+        let namespace = match self.identity {
+            Some(identity) => namespace.with_identity(identity),
+            None => namespace,
+        };
         let watcher = Watcher::new(Access::new(namespace, self.patience), self.since);
         let address = match self.source {
             Source::Address(address) => Some(address),

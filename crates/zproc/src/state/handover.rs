@@ -18,6 +18,8 @@ pub(crate) struct Handover {
     namespace: String,
     /// Where the cursor is to stand.
     since: u64,
+    /// As which identity it is to go on; as a new one if there is none.
+    identity: Option<u32>,
     /// How long it spins before it sleeps: `None` for ever, zero not at all.
     spin: Option<Duration>,
     lock_timeout: Option<Duration>,
@@ -41,6 +43,7 @@ impl Handover {
             address: state.address().map(str::to_owned),
             namespace: namespace.to_owned(),
             since,
+            identity: None,
             spin: match patience.strategy {
                 Strategy::Spin => None,
                 Strategy::Adaptive(time) => Some(time),
@@ -53,9 +56,19 @@ impl Handover {
         })
     }
 
+    /// Where the cursor is to stand.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
     /// Moves the cursor.
     pub(crate) fn set_since(&mut self, since: u64) {
         self.since = since;
+    }
+
+    /// Has it go on as an identity that was another's before, so that the updates of that are its own.
+    pub(crate) fn set_identity(&mut self, identity: Option<u32>) {
+        self.identity = identity;
     }
 
     /// Opens it in the descriptor.
@@ -72,6 +85,7 @@ impl Handover {
         builder
             .namespace(&self.namespace)
             .since(self.since)
+            .identity(self.identity)
             .wait_strategy(match self.spin {
                 None => Strategy::Spin,
                 Some(Duration::ZERO) => Strategy::Block,

@@ -3,7 +3,8 @@
 //! A handler for changes is called for each update behind the cursor that changes what it watches. One for a condition is
 //! called for the state at the cursor, if the condition holds for it, and then for each update that changes what the
 //! condition is about and after which it holds. The cursor is where the watch was made, in the parent; so the two together
-//! miss nothing and see nothing twice.
+//! miss nothing and see nothing twice. A retry goes on at the cursor, and does not test the state there once more: it was
+//! tested, there or behind the update that the cursor stands at. So what the handler failed for is not told again.
 
 use std::time::Duration;
 
@@ -129,8 +130,14 @@ impl Standing {
         }
     }
 
-    /// Calls the handler for ever; ends with its first error, or with that of a wait.
-    pub(crate) fn run(&self, state: &State, mut handle: impl FnMut(Snapshot<'_>) -> Result<()>) -> Result<()> {
+    /// Calls the handler for ever; ends with its first error, or with that of a wait. `begins` unless it goes on where it was
+    /// ended by such an error.
+    pub(crate) fn run(
+        &self,
+        state: &State,
+        begins: bool,
+        mut handle: impl FnMut(Snapshot<'_>) -> Result<()>,
+    ) -> Result<()> {
         let subject = match &self.sought {
             What::Change(keys) if keys.is_empty() => Subject::Any,
             What::Change(keys) => Subject::Keys(keys.iter().map(owned).collect()),
@@ -142,7 +149,7 @@ impl Standing {
         let mut watch = state.watch().of(subject);
         watch.live = self.live;
         watch.duplicates = self.duplicates;
-        if self.sought.is_condition() {
+        if begins && self.sought.is_condition() {
             let now = match self.live {
                 false => state.snapshot_at(state.cursor())?,
                 true => None,

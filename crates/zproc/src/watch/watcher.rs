@@ -4,8 +4,8 @@
 //! between them. What is known of a watcher lies apart from its access ([`Progress`]), so that those who tell of
 //! updates (`notify`) know it without keeping the namespace open.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -14,6 +14,7 @@ use super::subject::Subject;
 use crate::access::Access;
 use crate::error::Result;
 use crate::store::Store;
+use crate::trail::Trail;
 
 /// Access to a namespace, with a cursor.
 pub(crate) struct Watcher {
@@ -28,6 +29,8 @@ pub(crate) struct Progress {
     cursor: AtomicU64,
     /// What was looked at beyond that, the newest last.
     looked: Mutex<Vec<Arc<Looked>>>,
+    /// Where the moves of the cursor are noted, for the parent of this process.
+    trail: OnceLock<Arc<Trail>>,
 }
 
 /// How far the watchers for one thing have looked without finding it.
@@ -83,14 +86,15 @@ impl Watcher {
     /// Moves the cursor, unless another thread has moved it: then says where it stands.
     pub(super) fn move_cursor(&self, from: u64, to: u64) -> Result<(), u64> {
         let cursor = &self.progress.cursor;
-        cursor
-            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
-            .map(drop)
+        cursor.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)?;
+        self.progress.leave_trail();
+        Ok(())
     }
 
     /// Moves the cursor to `to` at least.
     pub(super) fn raise_cursor(&self, to: u64) {
         self.progress.cursor.fetch_max(to, Ordering::Relaxed);
+        self.progress.leave_trail();
     }
 
     /// Consumes all updates until now.
@@ -107,6 +111,19 @@ impl Progress {
     /// The last update that was consumed.
     pub(crate) fn cursor(&self) -> u64 {
         self.cursor.load(Ordering::Relaxed)
+    }
+
+    /// Notes the cursor, as it is now and whenever it moves, for the parent of this process. The first trail counts.
+    pub(crate) fn set_trail(&self, trail: Arc<Trail>) {
+        let _ = self.trail.set(trail);
+        self.leave_trail();
+    }
+
+    #[inline]
+    fn leave_trail(&self) {
+        if let Some(trail) = self.trail.get() {
+            trail.note(self.cursor());
+        }
     }
 
     /// Up to which update it is known that none is what is sought; the cursor at least.
