@@ -207,8 +207,8 @@ mod counting {
         PASSED.store(0, Ordering::Relaxed);
     }
 
-    /// From here on, who waits for a lock sleeps for minutes if nobody wakes it. So a test sees that a wake-up was lost,
-    /// which a slice of a few milliseconds would make up for.
+    /// From here on, who waits for a lock sleeps for minutes if nobody wakes it, and a watcher three times as long. So a test
+    /// sees that a wake-up was lost, which a slice of a few milliseconds, or of a second, would make up for.
     pub fn without_backstops() {
         PATIENT.store(true, Ordering::Relaxed);
     }

@@ -26,7 +26,7 @@ use crate::event::{SLICE, SleeperBits};
 use crate::record;
 use crate::signature::Signature;
 use crate::space::Space;
-use crate::sync::{Ordering, Wait, Word};
+use crate::sync::{Ordering, Wait, Word, has_backstops};
 use crate::sys::futex::{self, Waiter};
 use crate::sys::time::Deadline;
 use crate::write::Transaction;
@@ -116,6 +116,10 @@ pub enum Ended {
 
 /// More keys than this are watched through the word for any change.
 const MAX_KEYS: usize = 64;
+
+/// Where a test wants the backstops out of the way: so long that a sleeper which looks for itself cannot be taken for one
+/// that was woken, however slow the machine.
+const SLICE_OF_TESTS: Duration = Duration::from_secs(3);
 
 /// Iterations between two looks at the clock while spinning.
 const SPINS: u32 = 64;
@@ -246,7 +250,7 @@ fn sleep<T>(
     if let Some(ended) = cancel.ended(Local::SeqCst) {
         return Ok(Slept::Ended(ended));
     }
-    let slice = deadline.sooner_of(SLICE);
+    let slice = deadline.sooner_of(if has_backstops() { SLICE } else { SLICE_OF_TESTS });
     let woken = match places {
         // Alone, it is woken by the bits of its group only.
         [place] if cancel.words.is_empty() => place.words(control).0.wait(seen[0], place.bits, slice),
