@@ -5,7 +5,7 @@ use std::path::Path;
 
 use heed::byteorder::NativeEndian;
 use heed::types::{Bytes, Str, U64};
-use heed::{Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use heed::{Database, Env, EnvFlags, EnvOpenOptions};
 
 use super::place::Place;
 use super::{Client, Contents, NoWatcher, Operation, Rival};
@@ -53,8 +53,8 @@ impl Rival for Lmdb {
 type Numbers = Database<Str, U64<NativeEndian>>;
 type Blobs = Database<Str, Bytes>;
 
-fn open(path: &Path) -> Env<WithoutTls> {
-    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+fn open(path: &Path) -> Env {
+    let mut options = EnvOpenOptions::new();
     options.map_size(1 << 30).max_dbs(2).max_readers(2048);
     let flags = EnvFlags::NO_SYNC | EnvFlags::NO_META_SYNC | EnvFlags::WRITE_MAP | EnvFlags::MAP_ASYNC;
     // SAFETY: these give durability up, which nobody needs here, and let stray writes of this process damage the map; it
@@ -66,7 +66,7 @@ fn open(path: &Path) -> Env<WithoutTls> {
 
 /// An environment, open.
 pub struct LmdbClient {
-    env: Env<WithoutTls>,
+    env: Env,
     numbers: Numbers,
     bytes: Blobs,
 }

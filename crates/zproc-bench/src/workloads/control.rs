@@ -51,8 +51,8 @@ pub fn control(bench: &Bench) -> Group {
         id: "control loop",
         title: "Control loop",
         text: format!(
-            "A plant tells a tick at a fixed rate, a controller asleep in another process answers, both {priority}. The \
-             figures are how long after a tick was told its controller had it; rounds are the 99th percentiles of their \
+            "A plant tells a tick at a fixed rate, a controller asleep in another process answers, both {priority} \
+             (servers and threads of libraries are not). The figures are how long after a tick was told its controller had it; rounds are the 99th percentiles of their \
              ticks, and the notes say how many answers were not there at the next tick."
         ),
         unit: Unit::Time,

@@ -26,7 +26,8 @@ pub fn killed_writer(bench: &Bench) -> Group {
         text: format!(
             "A process that writes without a pause (atomic increments, where there are any) gets SIGKILL at a random \
              instant. The figure is how long it took after its death until a process that had the dict open had \
-             written; who has not within {} s counts as stuck.",
+             written, on the CPU of the process that asks it to: milliseconds are turns of the scheduler. Who has not \
+             within {} s counts as stuck, and has no figure.",
             PATIENCE.as_secs()
         ),
         unit: Unit::Time,

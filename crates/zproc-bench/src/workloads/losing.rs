@@ -20,7 +20,8 @@ pub fn slow_watcher(bench: &Bench) -> Group {
         id: "slow watcher",
         title: "A slow watcher",
         text: format!(
-            "{WRITES} writes without a pause, and a watcher that works {} µs on each. The figure is what a write took.",
+            "{WRITES} writes without a pause, and a watcher that works {} µs on each. The figure is what a write took, \
+             in one pass.",
             WORK.as_micros()
         ),
         unit: Unit::Time,

@@ -51,7 +51,8 @@ pub fn notify(bench: &Bench) -> Group {
         title: "From a write until a watcher has the value",
         text: "One process writes, one in another process on the other CPU waits for that key; 1,000 keys. Rounds are the \
                medians of their messages. Bare futex and Unix socket are what the system itself takes to wake somebody; \
-               the bare word is memory that both look at."
+               the bare word is memory that both look at. The servers of ZeroMQ and Redis, and the threads of libzmq, share \
+               the two CPUs with a writer and a watcher, of whom those that spin leave them what the scheduler gives."
             .into(),
         unit: Unit::Time,
         columns: columns.into_iter().map(column).collect(),

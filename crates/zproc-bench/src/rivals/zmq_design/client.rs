@@ -26,6 +26,8 @@ fn connect(directory: &str, kind: SocketType, name: &str, prepare: impl FnOnce(&
     *sockets += 1;
     let socket = context.socket(kind).expect("a socket is left");
     socket.set_linger(0).expect("is an option of all sockets");
+    // A server that has just been started is found when it is there, and not by the next look in 100 ms.
+    socket.set_reconnect_ivl(1).expect("is an option of all sockets");
     prepare(&socket);
     socket
         .connect(&endpoint(directory, name))
