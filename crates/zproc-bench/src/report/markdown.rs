@@ -23,10 +23,11 @@ below the table.
   **Redis** answers over a Unix socket. **segment + mutex** is what one would write by hand. `RwLock<HashMap>` and
   `DashMap` live in one process.
 - Processes are pinned to a CPU each; servers to that of the process that made the dict, where they answer soonest. All
-  take turns within a round, and the one that begins changes.
+  take turns within a round, and the one that begins changes; but for the slow watcher, the killed writer and memory, which
+  are measured one rival after the other.
   A figure is the median of its rounds, a ratio the median of the rounds' ratios; in parentheses are the 10th and the
   90th percentile. Between processes, rounds are taken again in which the time that a cache line takes from core to
-  core changed by half or more.
+  core changed by half or more, unless the machine does not settle down.
 - Where zproc is worse than a rival, the tables say so. Raw samples are left in `target/zproc-bench/`.
 ";
 
