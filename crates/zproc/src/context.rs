@@ -421,10 +421,15 @@ impl Context {
                 unstarted.push(process);
             }
         }
-        if !unstarted.is_empty() {
-            self.roll().remove(&unstarted);
-        }
+        self.forget(&unstarted);
         started
+    }
+
+    /// Has processes that were not started be none of the context's.
+    fn forget(&self, unstarted: &[&Arc<Supervised>]) {
+        if !unstarted.is_empty() {
+            self.roll().remove(unstarted);
+        }
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll> {

@@ -76,18 +76,15 @@ const MOST_SOUGHT: u32 = 32;
 static SOUGHT: AtomicU32 = AtomicU32::new(0);
 
 /// The place of the first call in a backtrace that is neither ours nor the standard library's.
+///
+/// Ours are told by the directory of their sources, which is that of the first place in this file. Their names do not tell:
+/// of a function that was inlined the backtrace of an optimised program knows no crate.
 fn place_in(backtrace: &str) -> Option<String> {
-    let mut is_ours = true;
-    for line in backtrace.lines().map(str::trim) {
-        match line.strip_prefix("at ") {
-            Some(place) if !is_ours && place.contains(".rs:") && !place.starts_with(STANDARD_LIBRARY) => {
-                return Some(place.trim_start_matches("./").to_owned());
-            }
-            Some(_) => {}
-            None => is_ours = line.contains(": zproc::") || line.contains(": <zproc::"),
-        }
-    }
-    None
+    let places = backtrace.lines().filter_map(|line| line.trim().strip_prefix("at "));
+    let mut of_rust = places.filter(|place| place.contains(".rs:") && !place.starts_with(STANDARD_LIBRARY));
+    let (ours, _) = of_rust.next()?.split_once("origin.rs:")?;
+    let place = of_rust.find(|place| !place.starts_with(ours))?;
+    Some(place.trim_start_matches("./").to_owned())
 }
 
 /// What is known of an error that this thread made.
@@ -108,13 +105,23 @@ mod tests {
 
     #[test]
     fn the_place_is_that_of_the_first_call_of_the_users() {
-        let backtrace = "   0: zproc::origin::keep\n             at ./src/origin.rs:1:2\n   1: core::ops::call\n\
-                         \u{20}            at /rustc/5/ops.rs:1:2\n   2: program::eat\n             at ./main.rs:3:4\n";
-        assert_eq!(place_in(backtrace), Some("main.rs:3:4".to_owned()));
+        let calls = [
+            "zproc::origin::keep\n at ./zproc/src/origin.rs:1:2",
+            "core::ops::call\n at /rustc/5/ops.rs:1:2",
+            "{impl#2}::other<E>\n at ./zproc/src/error.rs:3:4", // inlined
+            "program::eat\n at ./src/main.rs:5:6",
+            "zproc::process::child::run\n at ./zproc/src/process/child.rs:7:8",
+        ];
+        assert_eq!(place_in(&calls.join("\n")), Some("src/main.rs:5:6".to_owned()));
         assert_eq!(place_in("   0: program::eat\n   1: main\n"), None);
         // A stripped program, in a C library that is not.
         assert_eq!(
             place_in("   0: <unknown>\n   1: main\n             at csu/libc-start.c:1:2\n"),
+            None
+        );
+        // A library without line numbers, in a program that has them.
+        assert_eq!(
+            place_in("   0: zproc::origin::keep\n   1: program::eat\n at ./src/main.rs:5:6\n"),
             None
         );
     }

@@ -207,6 +207,19 @@ fn what_cannot_be_started_is_none_of_the_contexts() {
     ctx.process(short_of_descriptors).start().unwrap().wait().unwrap();
 }
 
+/// The first ones stayed in the context, to be started with all, though nobody had got them.
+#[test]
+fn a_factory_that_fails_half_way_makes_none() {
+    let ctx = Context::new().unwrap();
+    let captured = std::hint::black_box(3);
+    let pair = (double, move |n: u32| n + captured);
+    let error = ctx.process_factory(pair).count(2).args(1).deferred().unwrap_err();
+    assert!(matches!(error, Error::Target { .. }), "{error}");
+    assert_eq!(ctx.processes().len(), 0);
+    ctx.start_all().unwrap();
+    assert_eq!(ctx.wait_all(None).unwrap().len(), 0);
+}
+
 #[test]
 fn threads_may_share_a_context() {
     let ctx = Context::new().unwrap();

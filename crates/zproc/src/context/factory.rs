@@ -33,7 +33,7 @@ pub trait TargetList<M> {
     /// What each returns.
     type Output: Serialize + DeserializeOwned + 'static;
     #[doc(hidden)]
-    fn make(self, batch: &Batch<'_>) -> Result<Made>;
+    fn make(self, batch: &Batch<'_>, made: &mut Made) -> Result<()>;
 }
 
 /// What is the same for all processes of a factory.
@@ -46,15 +46,17 @@ pub struct Batch<'c> {
     settings: ProcessSettings,
 }
 
-/// The processes that were made.
+/// The processes that were made, also when the next one could not be.
 #[doc(hidden)]
+#[derive(Default)]
 pub struct Made(Vec<Arc<Supervised>>);
 
 impl Batch<'_> {
-    fn make<M: 'static, F: Target<M>>(&self, target: F, made: &mut Vec<Arc<Supervised>>) -> Result<()> {
+    fn make<M: 'static, F: Target<M>>(&self, target: F, made: &mut Made) -> Result<()> {
         for _ in 0..self.count {
             let (args, retry_args) = (self.args.clone(), self.retry_args.clone());
-            made.push(make::<M, F>(self.ctx, target, args, retry_args, self.settings.clone())?);
+            made.0
+                .push(make::<M, F>(self.ctx, target, args, retry_args, self.settings.clone())?);
         }
         Ok(())
     }
@@ -64,8 +66,8 @@ impl<M: 'static, F: Target<M>, const N: usize> TargetList<(M,)> for [F; N] {
     type Args = F::Args;
     type Output = F::Output;
 
-    fn make(self, batch: &Batch<'_>) -> Result<Made> {
-        TargetList::<(M,)>::make(Vec::from(self), batch)
+    fn make(self, batch: &Batch<'_>, made: &mut Made) -> Result<()> {
+        TargetList::<(M,)>::make(Vec::from(self), batch, made)
     }
 }
 
@@ -73,12 +75,8 @@ impl<M: 'static, F: Target<M>> TargetList<(M,)> for Vec<F> {
     type Args = F::Args;
     type Output = F::Output;
 
-    fn make(self, batch: &Batch<'_>) -> Result<Made> {
-        let mut made = Vec::new();
-        for target in self {
-            batch.make::<M, F>(target, &mut made)?;
-        }
-        Ok(Made(made))
+    fn make(self, batch: &Batch<'_>, made: &mut Made) -> Result<()> {
+        self.into_iter().try_for_each(|target| batch.make::<M, F>(target, made))
     }
 }
 
@@ -93,12 +91,11 @@ macro_rules! tuple {
             type Output = $first::Output;
 
             #[allow(non_snake_case, reason = "names of generated variables")]
-            fn make(self, batch: &Batch<'_>) -> Result<Made> {
+            fn make(self, batch: &Batch<'_>, made: &mut Made) -> Result<()> {
                 let ($first, $($other,)*) = self;
-                let mut made = Vec::new();
-                batch.make::<$first_marker, $first>($first, &mut made)?;
-                $(batch.make::<$marker, $other>($other, &mut made)?;)*
-                Ok(Made(made))
+                batch.make::<$first_marker, $first>($first, made)?;
+                $(batch.make::<$marker, $other>($other, made)?;)*
+                Ok(())
             }
         }
     };
@@ -241,6 +238,9 @@ impl<L: TargetList<M>, M: 'static, A: Arguments<L::Args>> Factory<'_, L, M, A> {
 
     /// Makes them without starting them.
     ///
+    /// # Errors
+    /// As [`ProcessBuilder::deferred`](crate::ProcessBuilder::deferred). Then none is made.
+    ///
     /// ```
     /// use zproc::{Context, Result};
     ///
@@ -262,6 +262,11 @@ impl<L: TargetList<M>, M: 'static, A: Arguments<L::Args>> Factory<'_, L, M, A> {
             args: to_bytes("the arguments", &self.args.take())?,
             settings: self.settings,
         };
-        Ok(self.targets.make(&batch)?.0.into_iter().map(Process::new).collect())
+        let mut made = Made::default();
+        if let Err(error) = self.targets.make(&batch, &mut made) {
+            self.ctx.forget(&made.0.iter().collect::<Vec<_>>());
+            return Err(error);
+        }
+        Ok(made.0.into_iter().map(Process::new).collect())
     }
 }

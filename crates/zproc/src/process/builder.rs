@@ -198,6 +198,9 @@ impl<F: Target<M>, M: 'static, A: Arguments<F::Args>> ProcessBuilder<'_, F, M, A
 
     /// Makes the process without starting it; [`Process::start`] or [`Context::start_all`] does.
     ///
+    /// # Errors
+    /// [`Error::NotInitialised`], [`Error::Target`], [`Error::Carry`].
+    ///
     /// ```
     /// use zproc::{Context, Result};
     ///
