@@ -3,11 +3,13 @@
 use std::process::Command;
 use std::time::Instant;
 
+use rayon::ThreadPoolBuilder;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use zproc::Context;
 use zproc_bench::clock::now_ns;
 use zproc_bench::cpu;
 use zproc_bench::peer::Peer;
-use zproc_bench::rounds::{compare, take_turns};
+use zproc_bench::rounds::{Spread, compare, take_turns};
 use zproc_bench::table::{Goal, Limit, Measured, Time, Unit};
 
 use crate::jobs::{self, work};
@@ -119,10 +121,22 @@ fn trivial_items(bench: &Bench) -> Measured {
             let ns = sum_of(&mut results.by_ref().map(|result| result.expect("it cannot fail")));
             ns.max(start.elapsed().as_nanos() as f64 / ITEMS as f64)
         };
-        let plain = |_| sum_of(&mut (0..ITEMS).map(successor));
+        let threads = ThreadPoolBuilder::new().num_threads(2).build();
+        let threads = threads.expect("threads can be started");
+        let mut by_rayon = Vec::new();
+        // Besides the loop: what threads take that share their memory, and hand results over in order, too.
+        let plain = |_| {
+            let start = Instant::now();
+            let results: Vec<u64> = threads.install(|| (0..ITEMS).into_par_iter().map(successor).collect());
+            let summed = sum_of(&mut results.into_iter());
+            by_rayon.push(summed.max(start.elapsed().as_nanos() as f64 / ITEMS as f64));
+            sum_of(&mut (0..ITEMS).map(successor))
+        };
         let compared = compare(bench.rounds(40), ours, plain);
-        let measured = Measured::from(compared);
-        measured.with_note(format!("plain loop {}; Python zproc 410 ns", Time(compared.reference)))
+        let (plain, rayon) = (Time(compared.reference), Time(Spread::of(by_rayon).median));
+        Measured::from(compared).with_note(format!(
+            "plain loop {plain}; rayon, 2 threads, collected in order {rayon}; Python zproc 410 ns"
+        ))
     })
 }
 

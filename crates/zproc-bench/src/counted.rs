@@ -75,6 +75,8 @@ pub fn compare(committed: &Counts, counted: &Counts) -> (String, Result<(), Stri
             ));
         }
     }
+    let gone = committed.each.keys().filter(|name| !counted.each.contains_key(*name));
+    bad.extend(gone.map(|name| format!("'{name}' is written down, and not counted any more")));
     if counted.compiler != committed.compiler {
         table += &format!(
             "not judged: compiled by {}, written down by {}\n",
@@ -119,7 +121,10 @@ mod tests {
         assert_eq!(judged(104.9, 10.0), Ok(()));
         let error = judged(100.0, 211.0).unwrap_err();
         assert!(error.contains("'set'") && !error.contains("'get'"), "{error}");
-        assert!(compare(&committed, &counts("rustc 1", &[("new", 1.0)])).1.is_err());
+        let all_and = |new| compare(&committed, &counts("rustc 1", &[("get", 1.0), ("set", 1.0), new])).1;
+        assert!(all_and(("new", 1.0)).unwrap_err().contains("'new'"));
+        let gone = compare(&committed, &counts("rustc 1", &[("get", 1.0)])).1;
+        assert!(gone.unwrap_err().contains("'set'"));
     }
 
     #[test]

@@ -23,6 +23,13 @@ impl Random {
     pub fn below(&mut self, end: usize) -> usize {
         (self.number() % end as u64) as usize
     }
+
+    /// Puts items into an order of which each is as likely.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for end in (2..=items.len()).rev() {
+            items.swap(end - 1, self.below(end));
+        }
+    }
 }
 
 /// So many different keys of 20 bytes, for the rest of the program.

@@ -119,7 +119,8 @@ impl Peer {
     fn wait(&mut self, done: impl Fn(&Board) -> bool) {
         let start = Instant::now();
         while !done(&self.board) {
-            std::hint::spin_loop();
+            // A server that the peer waits for may have to run on this CPU.
+            std::thread::yield_now();
             if start.elapsed() > Duration::from_millis(10) {
                 std::thread::sleep(Duration::from_millis(1));
                 let status = self.child.try_wait().expect("it is our child");

@@ -89,6 +89,16 @@ impl Goal {
     }
 }
 
+/// What came of each goal, and those that say nothing: the rival was not there, or their column was not measured.
+pub fn judge_all<'g>(goals: &'g [Goal], groups: &[Group]) -> (Vec<Verdict<'g>>, Vec<&'g Goal>) {
+    let judged = |goal: &'g Goal| goal.judge(groups).ok_or(goal);
+    let (verdicts, unjudged): (Vec<_>, Vec<_>) = goals.iter().map(judged).partition(Result::is_ok);
+    (
+        verdicts.into_iter().flatten().collect(),
+        unjudged.into_iter().filter_map(Result::err).collect(),
+    )
+}
+
 impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -134,6 +144,7 @@ mod tests {
                 lines: vec![line(OURS, ours), line("LMDB", theirs)],
                 one_way_ns: None,
                 discarded: 0,
+                by_turns: true,
             }],
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::goals::{Goal, Verdict};
+use super::goals::{Goal, Verdict, judge_all};
 use super::{OURS, machine};
 use crate::quantiles::Quantiles;
 use crate::rounds::Spread;
@@ -23,10 +23,10 @@ below the table.
   **Redis** answers over a Unix socket. **segment + mutex** is what one would write by hand. `RwLock<HashMap>` and
   `DashMap` live in one process.
 - Processes are pinned to a CPU each; servers to that of the process that made the dict, where they answer soonest. All
-  take turns within a round, and the one that begins changes; but for the slow watcher, the killed writer and memory, which
+  take turns within a round, in an order drawn anew for each; but for the slow watcher, the killed writer and memory, which
   are measured one rival after the other.
-  A figure is the median of its rounds, a ratio the median of the rounds' ratios; in parentheses are the 10th and the
-  90th percentile. Between processes, rounds are taken again in which the time that a cache line takes from core to
+  A figure is the median of its rounds, a ratio the median of the rounds' ratios; the 10th and the 90th percentile are
+  behind it or below the table. Between processes, rounds are taken again in which the time that a cache line takes from core to
   core changed by half or more, unless the machine does not settle down.
 - Where zproc is worse than a rival, the tables say so. Raw samples are left in `target/zproc-bench/`.
 ";
@@ -68,9 +68,11 @@ fn plots_of(id: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// All goals that could be judged.
+/// All goals: those that could be judged, and those that could not.
 pub fn verdicts(groups: &[Group], goals: &[Goal]) -> String {
-    verdict_table(&goals.iter().filter_map(|goal| goal.judge(groups)).collect::<Vec<_>>())
+    let (verdicts, unjudged) = judge_all(goals, groups);
+    let unjudged = unjudged.iter().map(|goal| format!("\n- Not judged: {goal}.\n"));
+    verdict_table(&verdicts) + &unjudged.collect::<String>()
 }
 
 /// Goals and what came of them.
@@ -156,7 +158,30 @@ fn side_by_side(unit: Unit, columns: &[Column]) -> String {
         }
         text.push('\n');
     }
-    text + "\nMedians; in parentheses how many times better zproc is (below 1: worse).\n\n"
+    text + "\nMedians; in parentheses how many times better zproc is (below 1: worse).\n\n" + &spreads(unit, columns)
+}
+
+/// The 10th and the 90th percentile of each, to be unfolded.
+fn spreads(unit: Unit, columns: &[Column]) -> String {
+    let names: Vec<&str> = columns.first().map_or(Vec::new(), |column| names_of(columns, column));
+    let mut text = String::from("<details><summary>10th to 90th percentile</summary>\n\n| |");
+    columns.iter().for_each(|column| _ = write!(text, " {} |", column.name));
+    text += "\n|---|";
+    columns.iter().for_each(|_| text += "---|");
+    text.push('\n');
+    for name in names {
+        let _ = write!(text, "| {} |", code(name));
+        for column in columns {
+            let spread = column.line(name).and_then(|line| line.spread());
+            let range = |Spread { p10, p90, .. }| format!("{}–{}", unit.show(p10), unit.show(p90));
+            let ratio = ratio_to(unit, column, name).map_or(String::new(), |Spread { p10, p90, .. }| {
+                format!(" ({}–{})", times(p10), times(p90))
+            });
+            let _ = write!(text, " {}{ratio} |", spread.map_or("–".into(), range));
+        }
+        text.push('\n');
+    }
+    text + "\n</details>\n\n"
 }
 
 fn names_of<'c>(columns: &'c [Column], first: &'c Column) -> Vec<&'c str> {
@@ -181,8 +206,13 @@ fn quantiles(column: &Column) -> String {
     );
     for line in column.lines.iter().filter(|line| !line.events_ns.is_empty()) {
         let events = Quantiles::of(line.events_ns.clone());
-        let [p50, p99, p999, worst] = [0.5, 0.99, 0.999, 1.0].map(|share| events.time(share));
         let count = line.events_ns.len();
+        // Of fewer, the quantile would be the worst.
+        let time = |share: f64| match count as f64 * (1.0 - share) < 1.0 && share < 1.0 {
+            true => "–".into(),
+            false => events.time(share).to_string(),
+        };
+        let [p50, p99, p999, worst] = [0.5, 0.99, 0.999, 1.0].map(time);
         let _ = writeln!(
             text,
             "| {} | {p50} | {p99} | {p999} | {worst} | {count} |",
@@ -229,6 +259,10 @@ fn figure_with_spread(unit: Unit, spread: Spread) -> String {
 
 fn with_spread(spread: Spread) -> String {
     let Spread { p10, median, p90 } = spread;
+    if p10 == p90 {
+        // Of a single ratio.
+        return times(median);
+    }
     format!("{} ({}–{})", times(median), times(p10), times(p90))
 }
 

@@ -43,6 +43,8 @@ pub fn run(quick: bool, filters: &[String]) -> Result<(), String> {
     let mut groups = measure_all(&bench, &chosen);
     if quick {
         complete(&chosen, &groups)?;
+        let is_chosen = |goal: &Goal| chosen.iter().any(|workload| workload.id == goal.group);
+        let goals: Vec<Goal> = goals.into_iter().filter(is_chosen).collect();
         return check(&bench, &goals, &mut groups);
     }
     if !filters.is_empty() {
@@ -108,12 +110,16 @@ fn measure_all(bench: &Bench, workloads: &[&Workload]) -> Vec<Group> {
     groups
 }
 
-/// Whether all ratios are within twice their goals; measures those again that are not.
+/// Whether all ratios are there and within twice their goals; measures those again that are not.
 fn check(bench: &Bench, goals: &[Goal], groups: &mut [Group]) -> Result<(), String> {
     for attempt in 1.. {
         groups.iter().for_each(|group| println!("{}", markdown::group(group)));
-        let verdicts: Vec<Verdict<'_>> = goals.iter().filter_map(|goal| goal.judge(groups)).collect();
+        let (verdicts, unjudged) = goals::judge_all(goals, groups);
         println!("{}", markdown::verdict_table(&verdicts));
+        if !unjudged.is_empty() {
+            let unjudged: Vec<String> = unjudged.iter().map(|goal| goal.to_string()).collect();
+            return Err(format!("could not be judged: {}", unjudged.join("; ")));
+        }
         let bad: Vec<&Verdict<'_>> = verdicts.iter().filter(|verdict| !verdict.is_within(2.0)).collect();
         if bad.is_empty() {
             return Ok(());
@@ -135,7 +141,8 @@ fn check(bench: &Bench, goals: &[Goal], groups: &mut [Group]) -> Result<(), Stri
                 Some((group, workload))
             })
         {
-            *group = (workload.measure)(bench);
+            *group = catch_unwind(|| (workload.measure)(bench))
+                .map_err(|_| format!("could not be measured again: {}", workload.id))?;
         }
     }
     unreachable!("the last attempt returns")

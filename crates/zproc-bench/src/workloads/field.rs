@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Bench, Column, Line};
 use crate::clock::ns_each;
-use crate::keys::Draws;
+use crate::keys::{Draws, Random};
 use crate::peer::Peer;
 use crate::rivals::{Contents, Operation, Rival};
 use crate::rounds::Spread;
@@ -29,6 +29,32 @@ pub struct Contender {
     pub pass: Box<dyn FnMut(usize) -> f64>,
     /// Single events of all passes, if the workload keeps them.
     pub events: Events,
+}
+
+/// How long a cache line takes from core to core: what figures of several processes depend on, and drifts.
+pub struct Control {
+    peer: Peer,
+    one_way_ns: Vec<f64>,
+}
+
+impl Control {
+    /// Nothing is measured yet.
+    pub fn new(bench: &Bench) -> Self {
+        Self {
+            peer: Peer::spawn(bench.other_cpu, &["control".into(), String::new()]),
+            one_way_ns: Vec::new(),
+        }
+    }
+
+    /// Measures it.
+    pub fn take(&mut self) {
+        self.one_way_ns.push(self.peer.one_way_ns());
+    }
+
+    /// What was measured.
+    pub fn spread(self) -> Option<Spread> {
+        (!self.one_way_ns.is_empty()).then(|| Spread::of(self.one_way_ns))
+    }
 }
 
 /// All that take part, and those that cannot, with the reason.
@@ -114,6 +140,7 @@ impl Field {
             (runner.pass)(0);
             runner.events.borrow_mut().clear();
         }
+        let (mut order, mut random) = ((0..count).collect::<Vec<_>>(), Random::default());
         let start = Instant::now();
         for number in 1.. {
             let (kept, spent) = (rounds.first().map_or(FEWEST, Vec::len), start.elapsed());
@@ -123,7 +150,8 @@ impl Field {
             let before = control();
             let lengths: Vec<usize> = self.runners.iter().map(|runner| runner.events.borrow().len()).collect();
             let mut figures = vec![0.0; count];
-            for index in (0..count).map(|index| (index + number) % count) {
+            random.shuffle(&mut order);
+            for &index in &order {
                 figures[index] = (self.runners[index].pass)(number);
             }
             let after = control();
@@ -159,6 +187,7 @@ impl Field {
             lines: self.runners.into_iter().zip(rounds).map(line).chain(absent).collect(),
             one_way_ns: (!controls.is_empty()).then(|| Spread::of(controls)),
             discarded,
+            by_turns: true,
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct Column {
     pub one_way_ns: Option<Spread>,
     /// Rounds that were taken again because that changed.
     pub discarded: usize,
+    /// Whether the rivals took turns, so that what they share is what rounds of one number share.
+    pub by_turns: bool,
 }
 
 impl Column {
@@ -76,10 +78,14 @@ impl Column {
         self.lines.iter().find(|line| line.name == name)
     }
 
-    /// How many times better `ours` is than `theirs`, round by round.
+    /// How many times better `ours` is than `theirs`, round by round; or by their medians, if they did not take turns.
     pub fn times_better(&self, unit: Unit, ours: &str, theirs: &str) -> Option<Spread> {
         let rounds = |name| self.line(name)?.rounds.as_ref().ok();
         let (ours, theirs) = (rounds(ours)?, rounds(theirs)?);
+        if !self.by_turns {
+            let median = |rounds: &Vec<f64>| (!rounds.is_empty()).then(|| Spread::of(rounds.clone()).median);
+            return Some(Spread::of(vec![unit.times_better(median(ours)?, median(theirs)?)]));
+        }
         let ratios = ours
             .iter()
             .zip(theirs)
@@ -119,20 +125,25 @@ mod tests {
 
     #[test]
     fn ratios_are_of_the_same_round_and_above_one_where_ours_is_better() {
-        let column = Column {
+        let mut column = Column {
             name: String::new(),
             x: 0.0,
             lines: vec![line("ours", &[1.0, 10.0, 100.0]), line("theirs", &[2.0, 20.0, 200.0])],
             one_way_ns: None,
             discarded: 0,
+            by_turns: true,
         };
-        let ratio = |unit| {
+        let ratio = |column: &Column, unit| {
             column
                 .times_better(unit, "ours", "theirs")
                 .map(|spread| (spread.p10, spread.p90))
         };
-        assert_eq!(ratio(Unit::Time), Some((2.0, 2.0)));
-        assert_eq!(ratio(Unit::Rate), Some((0.5, 0.5)));
+        assert_eq!(ratio(&column, Unit::Time), Some((2.0, 2.0)));
+        assert_eq!(ratio(&column, Unit::Rate), Some((0.5, 0.5)));
         assert_eq!(column.times_better(Unit::Time, "ours", "nobody"), None);
+        // Nothing but their medians belongs together.
+        column.by_turns = false;
+        column.lines[1].rounds = Ok(vec![200.0, 2.0, 20.0]);
+        assert_eq!(ratio(&column, Unit::Time), Some((2.0, 2.0)));
     }
 }

@@ -1,7 +1,7 @@
 //! What the rivals are measured at, by turns.
 //!
-//! Each column of a [`Group`] is one run: every rival that can do the work takes a pass, then every one another, beginning
-//! with the next; so they share whatever state the machine is in. A pass comes down to one number. What is compared is
+//! Each column of a [`Group`] is one run: every rival that can do the work takes a pass, then every one another, in
+//! another order; so they share whatever state the machine is in. A pass comes down to one number. What is compared is
 //! the ratio of two rivals' numbers round by round.
 
 mod control;
@@ -70,7 +70,7 @@ pub const WORKLOADS: &[Workload] = &[
     workload("snapshot", true, dict::snapshot),
     workload("get by size", false, values::get),
     workload("set by size", false, values::set),
-    workload("request and reply", false, values::request_and_reply),
+    workload("request and reply", true, values::request_and_reply),
     workload("increments", true, together::increments),
     workload("notify", true, notifying::notify),
     workload("watchers", false, crowd::watchers),

@@ -52,7 +52,7 @@ pub fn notify(bench: &Bench) -> Group {
         text: "One process writes, one in another process on the other CPU waits for that key; 1,000 keys. Rounds are the \
                medians of their messages. Bare futex and Unix socket are what the system itself takes to wake somebody; \
                the bare word is memory that both look at. The servers of ZeroMQ and Redis, and the threads of libzmq, share \
-               the two CPUs with a writer and a watcher, of whom those that spin leave them what the scheduler gives."
+               the two CPUs with a writer and a watcher, who give way to them when they wait."
             .into(),
         unit: Unit::Time,
         columns: columns.into_iter().map(column).collect(),
@@ -165,11 +165,12 @@ fn send_all(board: &Board, way: Way, events: &Events, mut send: impl FnMut(&Boar
     Spread::of(samples.into_iter().map(|ns| ns as f64).collect()).median
 }
 
-/// Waits until a receiver has so many messages.
+/// Waits until a receiver has so many messages, and lets those run meanwhile who share this CPU: the threads of libzmq
+/// and the servers of others, which have work left when a write returns.
 pub fn await_received(board: &Board, number: u64) {
     let start = Instant::now();
     while board.received.load(Ordering::Acquire) != number {
-        std::hint::spin_loop();
+        std::thread::yield_now();
         assert!(start.elapsed() < Duration::from_secs(20), "a message was lost");
     }
 }

@@ -25,6 +25,7 @@ pub fn memory(bench: &Bench) -> Group {
             lines,
             one_way_ns: None,
             discarded: 0,
+            by_turns: false,
         }],
     }
 }

@@ -1,5 +1,6 @@
 //! Several processes that write at once.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::field::Field;
@@ -43,18 +44,26 @@ fn add<R: Rival + 'static>(field: &mut Field, bench: &Bench, processes: usize) {
         let mut client = R::Client::open(&address);
         let mut peers: Vec<Peer> = bench.cpus(processes - 1).map(|cpu| spawn::<R>(cpu, &address)).collect();
         move |_| {
-            let before = client.get(COUNTER).expect("is present");
+            let mut count = || client.get(COUNTER).expect("is present");
+            let at_first = count();
             let jobs: Vec<u32> = peers.iter_mut().map(|peer| peer.begin(INCREMENT, 0)).collect();
-            let start = Instant::now();
+            // From when all have begun until the first is told to stop.
+            let (start, before) = (Instant::now(), count());
             let mut own = 0;
             while start.elapsed() < PASS {
                 client.increment(COUNTER);
                 own += 1;
             }
-            let seconds = start.elapsed().as_secs_f64();
+            let (added, seconds) = (
+                client.get(COUNTER).expect("is present") - before,
+                start.elapsed().as_secs_f64(),
+            );
+            for peer in &peers {
+                peer.board().stop.store(1, Ordering::Release);
+            }
             let others: u64 = peers.iter_mut().zip(jobs).map(|(peer, job)| peer.end(job)).sum();
-            let added = client.get(COUNTER).expect("is present") - before;
-            assert_eq!(added, own + others, "increments of {} were lost", R::NAME);
+            let in_all = client.get(COUNTER).expect("is present") - at_first;
+            assert_eq!(in_all, own + others, "increments of {} were lost", R::NAME);
             added as f64 / seconds
         }
     });

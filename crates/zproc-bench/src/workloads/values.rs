@@ -73,9 +73,7 @@ pub fn request_and_reply(bench: &Bench) -> Group {
         title: "Request and reply, by size of the value",
         text:
             "The same where memory cannot be shared: zproc over the socket of its server (`?transport=socket`), beside \
-               the designs that have servers anyway. Client and server run on one CPU, each in a process of its own. The \
-               faithful variant has its dict as bytes already, which the improved one encodes for each reply: so it is \
-               ahead with large values."
+               the designs that have servers anyway. Client and server run on one CPU, each in a process of its own."
                 .into(),
         unit: Unit::Time,
         columns: SIZES.map(column).into(),

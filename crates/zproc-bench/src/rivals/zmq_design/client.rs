@@ -86,10 +86,15 @@ impl<V: Variant> Connection<V> {
         if V::WHOLE {
             let dict: View<'_> = decode(reply);
             see(dict.get(key).copied())
-        } else if let Reply::Value(value) = decode(reply) {
-            see(value)
         } else {
-            panic!("the server answers with a value")
+            match decode(reply) {
+                Reply::Value(value) => see(value),
+                Reply::Follows => {
+                    self.requests.recv(&mut self.reply, 0).expect("a reply has two parts");
+                    see(Some(Borrowed::Bytes(&self.reply)))
+                }
+                Reply::Done => panic!("the server answers with a value"),
+            }
         }
     }
 
@@ -194,7 +199,8 @@ impl<V: Variant> Subscription<V> {
                 loop {
                     match self.updates.recv(&mut self.part, DONTWAIT) {
                         Ok(()) => return true,
-                        Err(zmq::Error::EAGAIN) if start.elapsed() < patience => std::hint::spin_loop(),
+                        // The thread of libzmq that receives may have to run on this CPU.
+                        Err(zmq::Error::EAGAIN) if start.elapsed() < patience => std::thread::yield_now(),
                         Err(zmq::Error::EAGAIN) => return false,
                         Err(error) => panic!("{error}"),
                     }

@@ -8,7 +8,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use zmq::{Context, Message, SNDMORE, Socket, SocketType};
 
-use super::wire::{Borrowed, Owned, Push, Reply, Request, State, Update, View, decode, encode, greeting, topic};
+use super::wire::{Borrowed, MANY, Owned, Push, Reply, Request, State, Update, View, decode, encode, greeting, topic};
 use super::{Faithful, Improved, Variant};
 
 /// How a program is told to be the server.
@@ -75,10 +75,13 @@ impl<V: Variant> Server<V> {
             self.requests.recv(&mut request, 0).expect("a request has two parts");
             match decode(&request) {
                 Request::Get(_) if V::WHOLE => self.reply_whole(&sender),
-                Request::Get(key) => {
-                    let value = self.state.get(key).map(Owned::borrow);
-                    self.reply(&sender, &Reply::Value(value));
-                }
+                Request::Get(key) => match self.state.get(key) {
+                    Some(Owned::Bytes(bytes)) if bytes.len() >= MANY => {
+                        self.requests.send(&sender[..], SNDMORE).expect("the socket is open");
+                        self.send(&encode(&Reply::Follows), bytes);
+                    }
+                    value => self.reply(&sender, &Reply::Value(value.map(Owned::borrow))),
+                },
                 Request::All if V::WHOLE => self.reply_whole(&sender),
                 Request::All => self.send(&sender, &encode(&self.state)),
                 Request::Fill(entries) => {

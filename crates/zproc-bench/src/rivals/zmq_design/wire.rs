@@ -17,7 +17,7 @@ pub enum Owned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Borrowed<'m> {
     Number(u64),
-    Bytes(#[serde(borrow)] &'m [u8]),
+    Bytes(#[serde(borrow, serialize_with = "bytes::serialize")] &'m [u8]),
 }
 
 impl Owned {
@@ -90,7 +90,12 @@ pub enum Reply<'m> {
     Done,
     #[serde(borrow)]
     Value(Option<Borrowed<'m>>),
+    /// Bytes, as they are, in a part of their own.
+    Follows,
 }
+
+/// So many bytes are worth a part of their own, which saves a copy.
+pub const MANY: usize = 4096;
 
 /// What follows the ticket of a reply to an atomic request, back from the client.
 #[derive(Debug, Serialize, Deserialize)]
