@@ -81,7 +81,7 @@ fn random_kills_lose_nothing_stop_nobody_and_leave_nothing() {
             "NOT DONE: {} of {kills} kills, the machine is too busy",
             kills - conductor.tally.kills
         );
-        assert!(conductor.tally.kills >= kills / 10, "hardly anything was done");
+        assert!(conductor.tally.kills >= kills / 4, "hardly anything was done");
     }
 
     let start = Instant::now();
@@ -93,9 +93,13 @@ fn random_kills_lose_nothing_stop_nobody_and_leave_nothing() {
         deaths.len(),
         start.elapsed().as_secs_f64()
     );
-    figures::print(&deaths, &load);
+    let in_time = figures::print(&deaths, &load);
     let late = conductor.settle();
     memory::compare(&conductor, &untouched, &early, &late);
+    // A test says nothing of times, since it has to pass on a machine that is busy with others.
+    if long {
+        in_time.expect("the next writer goes on in time, on a machine with nothing else to do");
+    }
 }
 
 fn print(conductor: &Conductor, start: Instant) {

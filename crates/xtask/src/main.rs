@@ -28,9 +28,10 @@ Tasks:
       --seeds N           rounds, each with the next seed (default: 3)
       --seconds N         start further rounds until N seconds have passed
       --seed S            seed of the first round (default: from the clock; it is printed)
-  sanitize [names]        run the tests under the address, the leak and the thread sanitizer, or those named
-  prove [names]           run what the checks sample at its full load, or what is named: stores, instructions, models,
-                          linearizability, damage, limits
+  sanitize [names]        run the tests under the address, the leak and the thread sanitizer, or those named; the last one
+                          needs the sources of the standard library (rustup component add rust-src)
+  prove [names]           run what the checks sample at its full load, or what is named: stores, instructions, models, lock,
+                          linearizability (with kill points), shipped (without them), damage, limits
       --seed S            for instructions: picks those at which a process is really killed (default: from the clock)
   rivals                  lint, test and measure quickly what zproc is compared with; fails where a ratio is far from its goal
   bench [arguments]       run the benchmarks; arguments go to `cargo bench`

@@ -32,7 +32,7 @@ const PROOFS: &[Proof] = &[
                             .with("ZPROC_LINEAR_ROUNDS", "1000000").with("ZPROC_LINEAR_SECONDS", "300"))),
     ("damage",          Work::Test(Step::run("damage", "cargo test --release -p shm-state -p zproc --locked --config profile.release.debug-assertions=true --config profile.release.overflow-checks=true --test damage -- --nocapture")
                             .with("ZPROC_DAMAGE_ROUNDS", "200000").with("ZPROC_DAMAGE_LIVE", "60"))),
-    ("limits",          Work::Test(Step::run("limits", "cargo test --release -p shm-state --locked --test limits_size --test limits_many -- --nocapture --test-threads=1"))),
+    ("limits",          Work::Test(Step::run("limits", "cargo test --release -p shm-state -p zproc --locked --test limits_size --test limits_many --test many_keys -- --nocapture --test-threads=1"))),
 ];
 
 /// Which proofs, with which seed.

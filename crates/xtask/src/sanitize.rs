@@ -1,8 +1,8 @@
 //! `cargo xtask sanitize`: the tests under the sanitizers of the compiler.
 //!
 //! The compiler has them behind unstable flags, but ships their run-times with the stable toolchain, so
-//! `RUSTC_BOOTSTRAP=1` is all it takes. The standard library stays as it is, not instrumented; what the thread sanitizer
-//! therefore misjudges is listed in `sanitize/thread.suppressions`.
+//! `RUSTC_BOOTSTRAP=1` is all it takes. For the thread sanitizer the standard library is built, too, from its sources
+//! (`rustup component add rust-src`): it would not see how an `Arc`, a channel or the end of a thread hands memory over.
 //!
 //! Each sanitizer first has to find the mistake in a small program (`sanitize/*.rs`): one that sees nothing proves
 //! nothing. What they cannot see at all is told in `docs/reliability.md`.
@@ -18,11 +18,18 @@ pub struct Sanitizer {
     name: &'static str,
     /// What its reports begin with.
     report: &'static str,
-    /// The variable with its options, and the options; `{here}` stands for the directory `sanitize`.
+    /// The variable with its options, and the options.
     options: (&'static str, &'static str),
+    /// Whether it has to see the standard library as well.
+    with_std: bool,
     /// Tests that it cannot run, and why.
     skipped: &'static [(&'static str, &'static str)],
 }
+
+const SHORT_OF_ADDRESSES: (&str, &str) = (
+    "just_enough_address_space_gives_an_arena_or_an_error_and_nothing_between",
+    "the sanitizer itself ends where there is not enough for its own mappings",
+);
 
 const SANITIZERS: [Sanitizer; 3] = [
     Sanitizer {
@@ -33,11 +40,9 @@ const SANITIZERS: [Sanitizer; 3] = [
             "ASAN_OPTIONS",
             "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1",
         ),
+        with_std: false,
         skipped: &[
-            (
-                "just_enough_address_space_gives_an_arena_or_an_error_and_nothing_between",
-                "the sanitizer itself ends where there is not enough for its own mappings",
-            ),
+            SHORT_OF_ADDRESSES,
             (
                 "a_bare_thread_that_holds_the_lock_keeps_everybody_out",
                 "two threads that share their thread-local state share the sanitizer's idea of their stack, too",
@@ -48,13 +53,18 @@ const SANITIZERS: [Sanitizer; 3] = [
         name: "leak",
         report: "LeakSanitizer",
         options: ("LSAN_OPTIONS", "report_objects=1"),
+        with_std: false,
         skipped: &[],
     },
     Sanitizer {
         name: "thread",
         report: "ThreadSanitizer",
-        options: ("TSAN_OPTIONS", "history_size=7:suppressions={here}/thread.suppressions"),
-        skipped: &[],
+        options: (
+            "TSAN_OPTIONS",
+            "history_size=7:die_after_fork=0:allocator_may_return_null=1",
+        ),
+        with_std: true,
+        skipped: &[SHORT_OF_ADDRESSES],
     },
 ];
 
@@ -78,11 +88,15 @@ pub fn run(chosen: &[&Sanitizer], root: &Path) -> Result<(), String> {
         sanitizer.prove_itself(root, &host)?;
         println!("<== it does\n\n==> {}: the tests", sanitizer.name);
         let mut tests = Command::new("cargo");
+        tests.arg("test");
+        if sanitizer.with_std {
+            tests.arg("-Zbuild-std");
+        }
         tests
-            .args(["test", "--locked", "-p", "shm-state", "-p", "zproc", "--lib", "--tests"])
+            .args(["--locked", "-p", "shm-state", "-p", "zproc", "--lib", "--tests"])
             .args(["--target", &host, "--target-dir"])
             .arg(root.join("target/sanitize").join(sanitizer.name))
-            // One at a time: the harness passes results between its threads in ways that the thread sanitizer misjudges.
+            // One at a time: they take longer than what they wait for is given, and much memory.
             .args(["--no-fail-fast", "--", "--test-threads=1", "--exact"])
             .env("RUSTFLAGS", sanitizer.flags().join(" "))
             // Debug assertions stay on.
@@ -108,13 +122,12 @@ impl Sanitizer {
     }
 
     fn prepare(&self, command: &mut Command, root: &Path) {
-        let here = root.join("crates/xtask/sanitize");
         let (variable, options) = self.options;
         command
             .current_dir(root)
             .stdin(Stdio::null())
             .env("RUSTC_BOOTSTRAP", "1")
-            .env(variable, options.replace("{here}", &here.to_string_lossy()));
+            .env(variable, options);
     }
 
     /// Fails unless the program with the mistake is caught.

@@ -64,8 +64,11 @@ pub fn run(options: &Options, root: &Path) -> Result<(), String> {
         println!("==> soak: {} kills, seed {seed}, round {round_number}", options.kills);
         if let Err(error) = round(options, seed, &figures, root) {
             break Err(format!(
-                "soak FAILED: {error}; repeat it: cargo xtask soak --seeds 1 --kills {} --seed {seed}",
-                options.kills
+                "soak FAILED: {error}; repeat it: cargo xtask soak --seeds 1 --kills {}{} --seed {seed}",
+                options.kills,
+                options
+                    .deaths
+                    .map_or(String::new(), |deaths| format!(" --deaths {deaths}"))
             ));
         }
         println!(
