@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use support::{HANG, assert_nothing, eventually, left_by_a_dead_writer, now, pair, sleeps, thread_id};
@@ -250,6 +250,32 @@ fn a_state_that_is_closed_is_ready_to_say_so() -> Result<()> {
             assert!(matches!(state.get_when_any_change(), Err(Error::Closed)));
             assert!(matches!(select.watch(&state.watch()), Err(Error::Closed)));
         }
+    }
+    Ok(())
+}
+
+/// One that was closed while the wait with a descriptor began was an error of the whole wait.
+#[test]
+fn a_state_is_ready_however_its_end_races_with_the_wait() -> Result<()> {
+    let (_ours, theirs) = UnixStream::pair().expect("descriptors left");
+    let begun = AtomicU32::new(0);
+    for round in 1..=1500 {
+        let state = State::anonymous()?;
+        let mut select = Select::new();
+        select.watch(&state.watch())?;
+        select.readable(&theirs);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while begun.load(Ordering::Acquire) != round {
+                    std::thread::yield_now();
+                }
+                // Further into the wait from round to round.
+                (0..round % 64 * 8).for_each(|_| std::hint::spin_loop());
+                state.close();
+            });
+            begun.store(round, Ordering::Release);
+            assert_eq!(ready(&mut select, HANG).unwrap(), [0], "round {round}");
+        });
     }
     Ok(())
 }

@@ -366,7 +366,12 @@ impl<'a> Select<'a> {
         let feed = match self.feed.take() {
             // That of a parent is fed in the parent.
             Some(feed) if feed.registered.iter().all(|(_, one)| one.is_current()) => feed,
-            _ => Feed::of(&self.items, self.canceller.as_ref())?,
+            _ => match Feed::of(&self.items, self.canceller.as_ref()) {
+                Ok(feed) => feed,
+                // Of a state that was closed since it was looked at.
+                Err(_) if self.look(seen) => return Ok(()),
+                Err(error) => return Err(error),
+            },
         };
         let feed = self.feed.insert(feed);
         let bell = Bell::new().map_err(|source| os::failed("making an epoll", source))?;
