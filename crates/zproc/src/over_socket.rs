@@ -3,7 +3,7 @@
 //! A [`Remote`] is the counterpart of the engine's `Namespace`: what the layers above ask for is one request and its reply.
 //! It stands in `access` where the namespace would, so that the paths to mapped memory know nothing of it. Its parts:
 //! `connections` has the sessions, `limits` how long a call waits for the server; `snapshot` is one that the server has pinned,
-//! `overlay` a transaction that is made here and validated there.
+//! `copies` what was fetched of it to be shown, `overlay` a transaction that is made here and validated there.
 //!
 //! **Sessions.** The server keeps identity and snapshots of a state in a session, which ends with its last connection. One
 //! connection, the *lifeline*, is for short calls, and lives as long as the session. A call that may wait, or comes while
@@ -23,6 +23,7 @@
 //! slices, and looks at them in between, when nothing was written.
 
 mod connections;
+mod copies;
 mod limits;
 mod overlay;
 mod snapshot;

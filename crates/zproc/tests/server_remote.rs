@@ -620,7 +620,6 @@ fn what_needs_the_memory_says_so() -> Result<()> {
     needs(state.verify().map(drop));
     needs(state.reap().map(drop));
     needs(state.watch().event_fd().map(drop));
-    needs(state.snapshot()?.view::<str>("text").map(drop));
     assert!(state.fd().is_none());
     let map = State::open(&format!("{}?transport=map", server.address()))?;
     assert_eq!(map.transport(), Transport::Mapped);

@@ -27,7 +27,8 @@ pub(super) fn commit(
 ) -> Result<Reply<'static>, Wrong> {
     let mut reads = Reads::of(commit);
     let mut slice = Deadline::after(SLICE);
-    loop {
+    // Who has read nothing names no update to begin with, and there may have been any number.
+    while !reads.are_none() {
         let newest = namespace.seq();
         let until = newest.min(reads.unchanged.saturating_add(STEP));
         if reads.have_changed(namespace, until)? {
@@ -92,15 +93,16 @@ impl Reads {
         }
     }
 
+    fn are_none(&self) -> bool {
+        !self.all && self.keys.is_empty()
+    }
+
     /// Whether any of it has changed between then and `now`.
     fn have_changed(&mut self, namespace: &Namespace, now: u64) -> shm_state::Result<bool> {
         let filter = match &*self.keys {
             _ if self.all => Filter::Any,
             _ if !self.many.is_empty() => return self.many_have_changed(namespace, now),
-            [] => {
-                self.unchanged = now;
-                return Ok(false);
-            }
+            [] => return Ok(false),
             few => Filter::Keys(few),
         };
         let next = namespace.next_match(&mut self.unchanged, now, filter, false, None)?;
