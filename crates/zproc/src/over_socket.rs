@@ -111,6 +111,16 @@ impl Place {
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
+
+    /// The file of the memory that the server had at first, if there was a connection.
+    pub(crate) fn arena(&self) -> Option<(u64, u64)> {
+        self.arena.get().copied()
+    }
+
+    /// Refuses a server that has another memory.
+    pub(crate) fn expect(&self, arena: (u64, u64)) {
+        self.arena.get_or_init(|| arena);
+    }
 }
 
 impl Remote {
@@ -133,6 +143,12 @@ impl Remote {
             shared,
             home: std::process::id(),
         }
+    }
+
+    /// Has its updates signed with an identity that was another's before.
+    pub(crate) fn with_identity(mut self, identity: Option<u32>) -> Self {
+        self.identity = AtomicU32::new(identity.unwrap_or(0));
+        self
     }
 
     /// Another identity of the same namespace.
