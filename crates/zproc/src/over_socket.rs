@@ -37,7 +37,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shm_state::{Deadline, KeyRef, Payload, Watched};
+use shm_state::{Deadline, KeyRef, Payload, Stats, Status, Watched};
 
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
@@ -230,6 +230,26 @@ impl Remote {
     pub(crate) fn len(&self) -> Result<usize> {
         let number = self.call(&Request::Len { snapshot: NEWEST }, number)?;
         Ok(number as usize)
+    }
+
+    /// Figures of the whole state, for which the server takes the writer locks.
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        let read = |reply: Reply<'_>| match reply {
+            Reply::Stats(stats) => Ok((*stats).into()),
+            other => Err(odd(&other)),
+        };
+        let session = self.session()?;
+        self.call_in(&session, Call::Long, &Request::Stats, Terms::default(), read)
+    }
+
+    /// Those that are had without a lock, also within a transaction, to whose reads they do not belong.
+    pub(crate) fn status(&self) -> Result<Status> {
+        let read = |reply: Reply<'_>| match reply {
+            Reply::Status(status) => Ok((*status).into()),
+            other => Err(odd(&other)),
+        };
+        let session = self.session()?;
+        self.call_in(&session, Call::Short, &Request::Status, short(), read)
     }
 
     /// Puts one value under a key, as one update, whose number it returns.

@@ -150,8 +150,8 @@ fn stored(place: InPlace<'_>) -> Encoded<'_> {
     Encoded::new(place.tag(), place.bytes())
 }
 
-/// A value where it lies, in shared memory or, over a socket, in a copy that its snapshot keeps; for as long as that lives: see
-/// [`Snapshot::view`](crate::Snapshot::view).
+/// A value where it lies, in shared memory or, over a socket, in a copy that its snapshot keeps; for as long as that
+/// lives: see [`Snapshot::view`](crate::Snapshot::view).
 ///
 /// ```
 /// use zproc::State;

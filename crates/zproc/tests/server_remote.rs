@@ -615,8 +615,6 @@ fn what_needs_the_memory_says_so() -> Result<()> {
     assert_eq!(state.clone().transport(), state.transport());
     state.insert("text", "hello")?;
     let needs = |result: Result<()>| assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
-    needs(state.stats().map(drop));
-    needs(state.status().map(drop));
     needs(state.verify().map(drop));
     needs(state.reap().map(drop));
     needs(state.watch().event_fd().map(drop));

@@ -3,15 +3,11 @@
 use std::time::Duration;
 
 use shm_state::{Arena, ArenaOptions, History};
-use words::Words;
 use zproc::{Error, Result, State};
 
 mod support;
 use support::Served;
-
-#[allow(dead_code, reason = "the engine's tests use the rest")]
-#[path = "../../shm-state/tests/limit/words.rs"]
-mod words;
+use support::words::Words;
 
 /// A state whose newest update has this number, and that keeps 16 of them.
 fn state_at(seq: u64) -> Result<State> {

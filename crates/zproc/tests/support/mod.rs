@@ -14,7 +14,7 @@ use zproc::{Backend, Builder, Error, Result, Server, State, Stats, Transport, Wa
 
 #[allow(dead_code, reason = "the engine's tests use the rest")]
 #[path = "../../../shm-state/tests/limit/words.rs"]
-mod words;
+pub mod words;
 
 /// Longer than anything here takes: it only ends a hang.
 pub const HANG: Duration = Duration::from_secs(60);
