@@ -22,7 +22,7 @@ use crate::sync::{Ordering, Word};
 /// assert_eq!((watcher.cursor, watcher.lag), (0, 1));
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WatcherInfo {
     /// The process that watches.

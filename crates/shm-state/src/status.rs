@@ -31,7 +31,7 @@ use crate::{chunks, directory, log, record};
 /// assert_eq!((this.pins, this.watchers), (1, 0));
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Participant {
     /// Its process id.
@@ -59,7 +59,7 @@ pub struct Participant {
 /// assert_eq!(namespace.lock_holder(), Some((holder.pid, holder.tid)));
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockHolder {
     /// The process; 0 if it cannot be told any more.
@@ -114,7 +114,7 @@ pub struct LockStatus {
 /// assert_eq!(status.pins.len(), 1);
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NamespaceStatus {
     /// Its name.
@@ -218,7 +218,7 @@ pub struct Reaped {
 /// assert_eq!((status.participants.len(), status.namespaces.len()), (1, 1));
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// Bytes that it may grow to.

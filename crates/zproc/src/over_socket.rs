@@ -3,7 +3,7 @@
 //! A [`Remote`] is the counterpart of the engine's `Namespace`: what the layers above ask for is one request and its reply.
 //! It stands in `access` where the namespace would, so that the paths to mapped memory know nothing of it. Its parts:
 //! `connections` has the sessions, `limits` how long a call waits for the server; `snapshot` is one that the server has pinned,
-//! `overlay` a transaction that is made here and validated there.
+//! `copies` what was fetched of it to be shown, `overlay` a transaction that is made here and validated there.
 //!
 //! **Sessions.** The server keeps identity and snapshots of a state in a session, which ends with its last connection. One
 //! connection, the *lifeline*, is for short calls, and lives as long as the session. A call that may wait, or comes while
@@ -23,6 +23,7 @@
 //! slices, and looks at them in between, when nothing was written.
 
 mod connections;
+mod copies;
 mod limits;
 mod overlay;
 mod snapshot;
@@ -36,7 +37,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shm_state::{Deadline, KeyRef, Payload, Watched};
+use shm_state::{Deadline, KeyRef, Payload, Stats, Status, Watched};
 
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
@@ -110,6 +111,16 @@ impl Place {
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
+
+    /// The file of the memory that the server had at first, if there was a connection.
+    pub(crate) fn arena(&self) -> Option<(u64, u64)> {
+        self.arena.get().copied()
+    }
+
+    /// Refuses a server that has another memory.
+    pub(crate) fn expect(&self, arena: (u64, u64)) {
+        self.arena.get_or_init(|| arena);
+    }
 }
 
 impl Remote {
@@ -132,6 +143,12 @@ impl Remote {
             shared,
             home: std::process::id(),
         }
+    }
+
+    /// Has its updates signed with an identity that was another's before.
+    pub(crate) fn with_identity(mut self, identity: Option<u32>) -> Self {
+        self.identity = AtomicU32::new(identity.unwrap_or(0));
+        self
     }
 
     /// Another identity of the same namespace.
@@ -213,6 +230,26 @@ impl Remote {
     pub(crate) fn len(&self) -> Result<usize> {
         let number = self.call(&Request::Len { snapshot: NEWEST }, number)?;
         Ok(number as usize)
+    }
+
+    /// Figures of the whole state, for which the server takes the writer locks.
+    pub(crate) fn stats(&self) -> Result<Stats> {
+        let read = |reply: Reply<'_>| match reply {
+            Reply::Stats(stats) => Ok((*stats).into()),
+            other => Err(odd(&other)),
+        };
+        let session = self.session()?;
+        self.call_in(&session, Call::Long, &Request::Stats, Terms::default(), read)
+    }
+
+    /// Those that are had without a lock, also within a transaction, to whose reads they do not belong.
+    pub(crate) fn status(&self) -> Result<Status> {
+        let read = |reply: Reply<'_>| match reply {
+            Reply::Status(status) => Ok((*status).into()),
+            other => Err(odd(&other)),
+        };
+        let session = self.session()?;
+        self.call_in(&session, Call::Short, &Request::Status, short(), read)
     }
 
     /// Puts one value under a key, as one update, whose number it returns.

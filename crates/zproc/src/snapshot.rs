@@ -145,6 +145,9 @@ impl<'s> Snapshot<'s> {
     /// [`Snapshot::get`] has no such weakness, since it takes a copy first and checks that. A view must not be used in a
     /// child that was forked after it was made (the child has no part in the snapshot; the call itself says so).
     ///
+    /// Over a socket ([`State::transport`](crate::State::transport)) a value is fetched when it is looked at for the first
+    /// time, and kept for as long as the snapshot: what is shown is this process's own, and is checked by each call.
+    ///
     /// # Errors
     /// [`Error::WrongType`](crate::Error::WrongType) if the value is of another type, or damaged.
     ///
@@ -169,7 +172,7 @@ impl<'s> Snapshot<'s> {
         let found = key.with_key(|tag, bytes| {
             let key = KeyRef::new(tag, bytes);
             let Inner::Mapped { pinned, .. } = &self.inner else {
-                return Err(Box::new(Error::NotMapped));
+                return self.view_over_socket(key);
             };
             match pinned.in_place_at_hand(&key) {
                 Ok(Some(place)) if let Some(target) = T::known(place) => Ok(Some(View::new(target))),
@@ -194,6 +197,22 @@ impl<'s> Snapshot<'s> {
         // The engine refuses a forked process itself.
         match pinned.in_place(&key).map_err(|error| Box::new(error.into()))? {
             Some(place) => match T::show(place) {
+                Ok(target) => Ok(Some(View::new(target))),
+                Err(source) => Err(boxed_wrong_type_of(key, source)),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Looks at a value that the server has.
+    #[cold]
+    #[inline(never)]
+    fn view_over_socket<T: Viewable + ?Sized>(&self, key: KeyRef<'_>) -> Result<Option<View<'_, T>>, Box<Error>> {
+        let Inner::Remote(snapshot) = &self.inner else {
+            return Ok(None);
+        };
+        match snapshot.show(&key).map_err(Box::new)? {
+            Some(value) => match T::check(value) {
                 Ok(target) => Ok(Some(View::new(target))),
                 Err(source) => Err(boxed_wrong_type_of(key, source)),
             },

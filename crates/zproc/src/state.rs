@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::ping::{Ping, ping};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
+use crate::store::Store;
 use crate::transport::Transport;
 use crate::watch::{Progress, Watcher};
 pub use builder::Builder;
@@ -220,7 +221,7 @@ impl State {
     }
 
     /// The memory; an error if it is not mapped.
-    fn arena(&self) -> Result<&Arena> {
+    pub(crate) fn arena(&self) -> Result<&Arena> {
         self.arena.as_ref().ok_or_else(|| self.watcher.access.unusable())
     }
 
@@ -399,14 +400,18 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn stats(&self) -> Result<Stats> {
-        self.watcher.access.ready()?;
+        let store = self.watcher.access.store()?;
         check_not_in_atomic()?;
-        Ok(self.arena()?.stats()?)
+        match store {
+            Store::Mapped(_) => Ok(self.arena()?.stats()?),
+            Store::Remote(remote) => remote.stats(),
+        }
     }
 
     /// Who has the state open, who holds the writer locks and for whom they wait, who holds which snapshots, how far
     /// watchers lag, how full it is, and what dead processes left. Takes no lock and waits for nobody, so that it can be
-    /// asked while a writer is stopped inside of [`State::atomic`], and inside of one's own.
+    /// asked while a writer is stopped inside of [`State::atomic`], and inside of one's own. Over a socket the server is
+    /// asked, which stands among the processes for all of its clients; process ids are those that it sees.
     ///
     /// ```
     /// use zproc::{Life, State};
@@ -421,8 +426,10 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn status(&self) -> Result<Status> {
-        self.watcher.access.ready()?;
-        Ok(self.arena()?.status()?)
+        match self.watcher.access.store()? {
+            Store::Mapped(_) => Ok(self.arena()?.status()?),
+            Store::Remote(remote) => remote.status(),
+        }
     }
 
     /// Gives back now what dead processes left: updates that they had decided are finished, and their locks, snapshots,

@@ -207,10 +207,15 @@ pub(crate) fn archive<T: RkyvType>(place: InPlace<'_>, stamp: TypeStamp) -> Resu
     {
         return Ok(archive);
     }
-    let bytes = of_type(Encoded::new(place.tag(), place.bytes()), stamp)?;
-    let archive = check::<T, Failure>(bytes).map_err(|Failure| damaged::<T>(bytes, stamp))?;
+    let archive = check_archive::<T>(Encoded::new(place.tag(), place.bytes()), stamp)?;
     remember::<Archived<T>>(place.version());
     Ok(archive)
+}
+
+/// The archive of a `T` in a value of which nothing is known, after a check.
+pub(crate) fn check_archive<T: RkyvType>(value: Encoded<'_>, stamp: TypeStamp) -> Result<&Archived<T>, DecodeError> {
+    let bytes = of_type(value, stamp)?;
+    check::<T, Failure>(bytes).map_err(|Failure| damaged::<T>(bytes, stamp))
 }
 
 /// The text that is stored there, if this thread has checked it lately; else [`text`] says what is there.

@@ -2,7 +2,8 @@
 //!
 //! A view trusts what `get` does not: that nobody writes to the bytes while it looks at them. For the processes of a state
 //! that is so, since a snapshot keeps its versions from being recycled, and a version never changes. What the bytes say is
-//! checked once for each version and thread, see `validated`.
+//! checked once for each version and thread, see `validated`. Over a socket there is a copy of this process's own instead,
+//! which needs no trust, and is checked at each look.
 
 use std::fmt;
 use std::ops::Deref;
@@ -49,6 +50,10 @@ pub trait Viewable: sealed::Sealed + 'static {
     /// The value, after a check.
     #[doc(hidden)]
     fn show(place: InPlace<'_>) -> Result<&Self::Target, DecodeError>;
+
+    /// The same of a value that is in no arena, and so has no version by which one knows it again.
+    #[doc(hidden)]
+    fn check(value: Encoded<'_>) -> Result<&Self::Target, DecodeError>;
 }
 
 mod sealed {
@@ -67,6 +72,10 @@ impl<T: ArchivedValue> Viewable for T {
     fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
         validated::archive::<T>(place, const { stamp::<T>() })
     }
+
+    fn check(value: Encoded<'_>) -> Result<&T::Archived, DecodeError> {
+        validated::check_archive::<T>(value, const { stamp::<T>() })
+    }
 }
 
 impl<T: RkyvType> sealed::Sealed for Rkyv<T> {}
@@ -81,6 +90,10 @@ impl<T: RkyvType> Viewable for Rkyv<T> {
     fn show(place: InPlace<'_>) -> Result<&T::Archived, DecodeError> {
         validated::archive::<T>(place, Self::stamp())
     }
+
+    fn check(value: Encoded<'_>) -> Result<&T::Archived, DecodeError> {
+        validated::check_archive::<T>(value, Self::stamp())
+    }
 }
 
 impl sealed::Sealed for str {}
@@ -94,10 +107,22 @@ impl Viewable for str {
 
     fn show(place: InPlace<'_>) -> Result<&str, DecodeError> {
         match place.tag() {
-            tag::STR => validated::text(place).ok_or_else(|| DecodeError::malformed(tag::STR, "it is not UTF-8")),
-            _ => Err(wrong_type(place, "str")),
+            tag::STR => validated::text(place).ok_or_else(no_text),
+            _ => Err(stored(place).wrong_type("str")),
         }
     }
+
+    fn check(value: Encoded<'_>) -> Result<&str, DecodeError> {
+        match value.tag() {
+            tag::STR => str::from_utf8(value.bytes()).map_err(|_| no_text()),
+            _ => Err(value.wrong_type("str")),
+        }
+    }
+}
+
+#[cold]
+fn no_text() -> DecodeError {
+    DecodeError::malformed(tag::STR, "it is not UTF-8")
 }
 
 impl sealed::Sealed for [u8] {}
@@ -110,17 +135,23 @@ impl Viewable for [u8] {
     }
 
     fn show(place: InPlace<'_>) -> Result<&[u8], DecodeError> {
-        Self::known(place).ok_or_else(|| wrong_type(place, "bytes"))
+        Self::check(stored(place))
+    }
+
+    fn check(value: Encoded<'_>) -> Result<&[u8], DecodeError> {
+        match value.tag() {
+            tag::BYTES => Ok(value.bytes()),
+            _ => Err(value.wrong_type("bytes")),
+        }
     }
 }
 
-#[cold]
-fn wrong_type(place: InPlace<'_>, expected: &'static str) -> DecodeError {
-    Encoded::new(place.tag(), place.bytes()).wrong_type(expected)
+fn stored(place: InPlace<'_>) -> Encoded<'_> {
+    Encoded::new(place.tag(), place.bytes())
 }
 
-/// A value where it lies in shared memory, for as long as the snapshot lives: see
-/// [`Snapshot::view`](crate::Snapshot::view).
+/// A value where it lies, in shared memory or, over a socket, in a copy that its snapshot keeps; for as long as that
+/// lives: see [`Snapshot::view`](crate::Snapshot::view).
 ///
 /// ```
 /// use zproc::State;

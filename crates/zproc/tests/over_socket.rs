@@ -8,10 +8,16 @@ mod atomic;
 mod dict;
 #[path = "handle.rs"]
 mod handle;
+#[path = "model.rs"]
+mod model;
+#[path = "rkyv_values.rs"]
+mod rkyv_values;
 #[path = "serde_values.rs"]
 mod serde_values;
 #[path = "snapshot.rs"]
 mod snapshot;
+#[path = "views.rs"]
+mod views;
 #[path = "watch_cancel.rs"]
 mod watch_cancel;
 #[path = "watch_changes.rs"]
@@ -22,3 +28,5 @@ mod watch_conditions;
 mod watch_settings;
 #[path = "watch_waiting.rs"]
 mod watch_waiting;
+#[path = "wrap.rs"]
+mod wrap;

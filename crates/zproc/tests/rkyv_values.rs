@@ -12,6 +12,11 @@ use zproc::{Builder, DecodeError, Error, Map, OwnedArchive, Result, Rkyv, State,
 
 #[path = "../../shm-state/tests/common/mod.rs"]
 mod common;
+mod support;
+use support::Served;
+
+/// Tells a child the address of the state, if that has one.
+const ADDRESS: &str = "ZPROC_TEST_ADDRESS";
 
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, Copy, PartialEq)]
 struct Pose {
@@ -66,7 +71,7 @@ fn plan() -> Plan {
 
 #[test]
 fn values_come_back_however_they_are_read() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("pose", POSE)?;
     state.insert("plan", plan())?;
     state.insert("empty", Empty)?;
@@ -99,7 +104,7 @@ fn values_come_back_however_they_are_read() -> Result<()> {
 
 #[test]
 fn an_update_to_the_same_value_is_identical() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let watcher = state.clone();
     state.insert("plan", plan())?;
     watcher.go_live()?;
@@ -129,7 +134,7 @@ fn an_update_to_the_same_value_is_identical() -> Result<()> {
 
 #[test]
 fn the_wrong_type_is_told_with_both_names() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("pose", POSE)?;
     state.insert("number", 5)?;
     let told = |result: Result<()>, expected: &str| {
@@ -174,7 +179,7 @@ fn the_wrong_type_is_told_with_both_names() -> Result<()> {
     );
     told(
         state.get::<Empty>("pose").map(drop),
-        "expected rkyv_values::Empty, found robot.Pose (rkyv)",
+        concat!("expected ", module_path!(), "::Empty, found robot.Pose (rkyv)"),
     );
     Ok(())
 }
@@ -190,7 +195,7 @@ fn another_version_or_layout_of_a_type_is_told() -> Result<()> {
         pub struct Pose(pub u8);
         zproc::archived!(Pose as "robot.Pose");
     }
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("plan", plan())?;
     state.insert("pose", POSE)?;
     let snapshot = state.snapshot()?;
@@ -219,7 +224,7 @@ fn another_version_or_layout_of_a_type_is_told() -> Result<()> {
 
 #[test]
 fn types_of_others_are_stored_under_the_name_that_the_compiler_gives() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let ages = HashMap::from([("ann".to_string(), 41u8), ("bob".to_string(), 37)]);
     state.insert("ages", Rkyv(ages.clone()))?;
     state.insert("matrix", Rkyv([[1.5f64; 4]; 4]))?;
@@ -262,22 +267,28 @@ fn copy_without_knowing(state: &State) -> Result<()> {
 #[test]
 fn child() {
     let Some(role) = Role::of_this_process() else { return };
-    let state = State::from_fd(role.arena_fd()).unwrap();
+    let state = match std::env::var(ADDRESS) {
+        Ok(address) => State::open(&address),
+        Err(_) => State::from_fd(role.arena_fd()),
+    };
+    let state = state.unwrap();
     copy_without_knowing(&state).unwrap();
 }
 
 #[test]
 fn another_process_copies_values_whose_types_it_lacks() -> Result<()> {
-    let state = Builder::anonymous().capacity(4 << 20).create()?;
+    let state = Builder::anonymous().capacity(4 << 20).create().served()?;
     state.insert("pose", POSE)?;
     state.insert("plan", plan())?;
-    let fd = state
-        .fd()
-        .expect("it has a file")
-        .try_clone_to_owned()
-        .expect("a descriptor is free");
-    let arena = Arena::from_fd(fd)?;
-    Kid::start("copier", 0, Some(&arena), &Board::new()).succeeds();
+    let arena = Arena::from_fd(support::memory(&state))?;
+    let board = Board::new();
+    let mut copier = Kid::command("copier", 0, Some(&arena), &board);
+    // In the run over sockets `child` is in the module of this file.
+    copier.arg("rkyv_values::child");
+    if let Some(address) = state.address() {
+        copier.env(ADDRESS, address);
+    }
+    Kid::spawn(&mut copier).succeeds();
     assert_eq!(state.get::<bool>("seen")?, Some(true));
     assert_eq!(state.get(("copy", "pose"))?, Some(POSE));
     assert_eq!(state.get(("copy", "plan"))?, Some(plan()));
@@ -286,7 +297,7 @@ fn another_process_copies_values_whose_types_it_lacks() -> Result<()> {
     assert_eq!(snapshot, snapshot.to_map()?);
     let shown = snapshot.view::<Plan>(("copy", "plan"))?.expect("it is there");
     assert_eq!(shown.name, "to the kitchen");
-    assert!(state.verify()?.is_clean());
+    assert!(support::is_clean(&state));
     Ok(())
 }
 
@@ -325,7 +336,7 @@ fn plans() -> impl Strategy<Value = Plan> {
 }
 
 thread_local! {
-    static STATE: State = State::anonymous().unwrap();
+    static STATE: State = State::anonymous().served().unwrap();
 }
 
 proptest! {

@@ -615,12 +615,9 @@ fn what_needs_the_memory_says_so() -> Result<()> {
     assert_eq!(state.clone().transport(), state.transport());
     state.insert("text", "hello")?;
     let needs = |result: Result<()>| assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
-    needs(state.stats().map(drop));
-    needs(state.status().map(drop));
     needs(state.verify().map(drop));
     needs(state.reap().map(drop));
     needs(state.watch().event_fd().map(drop));
-    needs(state.snapshot()?.view::<str>("text").map(drop));
     assert!(state.fd().is_none());
     let map = State::open(&format!("{}?transport=map", server.address()))?;
     assert_eq!(map.transport(), Transport::Mapped);

@@ -9,6 +9,8 @@ use zproc::{Builder, Error, Result, Snapshot, State, ToValue, archived, tag};
 
 #[path = "../../shm-state/tests/common/mod.rs"]
 mod common;
+mod support;
+use support::Served;
 
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
 struct Scan {
@@ -46,9 +48,12 @@ fn with_engine() -> (State, Namespace) {
         .capacity(4 << 20)
         .history(2, 1 << 16)
         .create()
+        .served()
         .unwrap();
-    let fd = state.fd().unwrap().try_clone_to_owned().unwrap();
-    let namespace = Arena::from_fd(fd).unwrap().namespace("default").unwrap();
+    let namespace = Arena::from_fd(support::memory(&state))
+        .unwrap()
+        .namespace("default")
+        .unwrap();
     (state, namespace)
 }
 
@@ -60,7 +65,7 @@ fn put_raw(namespace: &Namespace, key: &str, tag: u16, bytes: &[u8]) {
 
 #[test]
 fn a_view_shows_values_of_any_length_where_they_lie() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     for len in [0, 1, 3, 100, 1000, 20_000, 1_000_000] {
         state.insert("scan", scan(len))?;
         let snapshot = state.snapshot()?;
@@ -76,10 +81,44 @@ fn a_view_shows_values_of_any_length_where_they_lie() -> Result<()> {
     Ok(())
 }
 
+/// Over a socket what is shown lies in the snapshot, which must neither move nor lose it while more is looked at.
+#[test]
+fn views_of_many_keys_by_several_threads_stay() -> Result<()> {
+    let state = State::anonymous().served()?;
+    state.extend((0..300).map(|n| (n, format!("the text of number {n}"))))?;
+    state.insert("scan", scan(1000))?;
+    let snapshot = state.snapshot()?;
+    state.replace_all([(0, "another")])?;
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let first = snapshot.view::<Scan>("scan").unwrap().expect("it is there");
+                let views: Vec<_> = (0..300).map(|n| snapshot.view::<str>(n).unwrap()).collect();
+                for (n, view) in views.iter().enumerate() {
+                    assert_eq!(view.as_deref(), Some(&*format!("the text of number {n}")));
+                    let again = snapshot.view::<str>(n).unwrap();
+                    assert_eq!(again.map(|text| text.as_ptr()), view.map(|text| text.as_ptr()));
+                }
+                assert_eq!((first.distances.len(), first.note.as_str()), (1000, "1000 distances"));
+                assert!(snapshot.view::<str>("absent").unwrap().is_none());
+                assert!(matches!(
+                    snapshot.view::<[u8]>(0).map(drop),
+                    Err(Error::WrongType { .. })
+                ));
+            });
+        }
+    });
+    Ok(())
+}
+
 #[test]
 fn a_view_stays_while_others_write() -> Result<()> {
     // Little memory and a short history, so that everything that is not pinned is recycled at once.
-    let state = Builder::anonymous().capacity(2 << 20).history(1, 1 << 12).create()?;
+    let state = Builder::anonymous()
+        .capacity(2 << 20)
+        .history(1, 1 << 12)
+        .create()
+        .served()?;
     state.insert("scan", scan(500))?;
     state.insert("gone", scan(300))?;
     let snapshot = state.snapshot()?;
@@ -99,13 +138,13 @@ fn a_view_stays_while_others_write() -> Result<()> {
         state.insert("scan", scan(round))?;
         assert_shows(&state.snapshot()?, "scan", &scan(round));
     }
-    assert!(state.verify()?.is_clean());
+    assert!(support::is_clean(&state));
     Ok(())
 }
 
 #[test]
 fn text_and_bytes_are_shown() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let (text, bytes) = ("é, and more. ".repeat(2000), vec![0xffu8; 100_000]);
     state.insert("long", &text)?;
     state.insert("short", "é")?;
@@ -138,7 +177,7 @@ fn values_are_aligned_as_their_types_ask_for() -> Result<()> {
         odd: u8,
     }
     archived!(Wide);
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     for len in [1usize, 5, 100] {
         let wide = || Wide {
             lines: (0..len).map(|n| Line([n as u8; 64])).collect(),
@@ -184,7 +223,10 @@ unsafe impl<C: rkyv::rancor::Fallible + ?Sized> rkyv::bytecheck::Verify<C> for A
 
 #[test]
 fn a_version_is_checked_once_and_each_new_one_again() -> Result<()> {
-    let state = State::anonymous()?;
+    if support::is_over_socket() {
+        return Ok(()); // each snapshot fetches it anew, and nothing says that it is the same
+    }
+    let state = State::anonymous().served()?;
     let shown = |key: &str| -> Result<Option<u32>> {
         let snapshot = state.snapshot()?;
         let view = snapshot.view::<Counted>(key)?;
@@ -231,7 +273,7 @@ mod alike {
 
 #[test]
 fn what_was_checked_for_one_type_is_checked_again_for_another() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("two", alike::Byte(2))?;
     state.insert("one", alike::Byte(1))?;
     let snapshot = state.snapshot()?;
@@ -299,7 +341,7 @@ fn what_was_checked_in_one_state_is_checked_again_in_the_next() {
 
 #[test]
 fn a_forked_child_gets_no_view() {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     state.insert("scan", scan(10)).unwrap();
     let snapshot = state.snapshot().unwrap();
     assert_shows(&snapshot, "scan", &scan(10));
@@ -329,7 +371,7 @@ fn deep_archives_are_refused_and_not_followed() -> Result<()> {
             next: Some(Box::new(next)),
         })
     };
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("deep", chain(400))?;
     state.insert("too deep", chain(600))?;
     let snapshot = state.snapshot()?;

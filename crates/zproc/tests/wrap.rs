@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use shm_state::{Arena, ArenaOptions, History};
-use words::Words;
 use zproc::{Error, Result, State};
 
-#[allow(dead_code, reason = "the engine's tests use the rest")]
-#[path = "../../shm-state/tests/limit/words.rs"]
-mod words;
+mod support;
+use support::Served;
+use support::words::Words;
 
 /// A state whose newest update has this number, and that keeps 16 of them.
 fn state_at(seq: u64) -> Result<State> {
@@ -30,7 +29,7 @@ fn state_at(seq: u64) -> Result<State> {
     // The first namespace of the arena, which nobody has open.
     drop(arena.namespace("default")?);
     Words::of(arena.fd().expect("it has a file")).move_to(0, seq);
-    State::from_fd(fd)
+    State::from_fd(fd).served()
 }
 
 /// What a state remembers of its own updates has 44 bits for a number. When the numbers passed that (in two months of
@@ -60,8 +59,7 @@ fn own_updates_are_not_missed_when_their_numbers_outgrow_the_word() -> Result<()
             while other.watch().timeout(Duration::ZERO).get_when_any_change().is_ok() {}
         }
         assert!(state.seq()? > wrap);
-        let report = state.verify()?;
-        assert!(report.is_clean(), "{:?}", report.problems);
+        assert_eq!(support::problems(&state), [""; 0]);
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub enum Process {
 /// assert_eq!(life.to_string(), "running");
 /// # Ok::<(), shm_state::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Life {
     /// It has not ended, and is not stopped.
@@ -52,6 +52,7 @@ pub enum Life {
     /// It has certainly ended.
     Dead,
     /// The system would not say.
+    #[default]
     Unknown,
 }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use shm_state::{Key, KeyRef, Payload};
 
+use super::copies::{Copied, Copies};
 use super::{Call, Remote, Session, not_asked, number, odd, payload, short, value, wire};
 use crate::error::{Error, Result};
 use crate::link::Fault;
+use crate::value::Encoded;
 use crate::wire::message::{Bytes, Reply, Request};
 
 /// A snapshot, by its number in the session that it was pinned in.
@@ -15,6 +17,7 @@ pub(crate) struct RemoteSnapshot<'s> {
     session: Arc<Session>,
     snapshot: u32,
     seq: u64,
+    copies: Copies,
 }
 
 impl Remote {
@@ -53,6 +56,7 @@ impl Remote {
             session,
             snapshot,
             seq,
+            copies: Copies::default(),
         }))
     }
 }
@@ -73,6 +77,18 @@ impl RemoteSnapshot<'_> {
             key: wire(key),
         };
         self.call(&request, value(f))
+    }
+
+    /// The value of a key, to be shown for as long as the snapshot lives. It is fetched once, and kept.
+    pub(crate) fn show(&self, key: &KeyRef<'_>) -> Result<Option<Encoded<'_>>> {
+        self.remote.check()?;
+        if let Some(value) = self.copies.get(key) {
+            return Ok(Some(value));
+        }
+        if let Some(value) = self.get(key, Copied::of)? {
+            self.copies.keep(key, value);
+        }
+        Ok(self.copies.get(key))
     }
 
     pub(crate) fn len(&self) -> Result<usize> {

@@ -15,6 +15,7 @@ use super::{Process, Supervised};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::state::{Handover, State};
+use crate::transport::Transport;
 
 /// What it takes to start a process, as often as it takes.
 pub(crate) struct Launch {
@@ -42,7 +43,7 @@ impl Launch {
             args: self.args.clone(),
             retry_args: self.retry_args.clone(),
             state,
-            memory: self.memory()?.as_raw_fd(),
+            memory: self.memory()?.map(|memory| memory.as_raw_fd()),
             trail: None,
             fds: self.fds.iter().map(AsRawFd::as_raw_fd).collect(),
             settings: self.settings.clone(),
@@ -51,14 +52,17 @@ impl Launch {
         })
     }
 
-    /// The descriptor of the state.
-    pub(crate) fn memory(&self) -> Result<BorrowedFd<'_>> {
-        self.state.fd().ok_or_else(|| Error::Process {
-            reason:
-                "the memory of this state has no descriptor that a child could inherit: open the state by an address, \
+    /// The descriptor of the state; none if it is used over a socket.
+    pub(crate) fn memory(&self) -> Result<Option<BorrowedFd<'_>>> {
+        match (self.state.fd(), self.state.transport()) {
+            (None, Transport::Mapped) => Err(Error::Process {
+                reason:
+                    "the memory of this state has no descriptor that a child could inherit: open the state by an address, \
                      or create it with State::anonymous"
-                    .into(),
-        })
+                        .into(),
+            }),
+            (memory, _) => Ok(memory),
+        }
     }
 
     pub(crate) fn namespace(&self) -> &str {

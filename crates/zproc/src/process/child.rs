@@ -168,7 +168,7 @@ struct ExitWith(i32);
 pub struct Home {
     /// Where a state begins to watch.
     place: RefCell<Handover>,
-    /// Its memory, which is opened when a state is asked for: not every target does.
+    /// Its memory, which is opened when a state is asked for: not every target does. None if it is used over a socket.
     memory: RefCell<Option<OwnedFd>>,
     /// The first state, of which others are made.
     state: OnceCell<State>,
@@ -183,10 +183,10 @@ pub struct Home {
 
 impl Home {
     /// In a child, which has inherited the memory and further descriptors.
-    fn in_child(place: Handover, memory: OwnedFd, trail: Option<Trail>, fds: Vec<RawFd>) -> Self {
+    fn in_child(place: Handover, memory: Option<OwnedFd>, trail: Option<Trail>, fds: Vec<RawFd>) -> Self {
         Self {
             place: RefCell::new(place),
-            memory: RefCell::new(Some(memory)),
+            memory: RefCell::new(memory),
             state: OnceCell::new(),
             given: RefCell::new(None),
             standing: Cell::new(trail.as_ref().is_some_and(Trail::is_standing)),
@@ -211,14 +211,12 @@ impl Home {
     /// A state for the target.
     pub(crate) fn state(&self) -> Result<State> {
         let mut place = self.place.borrow_mut();
-        let first = match (self.state.get(), self.memory.borrow_mut().take()) {
-            (Some(state), _) => state,
-            (None, Some(memory)) => {
-                let state = place.open(memory)?;
+        let first = match self.state.get() {
+            Some(state) => state,
+            None => {
+                let state = place.open(self.memory.borrow_mut().take())?;
                 self.state.get_or_init(|| state)
             }
-            // It could not be opened before.
-            (None, None) => return Err(Error::Closed),
         };
         let state = place.open_beside(first)?;
         // The next one goes on as this one, so that what an attempt that failed has written is no news to it.
@@ -272,7 +270,8 @@ fn main(fd: OwnedFd) -> ! {
     listen_to_panics();
     let done = job.order().and_then(|order| {
         start::set_name(&order.title);
-        let memory = start::inherited(order.memory).map_err(|source| os::failed("inheriting the state", source))?;
+        let memory = order.memory.map(start::inherited).transpose();
+        let memory = memory.map_err(|source| os::failed("inheriting the state", source))?;
         let trail = order
             .trail
             .map(|fd| start::inherited(fd).and_then(Trail::open))

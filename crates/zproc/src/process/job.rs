@@ -32,9 +32,9 @@ pub(crate) struct Order {
     pub(crate) name: String,
     pub(crate) args: Vec<u8>,
     pub(crate) retry_args: Option<Vec<u8>>,
-    /// The state, and its descriptor.
+    /// The state, and its descriptor, unless it is used over a socket.
     pub(crate) state: Handover,
-    pub(crate) memory: RawFd,
+    pub(crate) memory: Option<RawFd>,
     /// Where to note how far it has got, if it is to be restarted.
     pub(crate) trail: Option<RawFd>,
     /// Further descriptors, for targets of this library.

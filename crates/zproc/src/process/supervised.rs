@@ -203,7 +203,7 @@ impl Supervised {
         let job = Job::create(order)?;
         let memory = self.launch.memory()?;
         let kept = self.kept();
-        let mut keep: Vec<BorrowedFd<'_>> = vec![memory];
+        let mut keep: Vec<BorrowedFd<'_>> = memory.into_iter().collect();
         keep.extend(self.launch.fds.iter().map(AsFd::as_fd));
         keep.extend(kept.iter().filter_map(|kept| kept.trail.as_ref()).map(AsFd::as_fd));
         let child = spawn::spawn(&spawn::Order {

@@ -20,10 +20,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use shm_state::Arena;
 
 use super::place;
 use super::serve;
-use super::session::Session;
+use super::session::{Session, Wrong};
 use crate::error::Result;
 use crate::os::quiet_thread;
 use crate::state::State;
@@ -174,6 +175,12 @@ impl Shared {
     pub(super) fn arena_file(&self) -> (u64, u64) {
         let stat = self.state.fd().and_then(|fd| nix::sys::stat::fstat(fd).ok());
         stat.map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
+    }
+
+    /// The memory, for figures of all of it.
+    pub(super) fn memory(&self) -> Result<&Arena, Wrong> {
+        let memory = self.state.arena();
+        memory.map_err(|error| Wrong::Failed(Failure::Other(error.to_string())))
     }
 
     /// The session that a client has the token of.

@@ -73,7 +73,7 @@ pub(super) fn start(state: State, key: Option<Key>, listener: OwnedFd, lock: Own
         tied: true,
     };
     let job = Job::create(&launch.order()?)?;
-    let mut keep = vec![launch.memory()?];
+    let mut keep: Vec<_> = launch.memory()?.into_iter().collect();
     keep.extend(launch.fds.iter().map(AsFd::as_fd));
     let order = spawn::Order {
         job: job.as_fd(),

@@ -18,6 +18,13 @@ const FEW: usize = 16;
 /// So many updates are looked at before a look at the clock.
 const STEP: u64 = 256;
 
+/// How many updates a validation went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Validated {
+    before_the_lock: u64,
+    under_the_lock: u64,
+}
+
 /// Commits a transaction, if nothing that it has read has changed.
 pub(super) fn commit(
     namespace: &Namespace,
@@ -25,13 +32,29 @@ pub(super) fn commit(
     frames: &mut Frames,
     commit: &Commit<'_>,
 ) -> Result<Reply<'static>, Wrong> {
+    let (reply, validated) = validate_and_commit(namespace, shared, frames, commit)?;
+    let Validated {
+        before_the_lock,
+        under_the_lock,
+    } = validated;
+    tracing::trace!(target: "zproc", before_the_lock, under_the_lock, "the transaction of a client was validated");
+    Ok(reply)
+}
+
+fn validate_and_commit(
+    namespace: &Namespace,
+    shared: &Shared,
+    frames: &mut Frames,
+    commit: &Commit<'_>,
+) -> Result<(Reply<'static>, Validated), Wrong> {
     let mut reads = Reads::of(commit);
     let mut slice = Deadline::after(SLICE);
-    loop {
+    // Who has read nothing names no update to begin with, and there may have been any number.
+    while !reads.are_none() {
         let newest = namespace.seq();
         let until = newest.min(reads.unchanged.saturating_add(STEP));
         if reads.have_changed(namespace, until)? {
-            return Ok(Reply::Conflict);
+            return Ok((Reply::Conflict, reads.validated(0)));
         }
         if until == newest {
             break;
@@ -44,14 +67,16 @@ pub(super) fn commit(
     locked(shared, frames, commit.lock_ns, |deadline| {
         // The lock may have been waited for.
         if reads.have_changed(namespace, namespace.seq())? {
-            return Ok(Reply::Conflict);
+            return Ok((Reply::Conflict, reads.validated(0)));
         }
         let mut transaction = namespace.begin(deadline)?;
         let now = transaction.base_seq();
+        let before = reads.looked_at;
         // Nobody else writes from here on.
         if reads.have_changed(namespace, now)? {
-            return Ok(Reply::Conflict);
+            return Ok((Reply::Conflict, reads.validated(reads.looked_at - before)));
         }
+        let validated = reads.validated(reads.looked_at - before);
         for change in &commit.changes {
             match *change {
                 Change::Put((tag, Bytes(key)), (value_tag, Bytes(value))) => {
@@ -64,10 +89,8 @@ pub(super) fn commit(
             }
         }
         let seq = transaction.commit()?;
-        Ok(Reply::Committed {
-            seq,
-            changed: seq != now,
-        })
+        let changed = seq != now;
+        Ok((Reply::Committed { seq, changed }, validated))
     })
 }
 
@@ -78,6 +101,8 @@ struct Reads {
     /// The same, if they are many.
     many: HashSet<Key>,
     unchanged: u64,
+    /// Updates so far.
+    looked_at: u64,
 }
 
 impl Reads {
@@ -89,18 +114,30 @@ impl Reads {
             many: many.iter().cloned().collect(),
             keys,
             unchanged: commit.base,
+            looked_at: 0,
         }
+    }
+
+    fn validated(&self, under_the_lock: u64) -> Validated {
+        Validated {
+            before_the_lock: self.looked_at - under_the_lock,
+            under_the_lock,
+        }
+    }
+
+    fn are_none(&self) -> bool {
+        !self.all && self.keys.is_empty()
     }
 
     /// Whether any of it has changed between then and `now`.
     fn have_changed(&mut self, namespace: &Namespace, now: u64) -> shm_state::Result<bool> {
+        if !self.are_none() {
+            self.looked_at += now.saturating_sub(self.unchanged);
+        }
         let filter = match &*self.keys {
             _ if self.all => Filter::Any,
             _ if !self.many.is_empty() => return self.many_have_changed(namespace, now),
-            [] => {
-                self.unchanged = now;
-                return Ok(false);
-            }
+            [] => return Ok(false),
             few => Filter::Keys(few),
         };
         let next = namespace.next_match(&mut self.unchanged, now, filter, false, None)?;
@@ -128,5 +165,78 @@ impl Reads {
             self.unchanged = seq;
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::state::Builder;
+
+    fn put(namespace: &Namespace, key: u64, value: u64) {
+        let (key, value) = (key.to_le_bytes(), value.to_le_bytes());
+        let key = KeyRef::new(1, &key);
+        namespace.put(&key, None, 1, &value, Deadline::never()).unwrap();
+    }
+
+    /// What many others wrote meanwhile is gone through before the lock is had, and under it only what came while the lock
+    /// was waited for: so a long validation holds up nobody.
+    #[test]
+    fn under_the_lock_only_those_updates_are_validated_that_came_last() {
+        const MANY: u64 = 5000;
+        let state = Builder::anonymous().history(1 << 14, 64 << 20).create().unwrap();
+        let shared = Shared::new(state, None, std::process::id());
+        let others = shared.state.namespace_of("default", false).unwrap();
+        // One key that was read, and more than are compared one by one.
+        for keys in [1, 4 * FEW as u64] {
+            put(&others, 0, others.seq());
+            let base = others.seq();
+            (0..MANY).for_each(|n| put(&others, 1000 + n % 7, n));
+            let read: Vec<_> = (0..keys).map(|n| (1u8, n.to_le_bytes())).collect();
+            let commit = Commit {
+                base,
+                reads: read.iter().map(|(tag, key)| (*tag, Bytes(key))).collect(),
+                read_all: false,
+                changes: vec![Change::Put((1, Bytes(b"key")), (1, Bytes(b"value")))],
+                lock_ns: None,
+            };
+            let commit_now = || {
+                let (server, _client) = UnixStream::pair().unwrap();
+                let mut frames = Frames::new(Arc::new(server)).unwrap();
+                let client = shared.state.namespace_of("default", false).unwrap();
+                match validate_and_commit(&client, &shared, &mut frames, &commit) {
+                    Ok((Reply::Committed { changed, .. }, validated)) => (changed, validated),
+                    Ok((other, _)) => panic!("{other:?}"),
+                    Err(_) => panic!("it failed"),
+                }
+            };
+            let expected = |before_the_lock, under_the_lock| Validated {
+                before_the_lock,
+                under_the_lock,
+            };
+            std::thread::scope(|scope| {
+                let mut writing = others.begin(Deadline::never()).unwrap();
+                let committing = scope.spawn(commit_now);
+                // The writer goes on when the other has validated, and waits for it.
+                while !shared.state.status().unwrap().namespaces[0].lock.has_waiters {
+                    assert!(!committing.is_finished(), "it did not wait for the lock");
+                    std::thread::yield_now();
+                }
+                writing
+                    .put(&KeyRef::new(1, b"another"), 1, &keys.to_le_bytes())
+                    .unwrap();
+                writing.commit().unwrap();
+                let (changed, validated) = committing.join().unwrap();
+                // The last one before the lock, if the client was told just then that it is still waited for.
+                let last = validated.under_the_lock;
+                assert!(changed && last <= 1, "{validated:?}");
+                assert_eq!(validated, expected(MANY + 1 - last, last));
+            });
+            // By now the own update and that of the other writer are among them.
+            assert_eq!(commit_now(), (true, expected(MANY + 2, 0)));
+        }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::accept::{Shared, protocol};
 use super::commit;
 use super::serve::End;
 use crate::error::Error;
+use crate::os::quiet_thread;
 use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
     Bytes, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, encode,
@@ -171,6 +173,11 @@ impl Session {
             Request::Commit(ref commit) => commit::commit(&self.namespace, shared, frames, commit)?,
             Request::Next(ref next) => self.next(shared, frames, next)?,
             Request::Update { seq } => return self.update(frames, seq),
+            Request::Stats => stats(shared, frames)?,
+            Request::Status => {
+                let status = shared.memory()?.status()?;
+                Reply::Status(Box::new(status.into()))
+            }
         };
         Ok(send(frames, &reply)?)
     }
@@ -312,6 +319,23 @@ impl Session {
             keys: keys.iter().map(|(key, identical)| (wire(key), *identical)).collect(),
         });
         Ok(send(frames, &Reply::Update(update))?)
+    }
+}
+
+/// Figures that take the writer locks, for each of which up to ten seconds are waited: by a thread of their own, so that
+/// the client is told meanwhile that the server is at it.
+fn stats(shared: &Shared, frames: &mut Frames) -> Result<Reply<'static>, Wrong> {
+    let failed = |text: String| Wrong::Failed(Failure::Other(text));
+    let memory = shared.memory()?.clone();
+    let (tell, told) = mpsc::channel();
+    let thread = quiet_thread("zproc-stats", move || drop(tell.send(memory.stats())));
+    thread.map_err(|error| failed(error.to_string()))?;
+    loop {
+        match told.recv_timeout(SLICE) {
+            Ok(stats) => return Ok(Reply::Stats(Box::new(stats?.into()))),
+            Err(RecvTimeoutError::Timeout) => still_busy(shared, frames)?,
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("the figures could not be had".into())),
+        }
     }
 }
 

@@ -365,7 +365,7 @@ impl Builder {
             },
         };
         let place = over_socket::Place::new(address, path, self.secret.clone(), reason);
-        self.finish_over_socket(place, address.to_owned())
+        self.finish_over_socket(place, address)
     }
 
     fn receive(&self, address: &str, path: &Path) -> Result<Arena> {
@@ -390,23 +390,37 @@ impl Builder {
         }
     }
 
-    fn finish_over_socket(self, place: Arc<over_socket::Place>, address: String) -> Result<State> {
-        let rights = if self.read_only { Rights::ReadOnly } else { Rights::Full };
-        let access = Access::over_socket(self.patience, rights, |shared| {
-            Remote::new(place, &self.namespace, self.precise_time, self.read_only, shared)
-        });
+    fn finish_over_socket(self, place: Arc<over_socket::Place>, address: &str) -> Result<State> {
+        let access = self.access_over_socket(place);
         // Has it connected, and says why if it cannot.
         let now = access.store()?.seq()?;
+        Ok(self.over_socket(access, now, address))
+    }
+
+    /// As it will be when it is connected, which it is when it is used. For one of which others are made.
+    pub(super) fn unconnected(self, place: Arc<over_socket::Place>, address: &str) -> Result<State> {
+        let access = self.access_over_socket(place);
+        Ok(self.over_socket(access, 0, address))
+    }
+
+    fn access_over_socket(&self, place: Arc<over_socket::Place>) -> Access {
+        let rights = if self.read_only { Rights::ReadOnly } else { Rights::Full };
+        Access::over_socket(self.patience, rights, |shared| {
+            Remote::new(place, &self.namespace, self.precise_time, self.read_only, shared).with_identity(self.identity)
+        })
+    }
+
+    fn over_socket(self, access: Access, now: u64, address: &str) -> State {
         let watcher = Watcher::new(access, Some(self.since.unwrap_or(now)));
-        Ok(State::new(
+        State::new(
             watcher,
             None,
             Place {
-                address: Some(address),
+                address: Some(address.to_owned()),
                 namespace: self.namespace,
                 secret: self.secret,
             },
-        ))
+        )
     }
 
     /// Opens a state that exists.
@@ -444,7 +458,7 @@ impl Builder {
             },
             Source::Remote(place, address) => {
                 let (place, address) = (Arc::clone(place), address.clone());
-                self.finish_over_socket(place, address)
+                self.finish_over_socket(place, &address)
             }
             Source::Arena(arena, _) if arena.is_read_only() != self.read_only => {
                 let memory = arena.fd().ok_or(Error::ReadOnly)?.try_clone_to_owned();

@@ -1,4 +1,7 @@
 //! Handing a state over to a child: its descriptor, and in words what else makes it the same state there.
+//!
+//! One that is used over a socket has no descriptor to inherit. The child gets to its server by itself, never maps what its
+//! parent does not, and refuses a server that has other memory by then than the parent's had.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -8,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use shm_state::Strategy;
 
 use super::{Builder, State};
-use crate::error::Result;
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::over_socket;
 use crate::secret::Secret;
 
-/// A state, for another process that is given its descriptor.
+/// A state, for another process that is given its descriptor, if it has one.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Handover {
     address: Option<String>,
@@ -27,6 +32,17 @@ pub(crate) struct Handover {
     read_only: bool,
     /// The derived secret key of the server at the address.
     key: Option<[u8; 32]>,
+    /// It is used over the socket of that server.
+    socket: Option<Socket>,
+}
+
+/// What a state knows that is used over a socket, beside its address.
+#[derive(Clone, Serialize, Deserialize)]
+struct Socket {
+    /// Why the memory is not mapped.
+    reason: String,
+    /// The file of the memory that the server had at first.
+    arena: Option<(u64, u64)>,
 }
 
 impl Handover {
@@ -35,10 +51,11 @@ impl Handover {
         let patience = state.watcher.access.patience;
         let namespace = namespace.unwrap_or(state.namespace());
         let since = if namespace == state.namespace() {
-            state.seq()?
+            newest(state)?
         } else {
             state.fork().namespace(namespace).open()?.seq()?
         };
+        let remote = state.watcher.access.if_remote();
         Ok(Self {
             address: state.address().map(str::to_owned),
             namespace: namespace.to_owned(),
@@ -53,6 +70,10 @@ impl Handover {
             precise_time: state.watcher.access.has_precise_time(),
             read_only: state.is_read_only(),
             key: state.place.secret.to_bytes(),
+            socket: remote.map(|remote| Socket {
+                reason: remote.place().reason().to_owned(),
+                arena: remote.place().arena(),
+            }),
         })
     }
 
@@ -71,9 +92,24 @@ impl Handover {
         self.identity = identity;
     }
 
-    /// Opens it in the descriptor.
-    pub(crate) fn open(&self, fd: OwnedFd) -> Result<State> {
-        self.set(Builder::anonymous()).in_file(fd, self.address.clone())
+    /// Opens it: in the descriptor, or at its server, to which it connects when it is used.
+    pub(crate) fn open(&self, memory: Option<OwnedFd>) -> Result<State> {
+        let builder = self.set(Builder::anonymous());
+        match (&self.socket, &self.address, memory) {
+            (Some(socket), Some(address), _) => {
+                let Address::Ipc(path, _) = Address::parse(address)? else {
+                    return Err(Error::NotMapped);
+                };
+                let place = over_socket::Place::new(address, path, Secret::from_bytes(self.key), socket.reason.clone());
+                if let Some(arena) = socket.arena {
+                    place.expect(arena);
+                }
+                builder.unconnected(place, address)
+            }
+            (_, _, Some(memory)) => builder.in_file(memory, self.address.clone()),
+            // It could not be opened before.
+            (_, _, None) => Err(Error::Closed),
+        }
     }
 
     /// Opens it beside a state of the same memory.
@@ -98,6 +134,15 @@ impl Handover {
     }
 }
 
+/// The number of the newest update. That the server was another's life ago is told by the first call after it, which is
+/// no reason not to start a process.
+fn newest(state: &State) -> Result<u64> {
+    match state.seq() {
+        Err(Error::Disconnected { .. }) => state.seq(),
+        seq => seq,
+    }
+}
+
 /// Does not show the key.
 impl fmt::Debug for Handover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -106,5 +151,37 @@ impl fmt::Debug for Handover {
             .field("namespace", &self.namespace)
             .field("since", &self.since)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Backend;
+    use crate::server::start_server;
+
+    /// The child would have gone on with whatever is served there by then.
+    #[test]
+    fn a_child_refuses_a_server_that_has_another_memory_than_that_of_its_parent() {
+        let path = std::env::temp_dir().join(format!("zproc-test-handover-{}", std::process::id()));
+        let address = format!("ipc://{}", path.display());
+        let serve = || {
+            start_server()
+                .address(&address)
+                .backend(Backend::Thread)
+                .start()
+                .unwrap()
+        };
+        let server = serve();
+        let state = State::open(&format!("{address}?transport=socket")).unwrap();
+        let handover = Handover::of(&state, None).unwrap();
+        assert_eq!(handover.open(None).unwrap().len().unwrap(), 0);
+        server.stop().unwrap();
+        let _server = serve();
+        let refused = handover.open(None).unwrap().len();
+        assert!(
+            matches!(&refused, Err(Error::Disconnected { reason, .. }) if reason.contains("another state")),
+            "{refused:?}"
+        );
     }
 }

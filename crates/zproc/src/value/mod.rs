@@ -63,7 +63,7 @@ pub mod tag;
 mod tests;
 
 pub use archive::OwnedArchive;
-pub(crate) use archive::{TypeStamp, bytes_of_type, of_type};
+pub(crate) use archive::{ALIGNMENT, TypeStamp, bytes_of_type, of_type};
 pub use archived::{ArchivedValue, Rkyv, RkyvType};
 pub use decode::{Encoded, Entries, FromValue, Items};
 pub(crate) use encode::append_item;

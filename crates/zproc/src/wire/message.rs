@@ -3,6 +3,7 @@
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::figures;
 use super::frame::WireError;
 use super::proof::Nonce;
 
@@ -61,6 +62,10 @@ pub(crate) enum Request<'a> {
     Next(#[serde(borrow)] Next<'a>),
     /// What an update did.
     Update { seq: u64 },
+    /// Figures of the whole state, with a look at all that is stored.
+    Stats,
+    /// Figures of the whole state that are had without a lock.
+    Status,
 }
 
 /// See [`Request::Open`].
@@ -172,6 +177,8 @@ pub(crate) enum Reply<'a> {
     Next(Found, u64),
     /// `None` if it fell out of the history.
     Update(#[serde(borrow)] Option<Update<'a>>),
+    Stats(Box<figures::Stats>),
+    Status(Box<figures::Status>),
 }
 
 /// See [`Reply::Next`].
@@ -420,7 +427,7 @@ mod tests {
     proptest! {
         /// Whatever a body is: a request, which is encoded as what it was, or an error.
         #[test]
-        fn any_body_is_a_request_or_an_error(variant in 0u8..14, rest in prop::collection::vec(0u8..8, 0..60)) {
+        fn any_body_is_a_request_or_an_error(variant in 0u8..16, rest in prop::collection::vec(0u8..8, 0..60)) {
             let body = [&[variant][..], &rest].concat();
             if let Ok(request) = decode::<Request<'_>>(&body) {
                 let mut again = Vec::new();
@@ -430,7 +437,7 @@ mod tests {
         }
 
         #[test]
-        fn any_body_is_a_reply_or_an_error(variant in 0u8..14, rest in prop::collection::vec(0u8..8, 0..60)) {
+        fn any_body_is_a_reply_or_an_error(variant in 0u8..16, rest in prop::collection::vec(0u8..8, 0..60)) {
             let body = [&[variant][..], &rest].concat();
             if let Ok(reply) = decode::<Reply<'_>>(&body) {
                 let mut again = Vec::new();

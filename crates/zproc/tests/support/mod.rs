@@ -5,7 +5,7 @@
 #![allow(unreachable_pub, reason = "a module of several test binaries")]
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,7 +14,7 @@ use zproc::{Backend, Builder, Error, Result, Server, State, Stats, Transport, Wa
 
 #[allow(dead_code, reason = "the engine's tests use the rest")]
 #[path = "../../../shm-state/tests/limit/words.rs"]
-mod words;
+pub mod words;
 
 /// Longer than anything here takes: it only ends a hang.
 pub const HANG: Duration = Duration::from_secs(60);
@@ -68,22 +68,39 @@ impl Served for Result<State> {
 
 /// What the memory of a state says, also where that is not mapped by the state itself.
 pub fn stats(state: &State) -> Stats {
-    if state.transport() == Transport::Mapped {
-        return state.stats().unwrap();
-    }
-    SERVED.with_borrow(|served| {
-        let server = state.address().unwrap().split('?').next();
-        let mapped = served.iter().find(|(one, _)| Some(one.address()) == server);
-        mapped.unwrap().1.stats().unwrap()
-    })
+    with_mapped(state, |state| state.stats().unwrap())
 }
 
 /// Whether the memory of a state is in order.
 pub fn is_clean(state: &State) -> bool {
+    problems(state).is_empty()
+}
+
+/// What is not in order in the memory of a state.
+pub fn problems(state: &State) -> Vec<String> {
+    with_mapped(state, |state| state.verify().unwrap().problems)
+}
+
+/// The descriptor of the memory of a state.
+pub fn memory(state: &State) -> OwnedFd {
+    with_mapped(state, |state| state.fd().unwrap().try_clone_to_owned().unwrap())
+}
+
+/// Ends the servers of this thread's tests so far: for those that make many.
+pub fn end_servers() {
+    SERVED.with_borrow_mut(Vec::clear);
+}
+
+/// Calls `f` with the state, or with the mapped one that is served to it.
+fn with_mapped<R>(state: &State, f: impl FnOnce(&State) -> R) -> R {
     if state.transport() == Transport::Mapped {
-        return state.verify().unwrap().is_clean();
+        return f(state);
     }
-    SERVED.with_borrow(|served| served.iter().all(|(_, state)| state.verify().unwrap().is_clean()))
+    SERVED.with_borrow(|served| {
+        let server = state.address().unwrap().split('?').next();
+        let mapped = served.iter().find(|(one, _)| Some(one.address()) == server);
+        f(&mapped.unwrap().1)
+    })
 }
 
 /// A state, and another identity of it.
