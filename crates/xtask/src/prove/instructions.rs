@@ -36,9 +36,9 @@ impl Row {
 /// Steps through all of them. The seed picks the instructions at which a process is really killed.
 pub fn run(seed: u64, root: &Path) -> Result<(), String> {
     let start = Instant::now();
-    let (rows, left_out, result) = step_all(seed, root)?;
+    let Steps { rows, left_out, end } = step_all(seed, root)?;
     print!("\n{}", table(&rows, start.elapsed()));
-    result?;
+    end?;
     match left_out.first() {
         Some(line) => Err(format!(
             "{} operations were not stepped through: {line}",
@@ -49,9 +49,17 @@ pub fn run(seed: u64, root: &Path) -> Result<(), String> {
     }
 }
 
-/// Runs the test `every_instruction`, showing what it prints. Its rows, what it says of operations that it could not step
-/// through, and how it ended.
-fn step_all(seed: u64, root: &Path) -> Result<(Vec<Row>, Vec<String>, Result<(), String>), String> {
+/// What the test said.
+struct Steps {
+    rows: Vec<Row>,
+    /// Of operations that it could not step through.
+    left_out: Vec<String>,
+    /// How it ended.
+    end: Result<(), String>,
+}
+
+/// Runs the test `every_instruction`, showing what it prints.
+fn step_all(seed: u64, root: &Path) -> Result<Steps, String> {
     let mut child = Command::new("cargo")
         .args(["test", "--release", "-p", "shm-state", "--locked"])
         .args(["--test", "every_instruction", "--", "--nocapture", "--test-threads=2"])
@@ -71,12 +79,12 @@ fn step_all(seed: u64, root: &Path) -> Result<(Vec<Row>, Vec<String>, Result<(),
         left_out.extend(line.find("NOT STEPPED").map(|at| line[at..].to_owned()));
     }
     let status = child.wait().map_err(|error| format!("waiting for cargo: {error}"))?;
-    let result = if status.success() {
+    let end = if status.success() {
         Ok(())
     } else {
         Err(status.to_string())
     };
-    Ok((rows, left_out, result))
+    Ok(Steps { rows, left_out, end })
 }
 
 /// The rows, and their sums.
