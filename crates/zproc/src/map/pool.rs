@@ -192,7 +192,7 @@ impl Workers {
     /// Whether a task may have another chunk on its way.
     pub(super) fn has_room(&self, task: u32) -> bool {
         let mut pool = self.pool();
-        let workers = pool.members.len();
+        let workers = pool.alive();
         let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get(&task)) else {
             return false;
         };

@@ -10,7 +10,10 @@
 //! ```
 //!
 //! **A worker** takes the ready slot with the lowest order. Before it runs an item it notes that it has `started` it, and
-//! behind it writes the result, its place in the table, and then that it is `finished`.
+//! behind it writes the result, its place in the table, and then that it is `finished`. One that is to end takes no other
+//! slot, not even one that was made ready before it was told: a task that asks for fewer workers is run by no more. The
+//! parent tells it before it makes a slot of that task ready; so it looks once more behind the compare-and-swap, and gives the
+//! slot back. Whatever woke it is passed on to another.
 //!
 //! **A worker that dies** leaves a slot that is claimed by it. The parent, once it knows that the process is gone, finds
 //! in the slot how far it came: what is finished counts, the item that was started is marked as lost (it is not run
@@ -373,26 +376,34 @@ impl Ring {
 
     /// Takes the next chunk; sleeps until there is one. `None` once the worker is to end.
     pub(super) fn claim(&self, worker: u32, place: usize) -> Option<usize> {
+        // Relaxed: what is posted behind it says so, see below.
+        let is_retired = || self.memory.word(RETIRED + 4 * place).load(Ordering::Relaxed) != 0;
         loop {
             // Acquire: before the look for slots; what is posted behind it moves the word.
             let seen = self.memory.word(POSTED).load(Ordering::Acquire);
+            if is_retired() {
+                // What woke this worker may have been meant for another.
+                self.wake(1);
+                return None;
+            }
             let order = |slot: &usize| self.order(*slot).load(Ordering::Relaxed);
             let used = (self.memory.word(USED).load(Ordering::Relaxed) as usize).min(SLOTS);
             let ready = (0..used).filter(|slot| self.state(*slot).load(Ordering::Relaxed) == READY);
             if let Some(slot) = ready.min_by_key(order) {
                 let state = self.state(slot);
-                // Acquire: with all that is in the slot.
+                // Acquire: with all that is in the slot, and with what the parent had told before it made the slot ready.
                 let claimed = CLAIMED | worker << 2;
                 if state
                     .compare_exchange(READY, claimed, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
                 {
+                    if is_retired() {
+                        self.make_ready(slot);
+                        return None;
+                    }
                     return Some(slot);
                 }
                 continue;
-            }
-            if self.memory.word(RETIRED + 4 * place).load(Ordering::Relaxed) != 0 {
-                return None;
             }
             shared::sleep(self.memory.word(POSTED), seen, Duration::from_secs(1));
         }

@@ -1,0 +1,50 @@
+//! The workers of maps: how many there are, which run what, and what is left of them: after maps that were given up, beside
+//! tasks that kill them, when they cannot be replaced, and at the end.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use zproc::signals::SIGTERM;
+use zproc::{Context, Error, Progress, Result};
+
+mod support;
+
+use support::eventually;
+
+zproc::init_tests!();
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn square(n: u64) -> u64 {
+    n * n
+}
+
+fn slow_pid(_: u64) -> u32 {
+    std::thread::sleep(Duration::from_millis(20));
+    std::process::id()
+}
+
+fn living(ctx: &Context) -> HashSet<u32> {
+    let workers = ctx.workers();
+    let living = workers.iter().filter(|worker| worker.is_alive());
+    living.filter_map(|worker| worker.pid()).collect()
+}
+
+/// The workers of a map with more of them took the chunks of the next one before they saw that they were too many.
+#[test]
+fn a_map_that_asks_for_one_worker_is_run_by_one() {
+    let ctx = Context::new().unwrap();
+    for _ in 0..5 {
+        let mut many = ctx.process_map(slow_pid, 0..1000).count(4).start().unwrap();
+        many.next().unwrap().unwrap();
+        drop(many);
+        let one = ctx.process_map(slow_pid, 0..12).count(1).start().unwrap();
+        let pids: HashSet<u32> = one.map(Result::unwrap).collect();
+        assert_eq!(pids.len(), 1, "{pids:?} have run a map that is to be serial");
+    }
+}
