@@ -48,3 +48,30 @@ fn a_map_that_asks_for_one_worker_is_run_by_one() {
         assert_eq!(pids.len(), 1, "{pids:?} have run a map that is to be serial");
     }
 }
+
+/// A worker that could not be replaced at once, for want of descriptors, ended the whole map.
+#[test]
+fn a_worker_that_cannot_be_replaced_yet_ends_no_map_while_another_lives() {
+    fn short_of_descriptors(ctx: Context) -> Result<()> {
+        let mut results = ctx.process_map(slow_pid, 0..60).count(2).start()?;
+        let mut seen = vec![results.next().expect("there are more")];
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::other)?;
+        // The few that are below are open: there are no others.
+        setrlimit(Resource::RLIMIT_NOFILE, 4, hard).map_err(Error::other)?;
+        let null = nix::unistd::dup(std::io::stderr());
+        assert!(null.is_err(), "{null:?}");
+        let victim = *living(&ctx).iter().next().expect("there are two");
+        kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).map_err(Error::other)?;
+        seen.extend(results.by_ref().take(30));
+        assert_eq!(living(&ctx).len(), 1, "another was started, although there are no descriptors");
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
+        seen.extend(results);
+        let lost = seen.iter().filter(|result| result.is_err()).count();
+        assert!(seen.len() == 60 && lost <= 1, "{seen:?}");
+        assert_eq!(living(&ctx).len(), 2, "nobody has taken the place of the dead one");
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(short_of_descriptors).start().unwrap();
+    process.wait_timeout(PATIENCE).unwrap();
+}

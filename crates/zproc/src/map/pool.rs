@@ -145,7 +145,7 @@ impl Workers {
             return Err(Error::Closed);
         }
         self.tend_locked(&mut pool)?;
-        let alive = pool.alive();
+        let (alive, before) = (pool.alive(), pool.wanted);
         pool.wanted = if new {
             alive + count
         } else if pool.tasks.values().all(|task| task.abandoned) {
@@ -154,14 +154,18 @@ impl Workers {
             alive.max(count)
         };
         if pool.wanted > MOST_WORKERS {
-            return Err(Error::Process {
-                reason: format!(
-                    "{} workers were asked for: a context has {MOST_WORKERS} at most",
-                    pool.wanted
-                ),
-            });
+            let reason = format!(
+                "{} workers were asked for: a context has {MOST_WORKERS} at most",
+                pool.wanted
+            );
+            pool.wanted = before;
+            return Err(Error::Process { reason });
         }
-        self.adjust(&mut pool)?;
+        if let Err(error) = self.adjust(&mut pool) {
+            // The tasks that there are go on with those that they have.
+            pool.wanted = before;
+            return Err(error);
+        }
         let pool = &mut *pool;
         let common = pool.common()?;
         let at = common
@@ -297,10 +301,17 @@ impl Workers {
             });
         }
         pool.wanted = if pool.closed { 0 } else { pool.wanted };
-        if pool.alive() < pool.wanted {
-            self.adjust(pool)
-        } else {
-            Ok(())
+        if pool.alive() >= pool.wanted {
+            return Ok(());
+        }
+        match self.adjust(pool) {
+            // As when descriptors, memory or processes are short for a while. The next look tries again; until then the others
+            // do its part.
+            Err(error) if pool.alive() > 0 => {
+                tracing::warn!(target: "zproc", %error, "a worker could not be replaced yet");
+                Ok(())
+            }
+            adjusted => adjusted,
         }
     }
 
