@@ -75,3 +75,20 @@ fn a_worker_that_cannot_be_replaced_yet_ends_no_map_while_another_lives() {
     let process = ctx.process(short_of_descriptors).start().unwrap();
     process.wait_timeout(PATIENCE).unwrap();
 }
+
+/// Idle workers were ended by SIGTERM alone: one that traps it was killed after its grace.
+#[test]
+fn workers_that_trap_sigterm_end_with_their_context_at_once() {
+    fn trap(n: u64) -> Result<u64> {
+        zproc::signal_to_error(SIGTERM)?;
+        Ok(n)
+    }
+    let grace = Duration::from_secs(40);
+    let defaults = zproc::ProcessSettings::new().stop_grace(grace);
+    let ctx = Context::builder().process_defaults(defaults).build().unwrap();
+    let results = ctx.process_map(trap, 0..20).count(2).start().unwrap();
+    assert!(results.map(|result| result.unwrap()).eq(0..20));
+    let start = Instant::now();
+    ctx.close().unwrap();
+    assert!(start.elapsed() < grace / 2, "{:?}", start.elapsed());
+}

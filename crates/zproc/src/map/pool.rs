@@ -418,6 +418,10 @@ impl Workers {
             pool.closed = true;
             pool.wanted = 0;
             if let Some(common) = &pool.shared {
+                // One that traps SIGTERM, or ignores it, ends by this: at once, or behind its chunk.
+                pool.members
+                    .iter()
+                    .for_each(|member| common.ring.retire(member.place, true));
                 signal::ring(common.news.as_fd());
             }
             std::mem::take(&mut pool.members)
