@@ -92,3 +92,47 @@ fn workers_that_trap_sigterm_end_with_their_context_at_once() {
     ctx.close().unwrap();
     assert!(start.elapsed() < grace / 2, "{:?}", start.elapsed());
 }
+
+/// Bytes of the file beside the slots that are in memory.
+fn large_bytes() -> u64 {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|fd| fd.path());
+    let is_large = |fd: &PathBuf| std::fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().contains("zproc-large"));
+    let blocks = |fd: PathBuf| Some((std::fs::metadata(&fd).ok()?, std::fs::read_link(fd).ok()?));
+    let mut sizes: Vec<(u64, u64)> = files
+        .filter(is_large)
+        .filter_map(blocks)
+        .map(|(file, _)| {
+            use std::os::unix::fs::MetadataExt;
+            (file.ino(), file.blocks() * 512)
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes.iter().map(|(_, size)| size).sum()
+}
+
+/// Results that do not fit into a slot stayed in the file beside it when nobody took them.
+#[test]
+fn large_results_that_nobody_takes_leave_no_memory_behind() {
+    fn in_a_process_of_its_own(ctx: Context) -> Result<()> {
+        let large = |_: u64| "x".repeat(1 << 20);
+        for _ in 0..5 {
+            let mut results = ctx.process_map(large, 0..1000).count(2).start()?;
+            assert_eq!(results.next().expect("there are more")?.len(), 1 << 20);
+            // Others are done by now, or soon.
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        ctx.process_map(square, 0..10).count(2).start()?.for_each(drop);
+        eventually("what nobody takes is given back", || {
+            ctx.process_map(square, [1]).count(2).start().unwrap().for_each(drop);
+            large_bytes() < 1 << 20
+        });
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    ctx.process(in_a_process_of_its_own)
+        .start()
+        .unwrap()
+        .wait_timeout(2 * PATIENCE)
+        .unwrap();
+}

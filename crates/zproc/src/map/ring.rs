@@ -20,8 +20,9 @@
 //! again: it may have had its effect, or be what killed the worker), and the rest is ready again. There is no counter of
 //! tickets that could be lost with a worker.
 //!
-//! **Large things**, which do not fit into a slot, lie in a file beside the memory, at offsets that are never used twice;
-//! what has been read is punched out of it.
+//! **Large things**, which do not fit into a slot, lie in a file beside the memory, at offsets that are never used twice.
+//! What has been read is punched out of it, and so is what nobody will read: results of a slot that is withdrawn, and one that
+//! a worker was writing when it died. It notes where that is before it writes.
 //!
 //! **Ordering.** What is in a slot is written before the state that hands it over (Release), and read after that was seen
 //! (Acquire). Workers sleep on `posted`, which they read before they look for a slot; the parent posts and then wakes.
@@ -71,6 +72,10 @@ const TOOK: usize = 40;
 const INPUT_AT: usize = 48;
 const ORDERS_AT: usize = 56;
 const ORDERS_LENGTH: usize = 64;
+// Where the worker puts a large result, noted before it does: offset, length, and for which item, plus one.
+const LARGE_AT: usize = 72;
+const LARGE_LENGTH: usize = 80;
+const LARGE_OF: usize = 88;
 const SLOT_HEADER: usize = 128;
 const SLOT: usize = SLOT_HEADER + INPUT + OUTPUT;
 pub(super) const LENGTH: usize = HEADER + SLOTS * SLOT;
@@ -173,11 +178,16 @@ impl Ring {
 
     /// Puts bytes into the large file; returns where.
     pub(super) fn put_large(&self, bytes: &[u8]) -> io::Result<u64> {
-        // Whole pages, so that they can be punched out. Relaxed: only the sum counts.
-        let length = (bytes.len() as u64).next_multiple_of(4096);
-        let at = self.memory.long(LARGE_END).fetch_add(length, Ordering::Relaxed);
+        let at = self.reserve_large(bytes.len());
         self.large.write_all_at(bytes, at)?;
         Ok(at)
+    }
+
+    /// A place in the large file for so many bytes.
+    fn reserve_large(&self, length: usize) -> u64 {
+        // Whole pages, so that they can be punched out. Relaxed: only the sum counts.
+        let length = (length as u64).next_multiple_of(4096);
+        self.memory.long(LARGE_END).fetch_add(length, Ordering::Relaxed)
     }
 
     /// Bytes of the large file. What a broken process tells of is not there.
@@ -213,6 +223,7 @@ impl Ring {
             (FIRST, 0),
             (STARTED, 0),
             (FINISHED, 0),
+            (LARGE_OF, 0),
             (INPUT_LENGTH, u32::try_from(input.len()).map_err(io::Error::other)?),
             (TASK, orders.task),
         ] {
@@ -250,10 +261,27 @@ impl Ring {
         (self.get(slot, COUNT), self.long(slot, TOOK).load(Ordering::Relaxed))
     }
 
-    /// Takes the results of a slot that is done, and frees it.
+    /// Takes the results of a slot that is done, and frees it, also if they cannot be read.
     pub(super) fn collect(&self, slot: usize) -> io::Result<Results> {
+        let results = self.results(slot, self.get(slot, COUNT));
+        self.free_input(slot);
+        self.state(slot).store(FREE, Ordering::Relaxed);
+        if results
+            .table
+            .iter()
+            .any(|entry| entry & ((1 << STATUS_BITS) - 1) == ELSEWHERE)
+        {
+            let fetched = self.fetch_large(results);
+            // Whatever of it could be read: the task ends by this.
+            return fetched.inspect_err(|_| self.free_large_results(slot));
+        }
+        Ok(results)
+    }
+
+    /// The results of the first items of a slot, as they lie there.
+    fn results(&self, slot: usize, items: u32) -> Results {
         let count = self.get(slot, COUNT).min(MOST_ITEMS);
-        let table: Vec<u32> = (0..count)
+        let table: Vec<u32> = (0..count.min(items))
             .map(|item| self.entry(slot, item).load(Ordering::Relaxed))
             .collect();
         let length: usize = table.iter().map(|entry| (entry >> STATUS_BITS) as usize).sum();
@@ -261,22 +289,24 @@ impl Ring {
         let room = OUTPUT - 4 * count as usize;
         self.memory
             .read(Self::output(slot, count), length.min(room), &mut bytes);
-        self.free_input(slot);
-        self.state(slot).store(FREE, Ordering::Relaxed);
-        let mut results = Results {
+        Results {
             table,
             bytes,
             next: 0,
             at: 0,
-        };
-        if results
-            .table
-            .iter()
-            .any(|entry| entry & ((1 << STATUS_BITS) - 1) == ELSEWHERE)
-        {
-            results = self.fetch_large(results)?;
         }
-        Ok(results)
+    }
+
+    /// Gives back what the results of a slot that nobody wants have in the large file.
+    fn free_large_results(&self, slot: usize) {
+        let mut results = self.results(slot, self.get(slot, FINISHED));
+        while let Some((status, bytes)) = results.next() {
+            if status == ELSEWHERE
+                && let Some((at, _, length)) = place_of(bytes)
+            {
+                self.punch_large(at, length);
+            }
+        }
     }
 
     fn free_input(&self, slot: usize) {
@@ -289,10 +319,8 @@ impl Ring {
     fn fetch_large(&self, mut results: Results) -> io::Result<Results> {
         let (mut table, mut all) = (Vec::new(), Vec::new());
         while let Some((status, bytes)) = results.next() {
-            let (status, bytes) = match (status, bytes.as_chunks::<8>().0) {
-                (ELSEWHERE, [at, entry]) => {
-                    let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
-                    let length = entry >> STATUS_BITS;
+            let (status, bytes) = match (status, place_of(bytes)) {
+                (ELSEWHERE, Some((at, status, length))) => {
                     if length > MOST_RESULT as u64 {
                         return Err(io::Error::other(format!(
                             "a worker tells of a result of {length} bytes"
@@ -300,10 +328,7 @@ impl Ring {
                     }
                     let bytes = self.get_large(at, length)?;
                     self.punch_large(at, length);
-                    (
-                        (entry & ((1 << STATUS_BITS) - 1)) as u32,
-                        std::borrow::Cow::Owned(bytes),
-                    )
+                    (status, std::borrow::Cow::Owned(bytes))
                 }
                 _ => (status, bytes.into()),
             };
@@ -329,6 +354,12 @@ impl Ring {
             }
             let (count, started) = (self.get(slot, COUNT).min(MOST_ITEMS), self.get(slot, STARTED));
             let mut first = self.slot(slot, FINISHED).load(Ordering::Acquire).min(count);
+            if self.get(slot, LARGE_OF) > first {
+                let at = self.long(slot, LARGE_AT).load(Ordering::Relaxed);
+                let length = self.long(slot, LARGE_LENGTH).load(Ordering::Relaxed);
+                self.punch_large(at, length.min(MOST_RESULT as u64));
+                self.set(slot, LARGE_OF, 0);
+            }
             if started > first && first < count {
                 let at = self.output_end(slot, first, count);
                 self.memory.write(at, last_words);
@@ -358,6 +389,8 @@ impl Ring {
                 .is_ok()
             {
                 self.free_input(slot);
+                // Also of one that is ready: a worker that died has left what it had finished.
+                self.free_large_results(slot);
                 return true;
             }
         }
@@ -486,8 +519,15 @@ impl Ring {
     /// As [`Ring::finish`], for a result for which there is no room in the slot.
     #[cold]
     fn finish_elsewhere(&self, slot: usize, item: u32, at: usize, status: u32, bytes: &[u8]) -> io::Result<usize> {
+        let reserved = self.reserve_large(bytes.len());
+        self.long(slot, LARGE_AT).store(reserved, Ordering::Relaxed);
+        self.long(slot, LARGE_LENGTH)
+            .store(bytes.len() as u64, Ordering::Relaxed);
+        // Release, as below: for the parent that finds the slot of a dead worker.
+        self.slot(slot, LARGE_OF).store(item + 1, Ordering::Release);
+        self.large.write_all_at(bytes, reserved)?;
         let mut place = [0; LARGE];
-        place[..8].copy_from_slice(&self.put_large(bytes)?.to_le_bytes());
+        place[..8].copy_from_slice(&reserved.to_le_bytes());
         place[8..].copy_from_slice(&((bytes.len() as u64) << STATUS_BITS | u64::from(status)).to_le_bytes());
         self.memory.write(at, &place);
         self.entry(slot, item).store(entry(ELSEWHERE, LARGE), Ordering::Relaxed);
@@ -502,6 +542,17 @@ impl Ring {
         self.long(slot, TOOK).store(took, Ordering::Relaxed);
         // Release: with the results.
         self.state(slot).store(DONE, Ordering::Release);
+    }
+}
+
+/// Offset, status and length of what lies in the large file.
+fn place_of(bytes: &[u8]) -> Option<(u64, u32, u64)> {
+    match bytes.as_chunks::<8>().0 {
+        [at, entry] => {
+            let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
+            Some((at, (entry & ((1 << STATUS_BITS) - 1)) as u32, entry >> STATUS_BITS))
+        }
+        _ => None,
     }
 }
 
