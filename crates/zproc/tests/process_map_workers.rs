@@ -49,6 +49,29 @@ fn a_map_that_asks_for_one_worker_is_run_by_one() {
     }
 }
 
+/// Each such map added its workers to those that had nothing to do any more, up to 256 of them.
+#[test]
+fn new_workers_take_the_place_of_those_that_no_map_needs() {
+    let ctx = Context::new().unwrap();
+    let pids = || {
+        let map = ctx.process_map(slow_pid, 0..6).count(2).new_workers();
+        map.start().unwrap().map(Result::unwrap).collect::<HashSet<u32>>()
+    };
+    let (first, second) = (pids(), pids());
+    assert!(first.is_disjoint(&second), "{first:?} {second:?}");
+    for _ in 0..3 {
+        pids();
+    }
+    eventually("the old workers end", || living(&ctx).len() <= 2);
+    // Beside a map that goes on, they are more.
+    let mut other = ctx.process_map(square, 0..).count(2).start().unwrap();
+    let before = living(&ctx);
+    pids();
+    let beside = living(&ctx);
+    assert!(before.is_subset(&beside) && beside.len() == before.len() + 2, "{before:?} {beside:?}");
+    assert_eq!(other.next().unwrap().unwrap(), 0);
+}
+
 /// A worker that could not be replaced at once, for want of descriptors, ended the whole map.
 #[test]
 fn a_worker_that_cannot_be_replaced_yet_ends_no_map_while_another_lives() {

@@ -20,7 +20,7 @@ use zproc_spawn::entry;
 use zproc_spawn::shared::Shared;
 use zproc_spawn::signal::{self, Bell};
 
-use super::ring::{LENGTH, MOST_WORKERS, Orders, Results, Ring, SLOTS};
+use super::ring::{LENGTH, MOST_WORKERS, Orders, PLACES, Results, Ring, SLOTS};
 use super::worker::{RunWorker, TaskOrders, Worker};
 use crate::error::{Error, Result};
 use crate::os::{self, failed};
@@ -146,12 +146,11 @@ impl Workers {
         }
         self.tend_locked(&mut pool)?;
         let (alive, before) = (pool.alive(), pool.wanted);
-        pool.wanted = if new {
-            alive + count
-        } else if pool.tasks.values().all(|task| task.abandoned) {
-            count
-        } else {
-            alive.max(count)
+        let is_alone = pool.tasks.values().all(|task| task.abandoned);
+        pool.wanted = match (new, is_alone) {
+            (true, false) => alive + count,
+            (false, false) => alive.max(count),
+            (_, true) => count,
         };
         if pool.wanted > MOST_WORKERS {
             let reason = format!(
@@ -160,6 +159,9 @@ impl Workers {
             );
             pool.wanted = before;
             return Err(Error::Process { reason });
+        }
+        if new && is_alone {
+            pool.retire(alive);
         }
         if let Err(error) = self.adjust(&mut pool) {
             // The tasks that there are go on with those that they have.
@@ -317,21 +319,10 @@ impl Workers {
 
     /// Starts and retires workers until there are as many as are wanted.
     fn adjust(&self, pool: &mut Pool) -> Result<()> {
-        while pool.alive() > pool.wanted {
-            let Some(member) = pool.members.iter_mut().rev().find(|member| !member.retired) else {
-                break;
-            };
-            member.retired = true;
-            let place = member.place;
-            pool.common()?.ring.retire(place, true);
-        }
+        pool.retire(pool.alive().saturating_sub(pool.wanted));
         while pool.alive() < pool.wanted {
-            let places = 0..2 * MOST_WORKERS;
-            let place = places
-                .into_iter()
-                .find(|place| pool.members.iter().all(|member| member.place != *place));
-            let place = place
-                .filter(|place| *place < MOST_WORKERS)
+            let place = (0..PLACES)
+                .find(|place| pool.members.iter().all(|member| member.place != *place))
                 .ok_or_else(|| Error::Process {
                     reason: "too many workers are still at their last chunk: wait for results first".into(),
                 })?;
@@ -418,12 +409,11 @@ impl Workers {
             pool.closed = true;
             pool.wanted = 0;
             if let Some(common) = &pool.shared {
-                // One that traps SIGTERM, or ignores it, ends by this: at once, or behind its chunk.
-                pool.members
-                    .iter()
-                    .for_each(|member| common.ring.retire(member.place, true));
                 signal::ring(common.news.as_fd());
             }
+            // One that traps SIGTERM, or ignores it, ends by this: at once, or behind its chunk.
+            let all = pool.members.len();
+            pool.retire(all);
             std::mem::take(&mut pool.members)
         };
         let processes: Vec<_> = members.into_iter().map(|member| member.process).collect();
@@ -446,6 +436,16 @@ fn collect(ring: &Ring, slot: usize) -> Result<Finished> {
 impl Pool {
     fn alive(&self) -> usize {
         self.members.iter().filter(|member| !member.retired).count()
+    }
+
+    /// Has so many workers end, the youngest first.
+    fn retire(&mut self, count: usize) {
+        let Some(common) = &self.shared else { return };
+        let youngest = self.members.iter_mut().rev().filter(|member| !member.retired);
+        for member in youngest.take(count) {
+            member.retired = true;
+            common.ring.retire(member.place, true);
+        }
     }
 
     fn common(&mut self) -> Result<&mut Common> {

@@ -47,6 +47,8 @@ pub(super) const MOST_ITEMS: u32 = 8192;
 const _: () = assert!(MOST_ITEMS as usize * (4 + LARGE) <= OUTPUT);
 /// Workers at once.
 pub(super) const MOST_WORKERS: usize = 256;
+/// Places for them: there are more, for those that are at their last chunk.
+pub(super) const PLACES: usize = 2 * MOST_WORKERS;
 
 // The header.
 const POSTED: usize = 0;
@@ -55,11 +57,11 @@ const LARGE_END: usize = 8;
 const USED: usize = 16;
 const RETIRED: usize = 64; // one word for each worker's place
 // State and order of each slot, side by side for who looks for a chunk.
-const STATES: usize = 2048;
+const STATES: usize = 4096;
 const STATE: usize = 16;
 const ORDER: usize = 8;
 const HEADER: usize = 16384;
-const _: () = assert!(RETIRED + 4 * MOST_WORKERS <= STATES && STATES + STATE * SLOTS <= HEADER);
+const _: () = assert!(RETIRED + 4 * PLACES <= STATES && STATES + STATE * SLOTS <= HEADER);
 
 // A slot.
 const COUNT: usize = 4;
