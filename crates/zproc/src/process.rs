@@ -32,8 +32,7 @@ pub(crate) use job::Job;
 pub use retry::Retry;
 pub use settings::{Backend, ProcessSettings};
 pub(crate) use settings::{Restart, settings};
-use supervised::Ended;
-pub(crate) use supervised::Supervised;
+pub(crate) use supervised::{Ended, Supervised};
 pub use target::{Arguments, Fallible, Given, Missing, Plain, Target, WithContext, WithNothing, WithState};
 pub(crate) use target::{Call, Targets, carry, from_bytes, to_bytes};
 

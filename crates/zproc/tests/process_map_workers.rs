@@ -159,3 +159,29 @@ fn large_results_that_nobody_takes_leave_no_memory_behind() {
         .wait_timeout(2 * PATIENCE)
         .unwrap();
 }
+
+/// Deaths were counted for all tasks together, so that one which kills all its workers ended any other.
+#[test]
+fn a_task_that_kills_its_workers_ends_no_other() {
+    let ctx = Context::new().unwrap();
+    let with = |n: u64, _: Deadly| n;
+    let mut deadly = ctx.process_map(with, 0..4).args(Deadly(66)).count(1).start().unwrap();
+    let results: Vec<Result<u64>> = ctx.process_map(square, 0..50).count(1).start().unwrap().collect();
+    assert!(results.len() == 50 && results.iter().all(Result::is_ok), "{results:?}");
+    let error = deadly.next().unwrap().unwrap_err();
+    assert!(matches!(error, Error::ProcessWait { exit_code: -6, .. }), "{error}");
+    assert!(deadly.next().is_none());
+}
+
+#[derive(Clone, serde::Serialize)]
+struct Deadly(u64);
+
+impl<'de> serde::Deserialize<'de> for Deadly {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        match u64::deserialize(from)? {
+            66 => std::process::abort(),
+            77 => panic!("while it is decoded"),
+            n => Ok(Self(n)),
+        }
+    }
+}

@@ -116,6 +116,14 @@ pub(super) struct Orders {
     pub(super) length: u64,
 }
 
+/// What a worker left that is gone.
+pub(super) struct Left {
+    /// The task that it was at.
+    pub(super) task: u32,
+    /// Whether it had finished, or begun, an item of it.
+    pub(super) achieved: bool,
+}
+
 /// The results of a chunk.
 pub(super) struct Results {
     table: Vec<u32>,
@@ -345,10 +353,9 @@ impl Ring {
         })
     }
 
-    /// Deals with the slots of a worker that is gone: see the header.
-    /// Tells whether it had got anywhere.
-    pub(super) fn bury(&self, worker: u32, last_words: &[u8; LARGE]) -> bool {
-        let mut achieved = false;
+    /// Deals with the slots of a worker that is gone, and tells of them: see the header.
+    pub(super) fn bury(&self, worker: u32, last_words: &[u8; LARGE]) -> Vec<Left> {
+        let mut left = Vec::new();
         for slot in 0..SLOTS {
             // Acquire: with what it wrote before it took the slot; what it wrote since is there, because it is gone.
             if self.state(slot).load(Ordering::Acquire) != CLAIMED | worker << 2 {
@@ -368,7 +375,10 @@ impl Ring {
                 self.entry(slot, first).store(entry(LOST, LARGE), Ordering::Relaxed);
                 first += 1;
             }
-            achieved |= first > self.get(slot, FIRST);
+            left.push(Left {
+                task: self.get(slot, TASK),
+                achieved: first > self.get(slot, FIRST),
+            });
             self.set(slot, FIRST, first);
             self.set(slot, STARTED, first);
             self.set(slot, FINISHED, first);
@@ -378,7 +388,7 @@ impl Ring {
                 self.state(slot).store(DONE, Ordering::Relaxed);
             }
         }
-        achieved
+        left
     }
 
     /// Frees a slot whose results nobody wants, unless a worker is at it.
