@@ -173,6 +173,17 @@ fn a_task_that_kills_its_workers_ends_no_other() {
     assert!(deadly.next().is_none());
 }
 
+/// It ended the worker, and with its successors the map.
+#[test]
+fn common_arguments_that_panic_while_they_are_decoded_are_an_error_of_each_item() {
+    let ctx = Context::new().unwrap();
+    let with = |n: u64, _: Deadly| n;
+    let results = ctx.process_map(with, 0..4).args(Deadly(77)).count(1).start().unwrap();
+    let results: Vec<Result<u64>> = results.collect();
+    let is_panic = |result: &Result<u64>| matches!(result, Err(Error::Remote(error)) if error.is_panic());
+    assert!(results.len() == 4 && results.iter().all(is_panic), "{results:?}");
+}
+
 #[derive(Clone, serde::Serialize)]
 struct Deadly(u64);
 
@@ -184,4 +195,40 @@ impl<'de> serde::Deserialize<'de> for Deadly {
             n => Ok(Self(n)),
         }
     }
+}
+
+/// The results that had just come were lost with a panic of the callback that is told of them.
+#[test]
+fn a_progress_callback_that_panics_costs_no_result() {
+    let ctx = Context::new().unwrap();
+    let calls = RefCell::new(0);
+    let progress = |_: Progress| {
+        *calls.borrow_mut() += 1;
+        assert!(*calls.borrow() % 3 != 0, "on purpose");
+    };
+    let mut results = ctx
+        .process_map(square, 0..3000)
+        .count(2)
+        .progress(progress)
+        .start()
+        .unwrap();
+    let (mut squares, mut panics) = (Vec::new(), 0);
+    loop {
+        let next = std::panic::AssertUnwindSafe(|| results.next());
+        match std::panic::catch_unwind(next) {
+            Ok(Some(square)) => squares.push(square.unwrap()),
+            Ok(None) => break,
+            Err(_) => panics += 1,
+        }
+    }
+    assert!(panics > 0 && squares.iter().copied().eq((0..3000).map(square)), "{}", squares.len());
+}
+
+/// One for each CPU that this process may use.
+#[test]
+fn there_is_a_worker_for_each_cpu_unless_a_number_is_set() {
+    let ctx = Context::new().unwrap();
+    ctx.process_map(square, 0..10).start().unwrap().for_each(drop);
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(ctx.workers().len(), cpus.min(256));
 }
