@@ -259,7 +259,8 @@ macro_rules! settings {
             self
         }
 
-        /// How often the process is started again at most, in all; `None`, the default, for ever.
+        /// How often the process is started again at most, in all; `None`, the default, for ever. A start that fails, as for
+        /// want of memory, counts.
         ///
         /// ```
         /// let settings = zproc::ProcessSettings::new().restart_for_any().max_restarts(10);

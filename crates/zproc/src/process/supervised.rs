@@ -72,8 +72,8 @@ enum Phase {
     Resting {
         pid: u32,
         exit_code: i32,
-        /// How often it was restarted in a row.
-        in_a_row: u32,
+        /// How often it was started again, or that failed, and how often in a row.
+        restarts: (u32, u32),
     },
     Ended(Arc<Ended>),
 }
@@ -274,27 +274,47 @@ impl Supervised {
                 _ => return,
             };
             let Some(delay) = delay else { continue };
-            let phase = self.tell_of_death(phase, delay);
-            if !self.rest(phase, delay) {
-                return;
-            }
-            if let Err(error) = self.restart(&run) {
-                let text = format!("it could not be restarted: {error}");
-                let mut phase = self.phase();
-                let (pid, exit_code) = match &*phase {
-                    Phase::Resting { pid, exit_code, .. } => (*pid, *exit_code),
-                    _ => return,
-                };
-                let ended = Ended {
-                    exit_code,
-                    pid,
-                    value: Err(Some(Box::new(RemoteError::of_process(text)))),
-                    began: true,
-                };
-                self.end(&mut phase, ended);
-                return;
+            let mut phase = self.tell_of_death(phase, delay);
+            let (mut delay, mut failures) = (delay, 0u32);
+            loop {
+                if !self.rest(phase, delay) {
+                    return;
+                }
+                let Err(error) = self.restart() else { break };
+                failures = failures.saturating_add(1);
+                phase = self.phase();
+                match self.next_try(&mut phase, failures, &error) {
+                    Some(next) => delay = next,
+                    None => return,
+                }
             }
         }
+    }
+
+    /// After a restart that failed, as for want of memory: counts it as a death. The time until the next try; `None` if it
+    /// is given up, or was stopped.
+    fn next_try(&self, phase: &mut Phase, failures: u32, error: &Error) -> Option<Duration> {
+        let Phase::Resting {
+            pid,
+            exit_code,
+            restarts,
+        } = phase
+        else {
+            return None;
+        };
+        *restarts = (restarts.0.saturating_add(1), restarts.1.saturating_add(1));
+        let next = self.launch.settings.next_restart(-*exit_code, restarts.0, restarts.1);
+        if next.is_none() {
+            let text = format!("it could not be restarted, {failures} times in a row: {error}");
+            let ended = Ended {
+                exit_code: *exit_code,
+                pid: *pid,
+                value: Err(Some(Box::new(RemoteError::of_process(text)))),
+                began: true,
+            };
+            self.end(phase, ended);
+        }
+        next
     }
 
     /// Tells those who listen, without the lock, that the process died. If one of them panics, that is theirs.
@@ -325,11 +345,11 @@ impl Supervised {
         false
     }
 
-    fn restart(&self, last: &Run) -> Result<()> {
+    fn restart(&self) -> Result<()> {
         let order = self.order(true)?;
         let mut phase = self.phase();
-        if let Phase::Resting { in_a_row, .. } = *phase {
-            let restarts = (last.restarts.0.saturating_add(1), in_a_row.saturating_add(1));
+        if let Phase::Resting { restarts, .. } = *phase {
+            let restarts = (restarts.0.saturating_add(1), restarts.1.saturating_add(1));
             *phase = Phase::Running(self.launch_child(&order, restarts)?);
         }
         Ok(())
@@ -363,7 +383,7 @@ impl Supervised {
             *phase = Phase::Resting {
                 pid,
                 exit_code,
-                in_a_row,
+                restarts: (restarts, in_a_row),
             };
             return Some(Some(delay));
         }
