@@ -448,6 +448,8 @@ impl Context {
         }
         let roll = std::mem::take(&mut *self.roll());
         let all = roll.all();
+        // First: what was not started would be started when nobody is left who ends it.
+        all.iter().for_each(|process| process.close());
         // Each step is taken whatever became of those before it: an error, as by a signal, ends the waiting and no more.
         let waited = match self.wait {
             true => {

@@ -309,3 +309,44 @@ fn no_wait_nests_in_atomic() {
     assert!(matches!(result, Err(Error::NestedAtomic)));
     assert_eq!(process.wait().unwrap(), 5);
 }
+
+/// It could be started when nobody was left who would stop it.
+#[test]
+fn what_is_not_started_before_its_context_ends_cannot_be_started_any_more() {
+    for cleanup in [true, false] {
+        let ctx = Context::builder().cleanup(cleanup).build().unwrap();
+        let later = ctx.process(double).args(2).deferred().unwrap();
+        drop(ctx);
+        for _ in 0..2 {
+            assert!(matches!(later.start(), Err(Error::Closed)), "{later:?}");
+        }
+        assert!(matches!(later.wait(), Err(Error::Closed)), "{later:?}");
+        assert!(matches!(later.stop(), Err(Error::Closed)), "{later:?}");
+        assert_eq!((later.pid(), later.exitcode(), later.is_alive()), (None, None, false));
+    }
+}
+
+/// A process that was started while others were being stopped had its whole grace, without being asked to end.
+#[test]
+fn a_process_that_is_started_while_all_are_stopped_is_asked_to_end_too() {
+    let ctx = Context::new().unwrap();
+    let stubborn = |state: State| -> Result<()> {
+        zproc::signal_to_error(SIGTERM)?;
+        state.insert("trapped", true)?;
+        std::thread::sleep(Duration::from_secs(600));
+        Ok(())
+    };
+    let first = ctx.process(stubborn).stop_grace(Duration::from_secs(1)).start().unwrap();
+    let grace = Duration::from_secs(40);
+    let later = ctx.process(sleep).stop_grace(grace).deferred().unwrap();
+    ctx.state().get_when_available("trapped").unwrap();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| ctx.stop_all().unwrap());
+        // When the first has been asked to end, the other was passed over.
+        std::thread::sleep(Duration::from_millis(300));
+        later.start().unwrap();
+        assert_eq!(stopping.join().unwrap(), [Some(-SIGKILL), Some(-SIGTERM)]);
+    });
+    assert!(start.elapsed() < grace / 2 && !first.is_alive());
+}

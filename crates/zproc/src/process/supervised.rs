@@ -6,6 +6,8 @@
 //!                        └── resting
 //! ```
 //!
+//! One that is still deferred when its context ends is closed: it cannot be started any more.
+//!
 //! Nobody watches a process that nobody asks about: whoever waits polls its pidfd, and whoever finds that it has ended
 //! reaps it, reads the outcome and moves it on ([`Supervised::settle`]). One that is to be restarted, and one that is a
 //! thread, has a thread that does so (the *keeper*), and an eventfd that becomes readable at the end, for those who wait.
@@ -65,6 +67,8 @@ struct Kept {
 
 enum Phase {
     Deferred,
+    /// Its context has ended before it was started.
+    Closed,
     Running(Arc<Run>),
     /// A thread runs the target.
     Thread,
@@ -153,10 +157,14 @@ impl Supervised {
 
     pub(crate) fn start(self: &Arc<Self>) -> Result<u32> {
         let mut phase = self.phase();
-        if !matches!(*phase, Phase::Deferred) {
-            return Err(Error::Process {
-                reason: format!("{} was started already: a process can be started once", self.name()),
-            });
+        match *phase {
+            Phase::Deferred => {}
+            Phase::Closed => return Err(Error::Closed),
+            _ => {
+                return Err(Error::Process {
+                    reason: format!("{} was started already: a process can be started once", self.name()),
+                });
+            }
         }
         let order = self.order(false)?;
         if self.launch.settings.backend_or_default() == Backend::Thread {
@@ -426,6 +434,7 @@ impl Supervised {
                             reason: format!("{} was not started: call start first", self.name()),
                         });
                     }
+                    Phase::Closed => return Err(Error::Closed),
                     Phase::Running(run) => Some(Arc::clone(run)),
                     Phase::Thread | Phase::Resting { .. } => None,
                 }
@@ -476,8 +485,9 @@ impl Supervised {
         let mut phase = self.phase();
         match &*phase {
             Phase::Running(run) => {
-                run.stopped.store(true, Ordering::Relaxed);
-                let _ = exit::send(&run.child, Signal::SIGTERM);
+                if !run.stopped.swap(true, Ordering::Relaxed) {
+                    let _ = exit::send(&run.child, Signal::SIGTERM);
+                }
             }
             Phase::Resting { pid, exit_code, .. } => {
                 let (pid, exit_code) = (*pid, *exit_code);
@@ -491,12 +501,14 @@ impl Supervised {
                     },
                 );
             }
-            Phase::Deferred | Phase::Thread | Phase::Ended(_) => {}
+            Phase::Deferred | Phase::Closed | Phase::Thread | Phase::Ended(_) => {}
         }
     }
 
     /// The second half of [`Supervised::stop`].
     pub(crate) fn finish_stop(&self, grace: Deadline) -> Result<i32> {
+        // Once more, in case that it was not started before.
+        self.ask_to_stop();
         match self.wait(grace, false) {
             Ok(ended) => return Ok(ended.exit_code),
             Err(Error::Timeout) => {}
@@ -533,7 +545,15 @@ impl Supervised {
 
     /// Whether it was started.
     pub(crate) fn is_started(&self) -> bool {
-        !matches!(*self.phase(), Phase::Deferred)
+        !matches!(*self.phase(), Phase::Deferred | Phase::Closed)
+    }
+
+    /// Has it never be started, if it was not.
+    pub(crate) fn close(&self) {
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Deferred) {
+            *phase = Phase::Closed;
+        }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -544,7 +564,7 @@ impl Supervised {
         match &*phase {
             Phase::Running(run) => !self.is_over(run),
             Phase::Thread | Phase::Resting { .. } => true,
-            Phase::Deferred | Phase::Ended(_) => false,
+            Phase::Deferred | Phase::Closed | Phase::Ended(_) => false,
         }
     }
 
@@ -555,7 +575,7 @@ impl Supervised {
 
     pub(crate) fn pid(&self) -> Option<u32> {
         match &*self.phase() {
-            Phase::Deferred => None,
+            Phase::Deferred | Phase::Closed => None,
             Phase::Running(run) => Some(run.child.pid),
             Phase::Thread => Some(std::process::id()),
             Phase::Resting { pid, .. } => Some(*pid),
