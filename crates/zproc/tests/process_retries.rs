@@ -551,3 +551,26 @@ fn a_process_may_be_stopped_while_it_is_restarted() {
         assert_eq!((runs(&ctx), process.exitcode()), (last, Some(code)));
     }
 }
+
+/// It ended the child until that had come to trap it, which is a while after `start` has returned.
+#[test]
+fn a_signal_that_is_retried_may_come_as_soon_as_the_process_is_started() {
+    fn wait(state: State) -> Result<(u32, String)> {
+        let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+        if run < 2 {
+            state.get_when_available("never")?;
+        }
+        let status = std::fs::read_to_string("/proc/self/status").map_err(Error::other)?;
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        Ok((run, blocked.unwrap_or_default().trim().to_owned()))
+    }
+    for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+        for _ in 0..3 {
+            let ctx = Context::new().unwrap();
+            let process = ctx.process(wait).retry_for(Retry::signal(signal as i32)).retry_delay(SOON);
+            let process = process.start().unwrap();
+            kill(pid(&process), signal).unwrap();
+            assert_eq!(process.wait().unwrap(), (2, "0".repeat(16)), "{signal}");
+        }
+    }
+}

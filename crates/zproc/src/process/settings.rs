@@ -118,6 +118,11 @@ impl ProcessSettings {
         self.stop_grace.unwrap_or(STOP_GRACE)
     }
 
+    /// The signals that the child traps, since it tries again after them.
+    pub(crate) fn retried_signals(&self) -> impl Iterator<Item = i32> {
+        self.retry_for.iter().flatten().filter_map(Retry::signal_number)
+    }
+
     /// How long to wait before a retry after so many; `None` if there is to be none.
     pub(crate) fn next_retry(&self, retries: u32) -> Option<Duration> {
         let most = self.max_retries.flatten().unwrap_or(u32::MAX);

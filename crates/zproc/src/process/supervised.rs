@@ -22,9 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use shm_state::Deadline;
 use zproc_spawn::exit::{self, Exit};
+use zproc_spawn::signal;
 use zproc_spawn::spawn::{self, Child};
 
 use super::builder::Launch;
@@ -218,7 +219,8 @@ impl Supervised {
             job: job.as_fd(),
             keep: &keep,
             tied: self.launch.tied,
-            blocked: SigSet::empty(),
+            // Until it has come to trap them: it would be ended by what it is to try again after.
+            blocked: signal::set(self.launch.settings.retried_signals()),
         });
         let child = child.map_err(|source| failed("starting a process", source))?;
         Ok(Arc::new(Run {
