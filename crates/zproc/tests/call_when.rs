@@ -302,3 +302,23 @@ fn a_live_handler_passes_over_what_comes_meanwhile() {
     let second: (u64, i64, u32) = seen.get(1u64).unwrap().unwrap();
     assert!(second.1 < 0, "{second:?}");
 }
+
+/// A run that was killed before it called the handler had taken note that it was called.
+#[test]
+fn a_condition_that_holds_already_is_tested_again_by_a_restart_that_comes_before_the_call() {
+    fn dies_once(now: &Snapshot<'_>) -> Result<bool> {
+        let mark = std::env::temp_dir().join(format!("zproc-dies-once-{}", nix::unistd::getppid()));
+        if std::fs::File::create_new(&mark).is_ok() {
+            std::process::abort();
+        }
+        Ok(now.get::<i64>("n")? == Some(5))
+    }
+    let mark = std::env::temp_dir().join(format!("zproc-dies-once-{}", std::process::id()));
+    let ctx = Context::new().unwrap();
+    ctx.state().insert("n", 5).unwrap();
+    let process = ctx.call_when(dies_once, note).args("n".into()).restart_for_any();
+    let process = process.restart_delay(Duration::from_millis(5)).start().unwrap();
+    let seen = notes(&ctx, 1);
+    let died = std::fs::remove_file(mark);
+    assert!(died.is_ok() && seen[0].1 == 5 && process.is_alive(), "{seen:?}");
+}

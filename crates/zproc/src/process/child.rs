@@ -246,10 +246,15 @@ impl Home {
     }
 
     /// Whether a standing watch begins, and does not go on where an attempt before this one, or a process that died, has
-    /// begun it. It has begun from now on.
+    /// begun it.
     pub(crate) fn begins_standing(&self) -> bool {
+        !self.standing.get()
+    }
+
+    /// It has begun from now on.
+    pub(crate) fn note_standing(&self) {
         self.trail.iter().for_each(|trail| trail.note_standing());
-        !self.standing.replace(true)
+        self.standing.set(true);
     }
 
     /// Has the next state begin where the last one has got to.
