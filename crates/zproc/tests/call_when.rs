@@ -322,3 +322,23 @@ fn a_condition_that_holds_already_is_tested_again_by_a_restart_that_comes_before
     let died = std::fs::remove_file(mark);
     assert!(died.is_ok() && seen[0].1 == 5 && process.is_alive(), "{seen:?}");
 }
+
+/// As long as updates came faster than the test was done with them, there was always one more to look at.
+#[test]
+fn a_timeout_comes_however_many_updates_do_not_match() {
+    let ctx = Context::new().unwrap();
+    let slow = |_: &Snapshot<'_>| -> bool {
+        std::thread::sleep(Duration::from_millis(20));
+        false
+    };
+    let process = ctx.call_when(slow, note).args("n".into());
+    let process = process.timeout(Duration::from_millis(200)).start().unwrap();
+    let start = std::time::Instant::now();
+    while process.is_alive() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it goes on for ever");
+        ctx.state().insert("noise", start.elapsed()).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let error = process.wait().unwrap_err();
+    assert!(error.to_string().contains("zproc::Error::Timeout"), "{error}");
+}

@@ -165,7 +165,12 @@ impl Standing {
         }
         loop {
             let deadline = self.timeout.map(Deadline::after);
+            watch.last = None;
             let found = loop {
+                if watch.last.is_none() && deadline.is_some_and(Deadline::passed) {
+                    // What comes from now on is too late. Before it there may be more than was looked at.
+                    watch.last = Some(state.seq()?);
+                }
                 watch.timeout = deadline.and_then(Deadline::remaining);
                 let next = watch.get_when_any_change()?;
                 if test(&next)? {
