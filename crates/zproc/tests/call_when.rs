@@ -342,3 +342,33 @@ fn a_timeout_comes_however_many_updates_do_not_match() {
     let error = process.wait().unwrap_err();
     assert!(error.to_string().contains("zproc::Error::Timeout"), "{error}");
 }
+
+/// What a run was called with is not told again by the next, whichever signal ended it; what came meanwhile is.
+#[test]
+fn a_handler_that_is_killed_is_restarted_behind_the_update_that_killed_it() {
+    fn deadly(now: Snapshot<'_>, state: &State) -> Result<()> {
+        if now.get::<i64>("n")? == Some(3) {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).map_err(Error::other)?;
+        }
+        note(now, state, "n".into())
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx.call_when_change(["n"], deadly).restart_for([zproc::signals::SIGKILL]);
+    let process = process.restart_delay(Duration::from_millis(5)).start().unwrap();
+    for n in 1..=6 {
+        ctx.state().insert("n", n).unwrap();
+    }
+    let seen = notes(&ctx, 5);
+    assert_eq!(values(&seen), [1, 2, 4, 5, 6]);
+    assert!(seen[0].2 != seen[4].2 && process.is_alive());
+}
+
+#[test]
+fn a_handler_for_changes_of_no_keys_is_called_for_any() {
+    let ctx = Context::new().unwrap();
+    ctx.call_when_change([] as [&str; 0], note).args("n".into()).start().unwrap();
+    ctx.state().insert("m", 1).unwrap();
+    ctx.state().insert("n", 2).unwrap();
+    ctx.state().remove("m").unwrap();
+    assert_eq!(values(&notes(&ctx, 3)), [-1, 2, 2]);
+}
