@@ -350,3 +350,20 @@ fn a_process_that_is_started_while_all_are_stopped_is_asked_to_end_too() {
     });
     assert!(start.elapsed() < grace / 2 && !first.is_alive());
 }
+
+/// A context that waits for its processes waited with the writer lock in hand.
+#[test]
+fn a_context_that_is_closed_in_atomic_waits_for_nobody() {
+    fn close_in_atomic(state: State) -> Result<()> {
+        let ctx = Context::builder().state(state.clone()).wait(true).build()?;
+        let child = ctx.process(sleep).start()?;
+        let mut ctx = Some(ctx);
+        let closed = state.atomic(|_| Ok(ctx.take().map(Context::close)))?;
+        assert!(matches!(closed, Some(Err(Error::NestedAtomic))), "{closed:?}");
+        assert!(!child.is_alive());
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(close_in_atomic).start().unwrap();
+    process.wait_timeout(Duration::from_secs(30)).unwrap();
+}
