@@ -520,7 +520,9 @@ impl<'s> Watch<'s> {
         let log = Log::new(self.watcher, sought)?;
         changes.start(&log);
         let last = self.last.unwrap_or(u64::MAX);
-        let result = self.wait(&sought.subject, cancel, |until| changes.next(&log, until.min(last), &take));
+        let result = self.wait(&sought.subject, cancel, |until| {
+            changes.next(&log, until.min(last), &take)
+        });
         if matches!(result, Err(Error::Timeout | Error::Cancelled | Error::Signal { .. })) {
             changes.gave_up(&log);
         }

@@ -302,6 +302,29 @@ fn a_context_over_a_server_has_the_address_of_that() {
 }
 
 #[test]
+fn a_child_opens_a_state_by_the_key_that_it_is_given_and_by_no_other() {
+    fn open(address: String, key: Option<String>) -> Result<i64> {
+        let builder = State::builder(&address);
+        let builder = match key {
+            Some(key) => builder.secret_key(key),
+            None => builder,
+        };
+        Ok(builder.open()?.get("cookies")?.unwrap_or(0))
+    }
+    let ctx = Context::builder().secret_key("open sesame").build().unwrap();
+    ctx.state().insert("cookies", 5).unwrap();
+    let opened = |key: Option<&str>| {
+        let args = (ctx.address().unwrap().to_owned(), key.map(str::to_owned));
+        ctx.process(open).args(args).start().unwrap().wait()
+    };
+    assert_eq!(opened(Some("open sesame")).unwrap(), 5);
+    for key in [Some("open barley"), None] {
+        let error = opened(key).unwrap_err();
+        assert!(error.to_string().contains("AccessDenied"), "{error}");
+    }
+}
+
+#[test]
 fn no_wait_nests_in_atomic() {
     let ctx = Context::new().unwrap();
     let process = ctx.process(|| 5).start().unwrap();
@@ -336,7 +359,11 @@ fn a_process_that_is_started_while_all_are_stopped_is_asked_to_end_too() {
         std::thread::sleep(Duration::from_secs(600));
         Ok(())
     };
-    let first = ctx.process(stubborn).stop_grace(Duration::from_secs(1)).start().unwrap();
+    let first = ctx
+        .process(stubborn)
+        .stop_grace(Duration::from_secs(1))
+        .start()
+        .unwrap();
     let grace = Duration::from_secs(40);
     let later = ctx.process(sleep).stop_grace(grace).deferred().unwrap();
     ctx.state().get_when_available("trapped").unwrap();

@@ -591,11 +591,20 @@ fn an_error_that_another_thread_of_the_child_made_tells_type_and_place() {
         thread.join().unwrap_or(Ok(()))
     }
     let ctx = Context::new().unwrap();
-    let Err(Error::ProcessWait { source: Some(source), .. }) = ctx.process(made_elsewhere).start().unwrap().wait() else {
+    let Err(Error::ProcessWait {
+        source: Some(source), ..
+    }) = ctx.process(made_elsewhere).start().unwrap().wait()
+    else {
         panic!("it does not fail")
     };
-    assert_eq!((source.type_name(), source.message()), ("std::io::error::Error", "elsewhere"));
-    assert!(source.location().is_some_and(|place| place.contains("process.rs")), "{source:?}");
+    assert_eq!(
+        (source.type_name(), source.message()),
+        ("std::io::error::Error", "elsewhere")
+    );
+    assert!(
+        source.location().is_some_and(|place| place.contains("process.rs")),
+        "{source:?}"
+    );
 }
 
 /// An error in the memory of one that was dropped was told with the type and the place of that.
@@ -613,7 +622,9 @@ fn an_error_at_the_address_of_another_is_not_taken_for_it() {
         type Any = Box<dyn std::error::Error + Send + Sync>;
         for n in 0..1000 {
             let dropped = Error::other(Number(n));
-            let Error::Custom(custom) = &dropped else { unreachable!() };
+            let Error::Custom(custom) = &dropped else {
+                unreachable!()
+            };
             let address = (&raw const **custom).addr();
             drop(dropped);
             let other: Any = Box::new(Number(n + 1));
@@ -625,7 +636,10 @@ fn an_error_at_the_address_of_another_is_not_taken_for_it() {
     }
     let ctx = Context::new().unwrap();
     let failed = ctx.process(at_the_same_address).start().unwrap().wait();
-    let Err(Error::ProcessWait { source: Some(source), .. }) = failed else {
+    let Err(Error::ProcessWait {
+        source: Some(source), ..
+    }) = failed
+    else {
         panic!("no address was used again: {failed:?}")
     };
     assert_eq!((source.type_name(), source.location()), ("dyn std::error::Error", None));

@@ -68,7 +68,10 @@ fn new_workers_take_the_place_of_those_that_no_map_needs() {
     let before = living(&ctx);
     pids();
     let beside = living(&ctx);
-    assert!(before.is_subset(&beside) && beside.len() == before.len() + 2, "{before:?} {beside:?}");
+    assert!(
+        before.is_subset(&beside) && beside.len() == before.len() + 2,
+        "{before:?} {beside:?}"
+    );
     assert_eq!(other.next().unwrap().unwrap(), 0);
 }
 
@@ -86,7 +89,11 @@ fn a_worker_that_cannot_be_replaced_yet_ends_no_map_while_another_lives() {
         let victim = *living(&ctx).iter().next().expect("there are two");
         kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).map_err(Error::other)?;
         seen.extend(results.by_ref().take(30));
-        assert_eq!(living(&ctx).len(), 1, "another was started, although there are no descriptors");
+        assert_eq!(
+            living(&ctx).len(),
+            1,
+            "another was started, although there are no descriptors"
+        );
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
         seen.extend(results);
         let lost = seen.iter().filter(|result| result.is_err()).count();
@@ -118,7 +125,10 @@ fn workers_that_trap_sigterm_end_with_their_context_at_once() {
 
 /// Bytes of the file beside the slots that are in memory.
 fn large_bytes() -> u64 {
-    let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|fd| fd.path());
+    let files = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .flatten()
+        .map(|fd| fd.path());
     let is_large = |fd: &PathBuf| std::fs::read_link(fd).is_ok_and(|to| to.to_string_lossy().contains("zproc-large"));
     let blocks = |fd: PathBuf| Some((std::fs::metadata(&fd).ok()?, std::fs::read_link(fd).ok()?));
     let mut sizes: Vec<(u64, u64)> = files
@@ -221,7 +231,11 @@ fn a_progress_callback_that_panics_costs_no_result() {
             Err(_) => panics += 1,
         }
     }
-    assert!(panics > 0 && squares.iter().copied().eq((0..3000).map(square)), "{}", squares.len());
+    assert!(
+        panics > 0 && squares.iter().copied().eq((0..3000).map(square)),
+        "{}",
+        squares.len()
+    );
 }
 
 /// One for each CPU that this process may use.

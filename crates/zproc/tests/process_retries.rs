@@ -516,7 +516,10 @@ fn a_restart_that_fails_counts_as_a_death_and_is_tried_again() {
             let error = process.wait().map(drop).unwrap_err();
             setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
             let text = error.to_string();
-            assert!(text.contains("could not be restarted") && text.contains("3 times"), "{text}");
+            assert!(
+                text.contains("could not be restarted") && text.contains("3 times"),
+                "{text}"
+            );
         }
         Ok(())
     }
@@ -567,7 +570,10 @@ fn a_signal_that_is_retried_may_come_as_soon_as_the_process_is_started() {
     for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
         for _ in 0..3 {
             let ctx = Context::new().unwrap();
-            let process = ctx.process(wait).retry_for(Retry::signal(signal as i32)).retry_delay(SOON);
+            let process = ctx
+                .process(wait)
+                .retry_for(Retry::signal(signal as i32))
+                .retry_delay(SOON);
             let process = process.start().unwrap();
             kill(pid(&process), signal).unwrap();
             assert_eq!(process.wait().unwrap(), (2, "0".repeat(16)), "{signal}");

@@ -166,7 +166,11 @@ fn with_everything(told: State) -> Result<()> {
     handled.get_when_available("handled")?;
     handled.get_when_available(("generation", 1))?;
     let mut pids: Vec<u32> = ctx.workers().iter().filter_map(|worker| worker.pid()).collect();
-    pids.extend([handler.pid(), child.pid(), Some(ctx.server()?.pid())].into_iter().flatten());
+    pids.extend(
+        [handler.pid(), child.pid(), Some(ctx.server()?.pid())]
+            .into_iter()
+            .flatten(),
+    );
     told.insert("family", (pids, ctx.address()?.to_owned()))?;
     results.for_each(drop);
     Ok(())
@@ -186,7 +190,11 @@ fn the_death_of_a_parent_with_workers_handlers_and_servers_leaves_no_process_fil
     let ctx = Context::new().unwrap();
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = None;
-    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGABRT].into_iter().cycle().take(9) {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGABRT]
+        .into_iter()
+        .cycle()
+        .take(9)
+    {
         ctx.state().clear().unwrap();
         ctx.state().go_live().unwrap();
         let parent = ctx.process(with_everything).start().unwrap();

@@ -317,7 +317,9 @@ impl Workers {
                 last = Some(Arc::clone(&ended));
             }
             for left in left {
-                let Some(queue) = pool.tasks.get_mut(&left.task) else { continue };
+                let Some(queue) = pool.tasks.get_mut(&left.task) else {
+                    continue;
+                };
                 queue.barren = if left.achieved { 0 } else { queue.barren + 1 };
                 if queue.barren > limit && queue.failed.is_none() {
                     queue.failed = Some(Arc::clone(&ended));

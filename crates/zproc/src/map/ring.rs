@@ -531,13 +531,7 @@ impl Ring {
     /// As [`Ring::finish`], for a result for which there is no room in the slot.
     #[cold]
     fn finish_elsewhere(&self, slot: usize, item: u32, at: usize, status: u32, bytes: &[u8]) -> io::Result<usize> {
-        let reserved = self.reserve_large(bytes.len());
-        self.long(slot, LARGE_AT).store(reserved, Ordering::Relaxed);
-        self.long(slot, LARGE_LENGTH)
-            .store(bytes.len() as u64, Ordering::Relaxed);
-        // Release, as below: for the parent that finds the slot of a dead worker.
-        self.slot(slot, LARGE_OF).store(item + 1, Ordering::Release);
-        self.large.write_all_at(bytes, reserved)?;
+        let reserved = self.write_elsewhere(slot, item, bytes)?;
         let mut place = [0; LARGE];
         place[..8].copy_from_slice(&reserved.to_le_bytes());
         place[8..].copy_from_slice(&((bytes.len() as u64) << STATUS_BITS | u64::from(status)).to_le_bytes());
@@ -546,6 +540,18 @@ impl Ring {
         // Release: as in `finish`.
         self.slot(slot, FINISHED).store(item + 1, Ordering::Release);
         Ok(at + LARGE)
+    }
+
+    /// Writes a large result, and before it where that is.
+    fn write_elsewhere(&self, slot: usize, item: u32, bytes: &[u8]) -> io::Result<u64> {
+        let reserved = self.reserve_large(bytes.len());
+        self.long(slot, LARGE_AT).store(reserved, Ordering::Relaxed);
+        self.long(slot, LARGE_LENGTH)
+            .store(bytes.len() as u64, Ordering::Relaxed);
+        // Release, as below: for the parent that finds the slot of a dead worker.
+        self.slot(slot, LARGE_OF).store(item + 1, Ordering::Release);
+        self.large.write_all_at(bytes, reserved)?;
+        Ok(reserved)
     }
 
     /// Hands a slot back.
@@ -570,4 +576,92 @@ fn place_of(bytes: &[u8]) -> Option<(u64, u32, u64)> {
 
 fn entry(status: u32, length: usize) -> u32 {
     (length as u32) << STATUS_BITS | status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    const ORDERS: Orders = Orders {
+        task: 5,
+        at: 0,
+        length: 0,
+    };
+    const MIB: u64 = 1 << 20;
+
+    fn ring() -> Ring {
+        Ring {
+            memory: Shared::create("zproc-ring-test", LENGTH).unwrap(),
+            large: File::from(memfd_create("zproc-ring-test", MFdFlags::MFD_CLOEXEC).unwrap()),
+        }
+    }
+
+    /// Bytes of the large file that are in memory.
+    fn bytes(ring: &Ring) -> u64 {
+        ring.large.metadata().unwrap().blocks() * 512
+    }
+
+    /// A ring in whose first slot worker 7 is at `count` items, of which it has finished two with large results.
+    fn with_two_of(count: u32) -> Ring {
+        let ring = ring();
+        ring.post(0, ORDERS, 0, count, b"").unwrap();
+        assert_eq!(ring.claim(7, 0), Some(0));
+        let large = vec![1; MIB as usize];
+        for item in 0..2 {
+            ring.begin(0, item);
+            let at = ring.output_end(0, item, count);
+            ring.finish(0, (item, count), at, VALUE, &large, large.len()).unwrap();
+        }
+        assert_eq!(bytes(&ring), 2 * MIB);
+        ring
+    }
+
+    #[test]
+    fn what_a_dead_worker_was_writing_is_given_back_and_what_it_finished_when_nobody_wants_it() {
+        let ring = with_two_of(4);
+        ring.begin(0, 2);
+        ring.write_elsewhere(0, 2, &vec![2; MIB as usize]).unwrap();
+        assert_eq!(bytes(&ring), 3 * MIB);
+        let left = ring.bury(7, &[0; LARGE]);
+        assert!(matches!(&left[..], [Left { task: 5, achieved: true }]));
+        assert_eq!(bytes(&ring), 2 * MIB);
+        assert!(ring.withdraw(0));
+        assert_eq!(bytes(&ring), 0);
+    }
+
+    #[test]
+    fn what_is_done_is_given_back_when_nobody_wants_it() {
+        let ring = with_two_of(2);
+        ring.hand_back(0, Duration::ZERO);
+        assert!(ring.withdraw(0) && bytes(&ring) == 0);
+        // What lies in the slot from before is not the next one's.
+        ring.post(0, ORDERS, 1, 2, b"").unwrap();
+        ring.put_large(&[3; 4096]).unwrap();
+        assert!(ring.withdraw(0) && bytes(&ring) == 4096);
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_is_free_all_the_same() {
+        let ring = with_two_of(2);
+        let beyond = (100 * MIB).to_le_bytes();
+        ring.memory.write(Ring::output(0, 2), &beyond);
+        ring.hand_back(0, Duration::ZERO);
+        assert!(ring.collect(0).is_err() && !ring.is_done(0) && !ring.withdraw(0));
+        assert_eq!(bytes(&ring), MIB, "where the first lies is not known");
+    }
+
+    #[test]
+    fn a_worker_that_is_to_end_takes_nothing_and_leaves_it_to_others() {
+        let ring = ring();
+        ring.retire(3, true);
+        ring.post(0, ORDERS, 0, 1, b"").unwrap();
+        assert_eq!((ring.claim(7, 3), ring.claim(8, 4)), (None, Some(0)));
+        ring.retire(3, false);
+        ring.post(1, ORDERS, 1, 1, b"").unwrap();
+        assert_eq!(ring.claim(9, 3), Some(1));
+    }
 }

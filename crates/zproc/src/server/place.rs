@@ -84,7 +84,9 @@ fn lock(path: &Path) -> Result<File> {
 pub(super) fn sweep(path: &Path) {
     let Some(directory) = path.parent() else { return };
     // What cannot be looked at, or removed, stays for the next.
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten().take(SWEPT) {
         let name = entry.file_name();
         let Some(socket) = name.to_str().and_then(|name| name.strip_suffix(".lock")) else {
