@@ -627,7 +627,13 @@ mod tests {
         ring.write_elsewhere(0, 2, &vec![2; MIB as usize]).unwrap();
         assert_eq!(bytes(&ring), 3 * MIB);
         let left = ring.bury(7, &[0; LARGE]);
-        assert!(matches!(&left[..], [Left { task: 5, achieved: true }]));
+        assert!(matches!(
+            &left[..],
+            [Left {
+                task: 5,
+                achieved: true
+            }]
+        ));
         assert_eq!(bytes(&ring), 2 * MIB);
         assert!(ring.withdraw(0));
         assert_eq!(bytes(&ring), 0);
