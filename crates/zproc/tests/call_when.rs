@@ -327,7 +327,12 @@ fn a_condition_that_holds_already_is_tested_again_by_a_restart_that_comes_before
 /// As long as updates came faster than the test was done with them, there was always one more to look at.
 #[test]
 fn a_timeout_comes_however_many_updates_do_not_match() {
-    let ctx = Context::new().unwrap();
+    let state = Builder::anonymous()
+        .capacity(256 << 20)
+        .history(1 << 17, 64 << 20)
+        .create()
+        .unwrap();
+    let ctx = Context::builder().state(state).build().unwrap();
     let slow = |_: &Snapshot<'_>| -> bool {
         std::thread::sleep(Duration::from_millis(20));
         false
