@@ -30,6 +30,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
 use shm_state::{CancelWord, Watched};
 
 use crate::check;
@@ -121,6 +122,17 @@ pub fn forget(mut forgets: impl FnMut(i32) -> bool) -> bool {
 fn counts() -> [u32; MOST] {
     // Acquire: as in `pending`.
     std::array::from_fn(|signal| COUNTS[signal].load(Ordering::Acquire))
+}
+
+/// A set of signals, of any numbers that the system knows; others are left out.
+pub fn set(signals: impl IntoIterator<Item = i32>) -> SigSet {
+    let mut set: libc::sigset_t = *SigSet::empty().as_ref();
+    for signal in signals {
+        // SAFETY: changes a set of this function's own, which is initialised; a number that is no signal is an error.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    // SAFETY: it was made by the functions of the system for that.
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
 }
 
 /// Makes a signal an event. What was there before is run, too.

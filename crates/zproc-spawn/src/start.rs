@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::str::FromStr;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
 
 use crate::tie;
 
@@ -71,6 +72,21 @@ pub fn take() -> io::Result<Option<OwnedFd>> {
         tie::bind(fd)?;
     }
     Ok(Some(inherited(marker.job)?))
+}
+
+/// Has this process, if it is a child that ends with its parent, be ended by another signal than SIGKILL then. Call it on the
+/// main thread, to which the setting belongs, and when the signal is handled: nothing else ends the child.
+///
+/// # Errors
+/// Those of the system.
+pub fn end_by(signal: Signal) -> io::Result<()> {
+    tie::end_by(signal)
+}
+
+/// Ends this process at once. Nothing is run that was registered for its end, and no destructor.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: takes an integer, and does not return.
+    unsafe { libc::_exit(code) }
 }
 
 /// Takes a descriptor that the parent has left open for this process, by its number.

@@ -6,9 +6,12 @@
 //! happens to its end (`O_ASYNC`, `F_SETSIG`, `F_SETOWN`), and nothing else can.
 //!
 //! The setting belongs to the open file description, so each child first opens its end anew, by `/proc/self/fd`.
+//!
+//! A child that has to put something in order before it ends asks for another signal, once it handles that ([`end_by`]).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -51,9 +54,23 @@ pub(crate) fn bind(inherited: RawFd) -> io::Result<()> {
     if fds[0].revents().is_none_or(|events| !events.is_empty()) {
         raise(Signal::SIGKILL)?;
     }
-    // Open for as long as the process lives.
-    std::mem::forget(own);
+    // Open for as long as the process lives. A process is bound once: its marker is taken.
+    if let Err(another) = OWN.set(own) {
+        std::mem::forget(another);
+    }
     Ok(())
+}
+
+/// The end of the pipe that this process is bound by.
+static OWN: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Has another signal end this process with its parent than SIGKILL, if it is bound. A parent that has ended before has sent
+/// that already.
+pub(crate) fn end_by(signal: Signal) -> io::Result<()> {
+    let Some(own) = OWN.get() else { return Ok(()) };
+    // SAFETY: this command takes an integer.
+    check(unsafe { libc::fcntl(own.as_raw_fd(), F_SETSIG, signal as i32) })?;
+    Ok(nix::sys::prctl::set_pdeathsig(signal)?)
 }
 
 /// Which signal tells of events: asm-generic/fcntl.h.

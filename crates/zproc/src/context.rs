@@ -360,8 +360,9 @@ impl Context {
     /// Ends it: stops all processes. Dropping it does the same, and cannot tell of errors.
     ///
     /// # Errors
-    /// [`Error::Signal`] if one came while it [waited](ContextBuilder::wait) for its processes, and what went wrong at the end of
-    /// one. Everything is stopped all the same.
+    /// [`Error::Signal`] if one came while it [waited](ContextBuilder::wait) for its processes, [`Error::NestedAtomic`] if it was
+    /// to wait for them within [`State::atomic`], which it does not, and what went wrong at the end of one. Everything is
+    /// stopped all the same.
     ///
     /// ```
     /// use zproc::{Context, Result};
@@ -448,12 +449,15 @@ impl Context {
         }
         let roll = std::mem::take(&mut *self.roll());
         let all = roll.all();
+        // First: what was not started would be started when nobody is left who ends it.
+        all.iter().for_each(|process| process.close());
         // Each step is taken whatever became of those before it: an error, as by a signal, ends the waiting and no more.
         let waited = match self.wait {
-            true => {
+            // With the writer lock in hand it could be for ever: what they wait for may be that.
+            true => check_not_in_atomic().and_then(|()| {
                 let mut started = all.iter().filter(|process| process.is_started());
                 started.try_for_each(|process| process.wait(Deadline::never(), true).map(drop))
-            }
+            }),
             false => Ok(()),
         };
         self.tasks.clear();

@@ -377,6 +377,7 @@ impl Error {
 
 impl From<Box<dyn StdError + Send + Sync>> for Error {
     fn from(error: Box<dyn StdError + Send + Sync>) -> Self {
+        origin::forget(&*error);
         Self::Custom(error)
     }
 }

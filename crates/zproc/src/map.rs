@@ -114,7 +114,7 @@ impl<'c, 'p, F, M, I, A> MapBuilder<'c, 'p, F, M, I, A> {
         self
     }
 
-    /// Starts new workers, as many as there are to be, besides those that there are.
+    /// Starts new workers, as many as there are to be. Those that there are end, unless another map still needs them.
     ///
     /// ```
     /// use zproc::{Context, Result};
@@ -123,8 +123,10 @@ impl<'c, 'p, F, M, I, A> MapBuilder<'c, 'p, F, M, I, A> {
     ///     zproc::init();
     ///     let ctx = Context::new()?;
     ///     ctx.process_map(|n: u32| n, 0..10).count(1).start()?.for_each(drop);
+    ///     let old = ctx.workers()[0].pid();
     ///     ctx.process_map(|n: u32| n, 0..10).count(2).new_workers().start()?.for_each(drop);
-    ///     assert_eq!(ctx.workers().len(), 3);
+    ///     let living = ctx.workers().into_iter().filter(|worker| worker.is_alive() && worker.pid() != old);
+    ///     assert_eq!(living.count(), 2);
     ///     Ok(())
     /// }
     /// ```

@@ -1,24 +1,31 @@
 //! Where an error of one's own was made, for whoever reports it to another process.
 //!
 //! An error behind a `Box<dyn Error>` does not tell its type, and no error tells where it was made. In a child, which may
-//! have to report it, each thread remembers of the last errors that [`Error::other`](crate::Error::other) made: their
-//! address, type, place and backtrace. Elsewhere nothing is remembered, and it costs a look at a flag.
+//! have to report it, the last errors that [`Error::other`](crate::Error::other) made are remembered, on whichever thread:
+//! their address, type, place and backtrace. Elsewhere nothing is remembered, and it costs a look at a flag.
+//!
+//! An address may be used again, when the error there was handled and dropped. So what is made an [`Error`](crate::Error)
+//! without being noted has its address forgotten, and what is asked about must be as large as what was noted. Errors without
+//! a size have no memory of their own, and so all the same address: of those the last of a thread counts.
 //!
 //! `map_err(Error::other)` calls it from inside of the standard library, whose place says nothing. Then the place is that of
 //! the first call in the backtrace that is the user's, which takes a while to find: so for the first few such errors only.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use shm_state::PerProcess;
 
 /// Whether errors are to be remembered: in children.
 static WANTED: AtomicBool = AtomicBool::new(false);
 
 /// So many are remembered.
-const MOST: usize = 8;
+const MOST: usize = 64;
 
 /// What is known of an error.
 #[derive(Clone, Debug)]
@@ -28,8 +35,34 @@ pub(crate) struct Origin {
     pub(crate) backtrace: Option<String>,
 }
 
-thread_local! {
-    static LAST: RefCell<VecDeque<(usize, Origin)>> = const { RefCell::new(VecDeque::new()) };
+/// An error in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    address: usize,
+    size: usize,
+    align: usize,
+}
+
+struct Kept {
+    place: Place,
+    thread: ThreadId,
+    origin: Origin,
+}
+
+/// In a plain fork a new one: another thread may have had the lock.
+static KEPT: PerProcess<Mutex<VecDeque<Kept>>> = PerProcess::new();
+
+fn kept() -> Option<MutexGuard<'static, VecDeque<Kept>>> {
+    let kept = KEPT.get().ok()?;
+    Some(kept.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn place(error: &(dyn StdError + Send + Sync)) -> Place {
+    Place {
+        address: (&raw const *error).addr(),
+        size: size_of_val(error),
+        align: align_of_val(error),
+    }
 }
 
 /// Has errors remembered from now on.
@@ -60,13 +93,27 @@ fn keep<E>(error: &(dyn StdError + Send + Sync), location: &Location<'_>) {
         location,
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
     };
-    LAST.with_borrow_mut(|last| {
-        last.retain(|(at, _)| *at != address(error));
-        if last.len() == MOST {
-            last.pop_front();
-        }
-        last.push_back((address(error), origin));
-    });
+    let (place, thread) = (place(error), std::thread::current().id());
+    let Some(mut kept) = kept() else { return };
+    remove(&mut kept, place, thread);
+    if kept.len() == MOST {
+        kept.pop_front();
+    }
+    kept.push_back(Kept { place, thread, origin });
+}
+
+/// Takes note that an error was made whose origin is not known.
+pub(crate) fn forget(error: &(dyn StdError + Send + Sync)) {
+    if WANTED.load(Ordering::Relaxed)
+        && let Some(mut kept) = kept()
+    {
+        remove(&mut kept, place(error), std::thread::current().id());
+    }
+}
+
+/// Nothing else can be at the address now, unless it has no size.
+fn remove(kept: &mut VecDeque<Kept>, place: Place, thread: ThreadId) {
+    kept.retain(|one| one.place.address != place.address || place.size == 0 && one.thread != thread);
 }
 
 /// Where the sources of the standard library are, as the compiler tells.
@@ -87,16 +134,14 @@ fn place_in(backtrace: &str) -> Option<String> {
     Some(place.trim_start_matches("./").to_owned())
 }
 
-/// What is known of an error that this thread made.
+/// What is known of an error.
 pub(crate) fn of(error: &(dyn StdError + Send + Sync)) -> Option<Origin> {
-    LAST.with_borrow(|last| {
-        let known = last.iter().rev().find(|(at, _)| *at == address(error));
-        known.map(|(_, origin)| origin.clone())
-    })
-}
-
-fn address(error: &(dyn StdError + Send + Sync)) -> usize {
-    (&raw const *error).addr()
+    let (place, thread) = (place(error), std::thread::current().id());
+    let kept = kept()?;
+    let known = kept.iter().rev().filter(|one| one.place == place);
+    // Own ones first: see the header of those without a size.
+    let known = known.min_by_key(|one| one.thread != thread);
+    known.map(|one| one.origin.clone())
 }
 
 #[cfg(test)]

@@ -32,8 +32,7 @@ pub(crate) use job::Job;
 pub use retry::Retry;
 pub use settings::{Backend, ProcessSettings};
 pub(crate) use settings::{Restart, settings};
-use supervised::Ended;
-pub(crate) use supervised::Supervised;
+pub(crate) use supervised::{Ended, Supervised};
 pub use target::{Arguments, Fallible, Given, Missing, Plain, Target, WithContext, WithNothing, WithState};
 pub(crate) use target::{Call, Targets, carry, from_bytes, to_bytes};
 
@@ -80,7 +79,7 @@ impl<T: DeserializeOwned + 'static> Process<T> {
     /// process id.
     ///
     /// # Errors
-    /// [`Error::Process`] if it was started already, those of the system.
+    /// [`Error::Process`] if it was started already, [`Error::Closed`] if its context has ended, those of the system.
     ///
     /// ```
     /// use zproc::{Context, Error, Result};
@@ -103,8 +102,11 @@ impl<T: DeserializeOwned + 'static> Process<T> {
     /// Waits for the process to end, and returns what its target returned. It may be called again, and by several threads.
     ///
     /// # Errors
-    /// [`Error::ProcessWait`] if the target failed, panicked, or was killed; [`Error::Process`] if it was never started;
-    /// [`Error::Signal`].
+    /// [`Error::ProcessWait`] if the target failed, panicked, or was killed; [`Error::Process`] if it was not started yet, and
+    /// [`Error::Closed`] if it cannot be any more; [`Error::Signal`].
+    ///
+    /// The value counts if the process ended by itself: one that a signal ends behind its target, as on its way out, was
+    /// killed.
     ///
     /// ```
     /// use zproc::{Context, Error, Result, signals::SIGABRT};

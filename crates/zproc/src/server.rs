@@ -42,8 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// root), who know the secret key if there is one. From then on the server is out of the way: nothing that a client does
 /// with the state needs it any more, and when it ends, however that is, no client is disturbed.
 ///
-/// It is stopped, and its socket removed, by [`Server::stop`], or when this value is dropped. A socket that a killed server
-/// left behind is taken over by the next one.
+/// It is stopped, and its socket removed, by [`Server::stop`], or when this value is dropped. One that is a process does so by
+/// itself when this process ends in any other way. A socket that a killed server left behind is taken over by the next one,
+/// or removed by the next that listens at an address which nobody has chosen.
 ///
 /// ```
 /// use zproc::{Backend, State};
@@ -264,6 +265,9 @@ impl ServerBuilder {
             }
             place => (path, place?),
         };
+        if !wanted {
+            place::sweep(&path);
+        }
         // Not before it is sure that it can be served.
         let state = match self.source {
             Source::Anonymous => State::anonymous(),

@@ -80,6 +80,8 @@ pub struct Watch<'s> {
     live: bool,
     duplicates: bool,
     timeout: Option<Duration>,
+    /// No update behind this one is looked at by a watcher for changes.
+    last: Option<u64>,
 }
 
 /// Settings.
@@ -93,6 +95,7 @@ impl<'s> Watch<'s> {
             live: false,
             duplicates: false,
             timeout: None,
+            last: None,
         }
     }
 
@@ -516,7 +519,10 @@ impl<'s> Watch<'s> {
         let _in_time = self.in_time();
         let log = Log::new(self.watcher, sought)?;
         changes.start(&log);
-        let result = self.wait(&sought.subject, cancel, |until| changes.next(&log, until, &take));
+        let last = self.last.unwrap_or(u64::MAX);
+        let result = self.wait(&sought.subject, cancel, |until| {
+            changes.next(&log, until.min(last), &take)
+        });
         if matches!(result, Err(Error::Timeout | Error::Cancelled | Error::Signal { .. })) {
             changes.gave_up(&log);
         }

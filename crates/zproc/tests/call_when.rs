@@ -114,7 +114,8 @@ fn every_condition_calls_when_it_holds() {
                     .args("n".into())
                     .start()
             },
-            &[5, 6],
+            // It watches all keys: it holds once more for the last update.
+            &[5, 6, 6],
         ),
         (|ctx| ctx.call_when_none("m", note).args("n".into()).start(), &[6]),
     ];
@@ -125,9 +126,9 @@ fn every_condition_calls_when_it_holds() {
             ctx.state().insert("n", n).unwrap();
         }
         ctx.state().insert("m", None::<i64>).unwrap();
-        // The closure watches all keys: it holds once more for the last update.
-        let seen = values(&notes(&ctx, expected.len()));
-        assert_eq!(&seen[..expected.len()], expected);
+        notes(&ctx, expected.len());
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(values(&notes(&ctx, expected.len())), expected);
         assert!(process.is_alive());
     }
 }
@@ -301,4 +302,84 @@ fn a_live_handler_passes_over_what_comes_meanwhile() {
     }
     let second: (u64, i64, u32) = seen.get(1u64).unwrap().unwrap();
     assert!(second.1 < 0, "{second:?}");
+}
+
+/// A run that was killed before it called the handler had taken note that it was called.
+#[test]
+fn a_condition_that_holds_already_is_tested_again_by_a_restart_that_comes_before_the_call() {
+    fn dies_once(now: &Snapshot<'_>) -> Result<bool> {
+        let mark = std::env::temp_dir().join(format!("zproc-dies-once-{}", nix::unistd::getppid()));
+        if std::fs::File::create_new(&mark).is_ok() {
+            std::process::abort();
+        }
+        Ok(now.get::<i64>("n")? == Some(5))
+    }
+    let mark = std::env::temp_dir().join(format!("zproc-dies-once-{}", std::process::id()));
+    let ctx = Context::new().unwrap();
+    ctx.state().insert("n", 5).unwrap();
+    let process = ctx.call_when(dies_once, note).args("n".into()).restart_for_any();
+    let process = process.restart_delay(Duration::from_millis(5)).start().unwrap();
+    let seen = notes(&ctx, 1);
+    let died = std::fs::remove_file(mark);
+    assert!(died.is_ok() && seen[0].1 == 5 && process.is_alive(), "{seen:?}");
+}
+
+/// As long as updates came faster than the test was done with them, there was always one more to look at.
+#[test]
+fn a_timeout_comes_however_many_updates_do_not_match() {
+    let state = Builder::anonymous()
+        .capacity(256 << 20)
+        .history(1 << 17, 64 << 20)
+        .create()
+        .unwrap();
+    let ctx = Context::builder().state(state).build().unwrap();
+    let slow = |_: &Snapshot<'_>| -> bool {
+        std::thread::sleep(Duration::from_millis(20));
+        false
+    };
+    let process = ctx.call_when(slow, note).args("n".into());
+    let process = process.timeout(Duration::from_millis(200)).start().unwrap();
+    let start = std::time::Instant::now();
+    while process.is_alive() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it goes on for ever");
+        ctx.state().insert("noise", start.elapsed().as_micros() as u64).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let error = process.wait().unwrap_err();
+    assert!(error.to_string().contains("zproc::Error::Timeout"), "{error}");
+}
+
+/// What a run was called with is not told again by the next, whichever signal ended it; what came meanwhile is.
+#[test]
+fn a_handler_that_is_killed_is_restarted_behind_the_update_that_killed_it() {
+    fn deadly(now: Snapshot<'_>, state: &State) -> Result<()> {
+        if now.get::<i64>("n")? == Some(3) {
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).map_err(Error::other)?;
+        }
+        note(now, state, "n".into())
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx
+        .call_when_change(["n"], deadly)
+        .restart_for([zproc::signals::SIGKILL]);
+    let process = process.restart_delay(Duration::from_millis(5)).start().unwrap();
+    for n in 1..=6 {
+        ctx.state().insert("n", n).unwrap();
+    }
+    let seen = notes(&ctx, 5);
+    assert_eq!(values(&seen), [1, 2, 4, 5, 6]);
+    assert!(seen[0].2 != seen[4].2 && process.is_alive());
+}
+
+#[test]
+fn a_handler_for_changes_of_no_keys_is_called_for_any() {
+    let ctx = Context::new().unwrap();
+    ctx.call_when_change([] as [&str; 0], note)
+        .args("n".into())
+        .start()
+        .unwrap();
+    ctx.state().insert("m", 1).unwrap();
+    ctx.state().insert("n", 2).unwrap();
+    ctx.state().remove("m").unwrap();
+    assert_eq!(values(&notes(&ctx, 3)), [-1, 2, 2]);
 }

@@ -302,10 +302,95 @@ fn a_context_over_a_server_has_the_address_of_that() {
 }
 
 #[test]
+fn a_child_opens_a_state_by_the_key_that_it_is_given_and_by_no_other() {
+    fn open(address: String, key: Option<String>) -> Result<i64> {
+        let builder = State::builder(&address);
+        let builder = match key {
+            Some(key) => builder.secret_key(key),
+            None => builder,
+        };
+        Ok(builder.open()?.get("cookies")?.unwrap_or(0))
+    }
+    let ctx = Context::builder().secret_key("open sesame").build().unwrap();
+    ctx.state().insert("cookies", 5).unwrap();
+    let opened = |key: Option<&str>| {
+        let args = (ctx.address().unwrap().to_owned(), key.map(str::to_owned));
+        ctx.process(open).args(args).start().unwrap().wait()
+    };
+    assert_eq!(opened(Some("open sesame")).unwrap(), 5);
+    for key in [Some("open barley"), None] {
+        let error = opened(key).unwrap_err();
+        assert!(error.to_string().contains("AccessDenied"), "{error}");
+    }
+}
+
+#[test]
 fn no_wait_nests_in_atomic() {
     let ctx = Context::new().unwrap();
     let process = ctx.process(|| 5).start().unwrap();
     let result = ctx.state().atomic(|_| process.wait());
     assert!(matches!(result, Err(Error::NestedAtomic)));
     assert_eq!(process.wait().unwrap(), 5);
+}
+
+/// It could be started when nobody was left who would stop it.
+#[test]
+fn what_is_not_started_before_its_context_ends_cannot_be_started_any_more() {
+    for cleanup in [true, false] {
+        let ctx = Context::builder().cleanup(cleanup).build().unwrap();
+        let later = ctx.process(double).args(2).deferred().unwrap();
+        drop(ctx);
+        for _ in 0..2 {
+            assert!(matches!(later.start(), Err(Error::Closed)), "{later:?}");
+        }
+        assert!(matches!(later.wait(), Err(Error::Closed)), "{later:?}");
+        assert!(matches!(later.stop(), Err(Error::Closed)), "{later:?}");
+        assert_eq!((later.pid(), later.exitcode(), later.is_alive()), (None, None, false));
+    }
+}
+
+/// A process that was started while others were being stopped had its whole grace, without being asked to end.
+#[test]
+fn a_process_that_is_started_while_all_are_stopped_is_asked_to_end_too() {
+    let ctx = Context::new().unwrap();
+    let stubborn = |state: State| -> Result<()> {
+        zproc::signal_to_error(SIGTERM)?;
+        state.insert("trapped", true)?;
+        std::thread::sleep(Duration::from_secs(600));
+        Ok(())
+    };
+    let first = ctx
+        .process(stubborn)
+        .stop_grace(Duration::from_secs(1))
+        .start()
+        .unwrap();
+    let grace = Duration::from_secs(40);
+    let later = ctx.process(sleep).stop_grace(grace).deferred().unwrap();
+    ctx.state().get_when_available("trapped").unwrap();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| ctx.stop_all().unwrap());
+        // When the first has been asked to end, the other was passed over.
+        std::thread::sleep(Duration::from_millis(300));
+        later.start().unwrap();
+        assert_eq!(stopping.join().unwrap(), [Some(-SIGKILL), Some(-SIGTERM)]);
+    });
+    assert!(start.elapsed() < grace / 2 && !first.is_alive());
+}
+
+/// A context that waits for its processes waited with the writer lock in hand.
+#[test]
+fn a_context_that_is_closed_in_atomic_waits_for_nobody() {
+    fn close_in_atomic(state: State) -> Result<()> {
+        let ctx = Context::builder().state(state.clone()).wait(true).build()?;
+        let child = ctx.process(sleep).start()?;
+        let mut ctx = Some(ctx);
+        let closed = state.atomic(|_| Ok(ctx.take().map(Context::close)))?;
+        assert!(matches!(closed, Some(Err(Error::NestedAtomic))), "{closed:?}");
+        assert!(!child.is_alive());
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    let process = ctx.process(close_in_atomic).start().unwrap();
+    process.wait_timeout(Duration::from_secs(30)).unwrap();
 }

@@ -582,3 +582,65 @@ fn load() -> u32 {
         .and_then(|load| load.parse().ok())
         .unwrap_or(1)
 }
+
+/// They were remembered by the thread that made them alone.
+#[test]
+fn an_error_that_another_thread_of_the_child_made_tells_type_and_place() {
+    fn made_elsewhere() -> Result<()> {
+        let thread = std::thread::spawn(|| Err(Error::other(std::io::Error::other("elsewhere"))));
+        thread.join().unwrap_or(Ok(()))
+    }
+    let ctx = Context::new().unwrap();
+    let Err(Error::ProcessWait {
+        source: Some(source), ..
+    }) = ctx.process(made_elsewhere).start().unwrap().wait()
+    else {
+        panic!("it does not fail")
+    };
+    assert_eq!(
+        (source.type_name(), source.message()),
+        ("std::io::error::Error", "elsewhere")
+    );
+    assert!(
+        source.location().is_some_and(|place| place.contains("process.rs")),
+        "{source:?}"
+    );
+}
+
+/// An error in the memory of one that was dropped was told with the type and the place of that.
+#[test]
+fn an_error_at_the_address_of_another_is_not_taken_for_it() {
+    #[derive(Debug)]
+    struct Number(#[allow(dead_code, reason = "it takes room")] u64);
+    impl std::fmt::Display for Number {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a number")
+        }
+    }
+    impl std::error::Error for Number {}
+    fn at_the_same_address() -> Result<()> {
+        type Any = Box<dyn std::error::Error + Send + Sync>;
+        for n in 0..1000 {
+            let dropped = Error::other(Number(n));
+            let Error::Custom(custom) = &dropped else {
+                unreachable!()
+            };
+            let address = (&raw const **custom).addr();
+            drop(dropped);
+            let other: Any = Box::new(Number(n + 1));
+            if (&raw const *other).addr() == address {
+                Err(other)?;
+            }
+        }
+        Ok(())
+    }
+    let ctx = Context::new().unwrap();
+    let failed = ctx.process(at_the_same_address).start().unwrap().wait();
+    let Err(Error::ProcessWait {
+        source: Some(source), ..
+    }) = failed
+    else {
+        panic!("no address was used again: {failed:?}")
+    };
+    assert_eq!((source.type_name(), source.location()), ("dyn std::error::Error", None));
+}

@@ -484,3 +484,99 @@ fn the_delay_is_waited_for() {
 fn pid<T>(process: &Process<T>) -> Pid {
     Pid::from_raw(process.pid().unwrap() as i32)
 }
+
+/// Aborts in its first run when it is told to.
+fn dies_once(state: State) -> Result<u32> {
+    let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+    if run == 1 {
+        state.get_when_available("die")?;
+        std::process::abort();
+    }
+    Ok(run)
+}
+
+/// One restart that failed, for want of descriptors, ended the process for good.
+#[test]
+fn a_restart_that_fails_counts_as_a_death_and_is_tried_again() {
+    fn short_of_descriptors(ctx: Context, gives_back: bool) -> Result<()> {
+        let restarts = if gives_back { None } else { Some(3) };
+        let process = ctx.process(dies_once).restart_for_any().restart_delay(SOON);
+        let process = process.max_restarts(restarts).start()?;
+        ctx.state().get_when_equal("runs", 1)?;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::other)?;
+        // The few that are below are open: there are no others.
+        setrlimit(Resource::RLIMIT_NOFILE, 4, hard).map_err(Error::other)?;
+        ctx.state().insert("die", true)?;
+        if gives_back {
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(process.is_alive(), "{:?}", process.wait());
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
+            assert_eq!(process.wait()?, 2);
+        } else {
+            let error = process.wait().map(drop).unwrap_err();
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(Error::other)?;
+            let text = error.to_string();
+            assert!(
+                text.contains("could not be restarted") && text.contains("3 times"),
+                "{text}"
+            );
+        }
+        Ok(())
+    }
+    for gives_back in [true, false] {
+        let ctx = Context::new().unwrap();
+        let outer = ctx.process(short_of_descriptors).args(gives_back).start().unwrap();
+        outer.wait_timeout(Duration::from_secs(60)).unwrap();
+    }
+}
+
+/// The keeper was about to start it: it is stopped, and not started once more.
+#[test]
+fn a_process_may_be_stopped_while_it_is_restarted() {
+    for pause in 0..30 {
+        let ctx = Context::new().unwrap();
+        let process = ctx
+            .process(|state: State| -> Result<()> {
+                state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+                std::process::abort()
+            })
+            .restart_for_any()
+            .restart_delay(Duration::ZERO)
+            .start()
+            .unwrap();
+        ctx.state().get_when_available("runs").unwrap();
+        std::thread::sleep(Duration::from_micros(300 * pause));
+        let code = process.stop().unwrap();
+        assert!([-SIGTERM, -SIGABRT].contains(&code), "{code}");
+        let last = runs(&ctx);
+        assert!(!process.is_alive());
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!((runs(&ctx), process.exitcode()), (last, Some(code)));
+    }
+}
+
+/// It ended the child until that had come to trap it, which is a while after `start` has returned.
+#[test]
+fn a_signal_that_is_retried_may_come_as_soon_as_the_process_is_started() {
+    fn wait(state: State) -> Result<(u32, String)> {
+        let run: u32 = state.atomic(|dict| dict.modify_or("runs", 0, |n: u32| n + 1))?;
+        if run < 2 {
+            state.get_when_available("never")?;
+        }
+        let status = std::fs::read_to_string("/proc/self/status").map_err(Error::other)?;
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        Ok((run, blocked.unwrap_or_default().trim().to_owned()))
+    }
+    for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+        for _ in 0..3 {
+            let ctx = Context::new().unwrap();
+            let process = ctx
+                .process(wait)
+                .retry_for(Retry::signal(signal as i32))
+                .retry_delay(SOON);
+            let process = process.start().unwrap();
+            kill(pid(&process), signal).unwrap();
+            assert_eq!(process.wait().unwrap(), (2, "0".repeat(16)), "{signal}");
+        }
+    }
+}

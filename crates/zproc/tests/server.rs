@@ -37,8 +37,12 @@ fn send(pid: u32, signal: Signal) {
 
 /// A signal only asks for it.
 fn stop(server: &Server) {
-    send(server.pid(), Signal::SIGSTOP);
-    eventually("it stops", || has_stopped(server.pid()));
+    stop_pid(server.pid());
+}
+
+fn stop_pid(pid: u32) {
+    send(pid, Signal::SIGSTOP);
+    eventually("it stops", || has_stopped(pid));
 }
 
 #[test]
@@ -135,8 +139,8 @@ fn a_server_that_is_a_process_ends_with_the_one_that_started_it() {
     eventually("nobody listens", || {
         matches!(State::open(&address), Err(Error::NoServer { .. }))
     });
-    std::fs::remove_file(address.strip_prefix("ipc://").unwrap()).unwrap();
-    std::fs::remove_file(format!("{}.lock", address.strip_prefix("ipc://").unwrap())).unwrap();
+    let path = PathBuf::from(address.strip_prefix("ipc://").unwrap());
+    assert!(files(&path).iter().all(|file| !file.exists()));
 }
 
 /// A child that a program forks plainly, and what it leaves.
@@ -609,5 +613,59 @@ fn keys_are_shown_by_nothing() {
     let ping = zproc::ping("ipc:///x").secret_key("open sesame");
     for text in [format!("{builder:?}"), format!("{server:?}"), format!("{ping:?}")] {
         assert!(!text.contains("sesame") && !text.contains("ey("), "{text}");
+    }
+}
+
+/// Where a server listens, and the lock file beside it.
+fn files(path: &Path) -> [PathBuf; 2] {
+    [path.to_owned(), format!("{}.lock", path.display()).into()]
+}
+
+/// A process with a server of its own; it is told which process serves, and where.
+fn starter(ctx: &Context) -> (zproc::Process<()>, u32, PathBuf) {
+    let process = ctx.process(|state: State| -> Result<()> {
+        let server = zproc::start_server().start()?;
+        state.insert("server", (server.pid(), path_of(&server).display().to_string()))?;
+        std::thread::sleep(HANG);
+        Ok(())
+    });
+    let process = process.start().unwrap();
+    let told = ctx.state().watch().timeout(HANG).get_when_available("server").unwrap();
+    let (pid, path): (u32, String) = told.get("server").unwrap().unwrap();
+    (process, pid, path.into())
+}
+
+/// Its files stayed, one pair for each of its lives.
+#[test]
+fn a_server_whose_parent_is_killed_removes_its_files() {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let ctx = Context::new().unwrap();
+        let (process, server, path) = starter(&ctx);
+        assert!(files(&path).iter().all(|file| file.exists()));
+        send(process.pid().unwrap(), signal);
+        let is_gone = || !Path::new(&format!("/proc/{server}")).exists() || is_zombie(server);
+        eventually("the server ends", is_gone);
+        eventually("its files are gone", || files(&path).iter().all(|file| !file.exists()));
+    }
+}
+
+#[test]
+fn what_a_killed_server_left_is_swept_by_the_next() {
+    for backend in BOTH {
+        let ctx = Context::new().unwrap();
+        let (process, server, path) = starter(&ctx);
+        // The one cannot remove them, and the other neither.
+        stop_pid(process.pid().unwrap());
+        send(server, Signal::SIGKILL);
+        eventually("the server ends", || is_zombie(server));
+        send(process.pid().unwrap(), Signal::SIGKILL);
+        assert!(process.wait().is_err());
+        let living = started(Backend::Thread);
+        let next = started(backend);
+        // Perhaps by that of another test, which is at it.
+        eventually("its files are gone", || files(&path).iter().all(|file| !file.exists()));
+        for server in [living, next] {
+            assert!(zproc::ping(server.address()).send().unwrap().is_some());
+        }
     }
 }

@@ -102,7 +102,8 @@ impl<M: 'static, H: Handler<M>> Run<Targets, H> for RunHandler<M> {
             let (standing, args): (Standing, Vec<u8>) = from_bytes("the watch of a handler", call.args)?;
             let state = call.home.state()?;
             let begins = call.home.begins_standing();
-            standing.run(&state, begins, |snapshot| {
+            let begun = || call.home.note_standing();
+            standing.run(&state, begins, begun, |snapshot| {
                 handler.handle(snapshot, &state, from_bytes("the arguments", &args)?)
             })?;
             to_bytes("the result", &())

@@ -20,11 +20,11 @@ use zproc_spawn::entry;
 use zproc_spawn::shared::Shared;
 use zproc_spawn::signal::{self, Bell};
 
-use super::ring::{LENGTH, MOST_WORKERS, Orders, Results, Ring, SLOTS};
+use super::ring::{LENGTH, MOST_WORKERS, Orders, PLACES, Results, Ring, SLOTS};
 use super::worker::{RunWorker, TaskOrders, Worker};
 use crate::error::{Error, Result};
 use crate::os::{self, failed};
-use crate::process::{Backend, Launch, ProcessSettings, Supervised, Targets, to_bytes};
+use crate::process::{Backend, Ended, Launch, ProcessSettings, Supervised, Targets, to_bytes};
 use crate::state::State;
 
 /// The workers of a context.
@@ -48,7 +48,7 @@ struct Pool {
     next_order: u64,
     tasks: HashMap<u32, Queue>,
     free: Vec<usize>,
-    /// Deaths since anything was achieved.
+    /// Deaths of workers that were at no chunk, since anything was achieved.
     barren: usize,
     closed: bool,
 }
@@ -73,11 +73,23 @@ struct Queue {
     chunks: VecDeque<Chunk>,
     /// Nobody takes its results any more.
     abandoned: bool,
+    /// Deaths of workers that were at one of its chunks, since anything of it was achieved.
+    barren: usize,
+    /// The last of them, once there were too many. No worker is given anything of it any more.
+    failed: Option<Arc<Ended>>,
 }
 
 enum Chunk {
     InSlot(usize),
-    Done(Finished),
+    /// It was collected, which may have failed.
+    Done(Result<Finished>),
+}
+
+impl Queue {
+    /// Whether workers may be given its chunks.
+    fn is_alive(&self) -> bool {
+        !self.abandoned && self.failed.is_none()
+    }
 }
 
 /// A chunk that was run.
@@ -102,7 +114,8 @@ const _: () = assert!(MOST_NEAR >= 2 * MOST_WORKERS && MOST_NEAR + MOST_BEHIND <
 const MOST_BEHIND: usize = 128;
 /// How long a wait for workers lasts until it begins anew.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// So many deaths in a row without any result, and for each worker, end a task: something is wrong with all workers.
+/// So many deaths in a row without any result, and for each worker, end a task: something is wrong with it, or with all
+/// workers if they were not at it.
 const MOST_BARREN: usize = 3;
 
 impl Workers {
@@ -145,23 +158,29 @@ impl Workers {
             return Err(Error::Closed);
         }
         self.tend_locked(&mut pool)?;
-        let alive = pool.alive();
-        pool.wanted = if new {
-            alive + count
-        } else if pool.tasks.values().all(|task| task.abandoned) {
-            count
-        } else {
-            alive.max(count)
+        let (alive, before) = (pool.alive(), pool.wanted);
+        let is_alone = !pool.tasks.values().any(Queue::is_alive);
+        pool.wanted = match (new, is_alone) {
+            (true, false) => alive + count,
+            (false, false) => alive.max(count),
+            (_, true) => count,
         };
         if pool.wanted > MOST_WORKERS {
-            return Err(Error::Process {
-                reason: format!(
-                    "{} workers were asked for: a context has {MOST_WORKERS} at most",
-                    pool.wanted
-                ),
-            });
+            let reason = format!(
+                "{} workers were asked for: a context has {MOST_WORKERS} at most",
+                pool.wanted
+            );
+            pool.wanted = before;
+            return Err(Error::Process { reason });
         }
-        self.adjust(&mut pool)?;
+        if new && is_alone {
+            pool.retire(alive);
+        }
+        if let Err(error) = self.adjust(&mut pool) {
+            // The tasks that there are go on with those that they have.
+            pool.wanted = before;
+            return Err(error);
+        }
         let pool = &mut *pool;
         let common = pool.common()?;
         let at = common
@@ -177,6 +196,8 @@ impl Workers {
             },
             chunks: VecDeque::new(),
             abandoned: false,
+            barren: 0,
+            failed: None,
         };
         pool.tasks.insert(pool.next_task, queue);
         Ok(pool.next_task)
@@ -192,7 +213,7 @@ impl Workers {
     /// Whether a task may have another chunk on its way.
     pub(super) fn has_room(&self, task: u32) -> bool {
         let mut pool = self.pool();
-        let workers = pool.members.len();
+        let workers = pool.alive();
         let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get(&task)) else {
             return false;
         };
@@ -211,6 +232,10 @@ impl Workers {
         let mut pool = self.pool();
         if pool.closed {
             return Err(Error::Closed);
+        }
+        if pool.tasks.get(&task).is_some_and(|queue| queue.failed.is_some()) {
+            // Whoever takes the results is told.
+            return Ok(false);
         }
         let Some(slot) = pool.find_slot(task) else {
             return Ok(false);
@@ -237,6 +262,9 @@ impl Workers {
         let (Some(common), Some(queue)) = (&pool.shared, pool.tasks.get_mut(&task)) else {
             return Ok(Front::Nothing);
         };
+        if let Some(ended) = &queue.failed {
+            return Err(died(ended));
+        }
         let slot = match queue.chunks.front() {
             None => return Ok(Front::Nothing),
             Some(Chunk::InSlot(slot)) if !common.ring.is_done(*slot) => return Ok(Front::Pending),
@@ -244,7 +272,7 @@ impl Workers {
             Some(Chunk::Done(_)) => None,
         };
         let finished = match (slot, queue.chunks.pop_front()) {
-            (None, Some(Chunk::Done(finished))) => finished,
+            (None, Some(Chunk::Done(finished))) => finished?,
             (Some(slot), _) => {
                 let collected = collect(&common.ring, slot);
                 pool.free.push(slot);
@@ -252,7 +280,7 @@ impl Workers {
             }
             _ => return Ok(Front::Nothing),
         };
-        pool.barren = 0;
+        (queue.barren, pool.barren) = (0, 0);
         Ok(Front::Finished(finished))
     }
 
@@ -268,59 +296,65 @@ impl Workers {
             .partition(|(ended, _)| ended.is_some());
         pool.members = left.into_iter().map(|(_, member)| member).collect();
         let mut last = None;
+        let limit = MOST_BARREN * (pool.wanted + 1);
         for (ended, member) in gone {
             let Some(ended) = ended else { continue };
             let mut last_words = [0; 16];
             last_words[..4].copy_from_slice(&ended.exit_code.to_le_bytes());
             last_words[4..8].copy_from_slice(&ended.pid.to_le_bytes());
+            let mut left = Vec::new();
             if let Some(common) = &pool.shared {
-                if common.ring.bury(member.id, &last_words) {
-                    pool.barren = 0;
-                }
+                left = common.ring.bury(member.id, &last_words);
                 // Who else waits has to look, too.
                 signal::ring(common.news.as_fd());
             }
-            if !member.retired {
+            if left.iter().any(|left| left.achieved) {
+                pool.barren = 0;
+            }
+            if left.is_empty() && !member.retired {
                 // One that did not even come to `init` says as much as a death of each: others will not do better.
                 pool.barren += if ended.began { 1 } else { pool.wanted + 1 };
-                last = Some(ended);
+                last = Some(Arc::clone(&ended));
+            }
+            for left in left {
+                let Some(queue) = pool.tasks.get_mut(&left.task) else {
+                    continue;
+                };
+                queue.barren = if left.achieved { 0 } else { queue.barren + 1 };
+                if queue.barren > limit && queue.failed.is_none() {
+                    queue.failed = Some(Arc::clone(&ended));
+                }
             }
         }
+        // Before others are started, which would go on with it.
+        pool.sweep();
         if let Some(ended) = last
-            && pool.barren > MOST_BARREN * (pool.wanted + 1)
+            && pool.barren > limit
         {
             pool.barren = 0;
-            return Err(Error::ProcessWait {
-                exit_code: ended.exit_code,
-                pid: ended.pid,
-                source: ended.value.as_ref().err().cloned().flatten(),
-            });
+            return Err(died(&ended));
         }
         pool.wanted = if pool.closed { 0 } else { pool.wanted };
-        if pool.alive() < pool.wanted {
-            self.adjust(pool)
-        } else {
-            Ok(())
+        if pool.alive() >= pool.wanted {
+            return Ok(());
+        }
+        match self.adjust(pool) {
+            // As when descriptors, memory or processes are short for a while. The next look tries again; until then the others
+            // do its part.
+            Err(error) if pool.alive() > 0 => {
+                tracing::warn!(target: "zproc", %error, "a worker could not be replaced yet");
+                Ok(())
+            }
+            adjusted => adjusted,
         }
     }
 
     /// Starts and retires workers until there are as many as are wanted.
     fn adjust(&self, pool: &mut Pool) -> Result<()> {
-        while pool.alive() > pool.wanted {
-            let Some(member) = pool.members.iter_mut().rev().find(|member| !member.retired) else {
-                break;
-            };
-            member.retired = true;
-            let place = member.place;
-            pool.common()?.ring.retire(place, true);
-        }
+        pool.retire(pool.alive().saturating_sub(pool.wanted));
         while pool.alive() < pool.wanted {
-            let places = 0..2 * MOST_WORKERS;
-            let place = places
-                .into_iter()
-                .find(|place| pool.members.iter().all(|member| member.place != *place));
-            let place = place
-                .filter(|place| *place < MOST_WORKERS)
+            let place = (0..PLACES)
+                .find(|place| pool.members.iter().all(|member| member.place != *place))
                 .ok_or_else(|| Error::Process {
                     reason: "too many workers are still at their last chunk: wait for results first".into(),
                 })?;
@@ -409,6 +443,9 @@ impl Workers {
             if let Some(common) = &pool.shared {
                 signal::ring(common.news.as_fd());
             }
+            // One that traps SIGTERM, or ignores it, ends by this: at once, or behind its chunk.
+            let all = pool.members.len();
+            pool.retire(all);
             std::mem::take(&mut pool.members)
         };
         let processes: Vec<_> = members.into_iter().map(|member| member.process).collect();
@@ -418,6 +455,16 @@ impl Workers {
     }
 }
 
+/// That a task ended because its workers do not live.
+fn died(ended: &Ended) -> Error {
+    Error::ProcessWait {
+        exit_code: ended.exit_code,
+        pid: ended.pid,
+        source: ended.value.as_ref().err().cloned().flatten(),
+    }
+}
+
+/// Takes what is in a slot, which is free then in any case.
 fn collect(ring: &Ring, slot: usize) -> Result<Finished> {
     let (count, took_ns) = ring.effort(slot);
     let results = ring.collect(slot);
@@ -431,6 +478,16 @@ fn collect(ring: &Ring, slot: usize) -> Result<Finished> {
 impl Pool {
     fn alive(&self) -> usize {
         self.members.iter().filter(|member| !member.retired).count()
+    }
+
+    /// Has so many workers end, the youngest first.
+    fn retire(&mut self, count: usize) {
+        let Some(common) = &self.shared else { return };
+        let youngest = self.members.iter_mut().rev().filter(|member| !member.retired);
+        for member in youngest.take(count) {
+            member.retired = true;
+            common.ring.retire(member.place, true);
+        }
     }
 
     fn common(&mut self) -> Result<&mut Common> {
@@ -454,22 +511,22 @@ impl Pool {
             for chunk in others.flat_map(|(_, queue)| &mut queue.chunks) {
                 if let Chunk::InSlot(slot) = *chunk
                     && common.ring.is_done(slot)
-                    && let Ok(finished) = collect(&common.ring, slot)
                 {
+                    *chunk = Chunk::Done(collect(&common.ring, slot));
                     self.free.push(slot);
-                    *chunk = Chunk::Done(finished);
                 }
             }
         }
         self.free.last().copied()
     }
 
-    /// Frees the slots of abandoned tasks that are done, and forgets those that have none left.
+    /// Frees the slots of tasks that were abandoned, or have failed, as far as no worker is at them, and forgets the abandoned
+    /// that have none left.
     fn sweep(&mut self) {
         let Some(common) = &self.shared else { return };
         let free = &mut self.free;
         self.tasks.retain(|_, queue| {
-            if !queue.abandoned {
+            if queue.is_alive() {
                 return true;
             }
             queue.chunks.retain(|chunk| match chunk {
@@ -480,7 +537,7 @@ impl Pool {
                 Chunk::InSlot(_) => true,
                 Chunk::Done(_) => false,
             });
-            let goes = queue.chunks.is_empty();
+            let goes = queue.abandoned && queue.chunks.is_empty();
             if goes {
                 common.ring.punch_large(queue.orders.at, queue.orders.length);
             }

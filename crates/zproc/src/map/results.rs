@@ -184,13 +184,14 @@ where
         // At most twice as many as were tried, so that one that was quick by chance does not decide.
         self.size = ideal.min((self.size).max(count).saturating_mul(2)).max(1);
         self.done += u64::from(count);
+        // First: the callback may panic, and whoever catches that asks for these next.
+        self.current = Some(results);
         if let Some(progress) = &mut self.progress {
             progress(Progress {
                 done: self.done,
                 total: self.total,
             });
         }
-        self.current = Some(results);
     }
 
     /// The next chunk of results; `None` behind the last.

@@ -10,15 +10,19 @@
 //! ```
 //!
 //! **A worker** takes the ready slot with the lowest order. Before it runs an item it notes that it has `started` it, and
-//! behind it writes the result, its place in the table, and then that it is `finished`.
+//! behind it writes the result, its place in the table, and then that it is `finished`. One that is to end takes no other
+//! slot, not even one that was made ready before it was told: a task that asks for fewer workers is run by no more. The
+//! parent tells it before it makes a slot of that task ready; so it looks once more behind the compare-and-swap, and gives the
+//! slot back. Whatever woke it is passed on to another.
 //!
 //! **A worker that dies** leaves a slot that is claimed by it. The parent, once it knows that the process is gone, finds
 //! in the slot how far it came: what is finished counts, the item that was started is marked as lost (it is not run
 //! again: it may have had its effect, or be what killed the worker), and the rest is ready again. There is no counter of
 //! tickets that could be lost with a worker.
 //!
-//! **Large things**, which do not fit into a slot, lie in a file beside the memory, at offsets that are never used twice;
-//! what has been read is punched out of it.
+//! **Large things**, which do not fit into a slot, lie in a file beside the memory, at offsets that are never used twice.
+//! What has been read is punched out of it, and so is what nobody will read: results of a slot that is withdrawn, and one that
+//! a worker was writing when it died. It notes where that is before it writes.
 //!
 //! **Ordering.** What is in a slot is written before the state that hands it over (Release), and read after that was seen
 //! (Acquire). Workers sleep on `posted`, which they read before they look for a slot; the parent posts and then wakes.
@@ -43,6 +47,8 @@ pub(super) const MOST_ITEMS: u32 = 8192;
 const _: () = assert!(MOST_ITEMS as usize * (4 + LARGE) <= OUTPUT);
 /// Workers at once.
 pub(super) const MOST_WORKERS: usize = 256;
+/// Places for them: there are more, for those that are at their last chunk.
+pub(super) const PLACES: usize = 2 * MOST_WORKERS;
 
 // The header.
 const POSTED: usize = 0;
@@ -51,11 +57,11 @@ const LARGE_END: usize = 8;
 const USED: usize = 16;
 const RETIRED: usize = 64; // one word for each worker's place
 // State and order of each slot, side by side for who looks for a chunk.
-const STATES: usize = 2048;
+const STATES: usize = 4096;
 const STATE: usize = 16;
 const ORDER: usize = 8;
 const HEADER: usize = 16384;
-const _: () = assert!(RETIRED + 4 * MOST_WORKERS <= STATES && STATES + STATE * SLOTS <= HEADER);
+const _: () = assert!(RETIRED + 4 * PLACES <= STATES && STATES + STATE * SLOTS <= HEADER);
 
 // A slot.
 const COUNT: usize = 4;
@@ -68,6 +74,10 @@ const TOOK: usize = 40;
 const INPUT_AT: usize = 48;
 const ORDERS_AT: usize = 56;
 const ORDERS_LENGTH: usize = 64;
+// Where the worker puts a large result, noted before it does: offset, length, and for which item, plus one.
+const LARGE_AT: usize = 72;
+const LARGE_LENGTH: usize = 80;
+const LARGE_OF: usize = 88;
 const SLOT_HEADER: usize = 128;
 const SLOT: usize = SLOT_HEADER + INPUT + OUTPUT;
 pub(super) const LENGTH: usize = HEADER + SLOTS * SLOT;
@@ -104,6 +114,14 @@ pub(super) struct Orders {
     pub(super) task: u32,
     pub(super) at: u64,
     pub(super) length: u64,
+}
+
+/// What a worker left that is gone.
+pub(super) struct Left {
+    /// The task that it was at.
+    pub(super) task: u32,
+    /// Whether it had finished, or begun, an item of it.
+    pub(super) achieved: bool,
 }
 
 /// The results of a chunk.
@@ -170,11 +188,16 @@ impl Ring {
 
     /// Puts bytes into the large file; returns where.
     pub(super) fn put_large(&self, bytes: &[u8]) -> io::Result<u64> {
-        // Whole pages, so that they can be punched out. Relaxed: only the sum counts.
-        let length = (bytes.len() as u64).next_multiple_of(4096);
-        let at = self.memory.long(LARGE_END).fetch_add(length, Ordering::Relaxed);
+        let at = self.reserve_large(bytes.len());
         self.large.write_all_at(bytes, at)?;
         Ok(at)
+    }
+
+    /// A place in the large file for so many bytes.
+    fn reserve_large(&self, length: usize) -> u64 {
+        // Whole pages, so that they can be punched out. Relaxed: only the sum counts.
+        let length = (length as u64).next_multiple_of(4096);
+        self.memory.long(LARGE_END).fetch_add(length, Ordering::Relaxed)
     }
 
     /// Bytes of the large file. What a broken process tells of is not there.
@@ -210,6 +233,7 @@ impl Ring {
             (FIRST, 0),
             (STARTED, 0),
             (FINISHED, 0),
+            (LARGE_OF, 0),
             (INPUT_LENGTH, u32::try_from(input.len()).map_err(io::Error::other)?),
             (TASK, orders.task),
         ] {
@@ -247,10 +271,27 @@ impl Ring {
         (self.get(slot, COUNT), self.long(slot, TOOK).load(Ordering::Relaxed))
     }
 
-    /// Takes the results of a slot that is done, and frees it.
+    /// Takes the results of a slot that is done, and frees it, also if they cannot be read.
     pub(super) fn collect(&self, slot: usize) -> io::Result<Results> {
+        let results = self.results(slot, self.get(slot, COUNT));
+        self.free_input(slot);
+        self.state(slot).store(FREE, Ordering::Relaxed);
+        if results
+            .table
+            .iter()
+            .any(|entry| entry & ((1 << STATUS_BITS) - 1) == ELSEWHERE)
+        {
+            let fetched = self.fetch_large(results);
+            // Whatever of it could be read: the task ends by this.
+            return fetched.inspect_err(|_| self.free_large_results(slot));
+        }
+        Ok(results)
+    }
+
+    /// The results of the first items of a slot, as they lie there.
+    fn results(&self, slot: usize, items: u32) -> Results {
         let count = self.get(slot, COUNT).min(MOST_ITEMS);
-        let table: Vec<u32> = (0..count)
+        let table: Vec<u32> = (0..count.min(items))
             .map(|item| self.entry(slot, item).load(Ordering::Relaxed))
             .collect();
         let length: usize = table.iter().map(|entry| (entry >> STATUS_BITS) as usize).sum();
@@ -258,22 +299,24 @@ impl Ring {
         let room = OUTPUT - 4 * count as usize;
         self.memory
             .read(Self::output(slot, count), length.min(room), &mut bytes);
-        self.free_input(slot);
-        self.state(slot).store(FREE, Ordering::Relaxed);
-        let mut results = Results {
+        Results {
             table,
             bytes,
             next: 0,
             at: 0,
-        };
-        if results
-            .table
-            .iter()
-            .any(|entry| entry & ((1 << STATUS_BITS) - 1) == ELSEWHERE)
-        {
-            results = self.fetch_large(results)?;
         }
-        Ok(results)
+    }
+
+    /// Gives back what the results of a slot that nobody wants have in the large file.
+    fn free_large_results(&self, slot: usize) {
+        let mut results = self.results(slot, self.get(slot, FINISHED));
+        while let Some((status, bytes)) = results.next() {
+            if status == ELSEWHERE
+                && let Some((at, _, length)) = place_of(bytes)
+            {
+                self.punch_large(at, length);
+            }
+        }
     }
 
     fn free_input(&self, slot: usize) {
@@ -286,10 +329,8 @@ impl Ring {
     fn fetch_large(&self, mut results: Results) -> io::Result<Results> {
         let (mut table, mut all) = (Vec::new(), Vec::new());
         while let Some((status, bytes)) = results.next() {
-            let (status, bytes) = match (status, bytes.as_chunks::<8>().0) {
-                (ELSEWHERE, [at, entry]) => {
-                    let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
-                    let length = entry >> STATUS_BITS;
+            let (status, bytes) = match (status, place_of(bytes)) {
+                (ELSEWHERE, Some((at, status, length))) => {
                     if length > MOST_RESULT as u64 {
                         return Err(io::Error::other(format!(
                             "a worker tells of a result of {length} bytes"
@@ -297,10 +338,7 @@ impl Ring {
                     }
                     let bytes = self.get_large(at, length)?;
                     self.punch_large(at, length);
-                    (
-                        (entry & ((1 << STATUS_BITS) - 1)) as u32,
-                        std::borrow::Cow::Owned(bytes),
-                    )
+                    (status, std::borrow::Cow::Owned(bytes))
                 }
                 _ => (status, bytes.into()),
             };
@@ -315,10 +353,9 @@ impl Ring {
         })
     }
 
-    /// Deals with the slots of a worker that is gone: see the header.
-    /// Tells whether it had got anywhere.
-    pub(super) fn bury(&self, worker: u32, last_words: &[u8; LARGE]) -> bool {
-        let mut achieved = false;
+    /// Deals with the slots of a worker that is gone, and tells of them: see the header.
+    pub(super) fn bury(&self, worker: u32, last_words: &[u8; LARGE]) -> Vec<Left> {
+        let mut left = Vec::new();
         for slot in 0..SLOTS {
             // Acquire: with what it wrote before it took the slot; what it wrote since is there, because it is gone.
             if self.state(slot).load(Ordering::Acquire) != CLAIMED | worker << 2 {
@@ -326,13 +363,22 @@ impl Ring {
             }
             let (count, started) = (self.get(slot, COUNT).min(MOST_ITEMS), self.get(slot, STARTED));
             let mut first = self.slot(slot, FINISHED).load(Ordering::Acquire).min(count);
+            if self.get(slot, LARGE_OF) > first {
+                let at = self.long(slot, LARGE_AT).load(Ordering::Relaxed);
+                let length = self.long(slot, LARGE_LENGTH).load(Ordering::Relaxed);
+                self.punch_large(at, length.min(MOST_RESULT as u64));
+                self.set(slot, LARGE_OF, 0);
+            }
             if started > first && first < count {
                 let at = self.output_end(slot, first, count);
                 self.memory.write(at, last_words);
                 self.entry(slot, first).store(entry(LOST, LARGE), Ordering::Relaxed);
                 first += 1;
             }
-            achieved |= first > self.get(slot, FIRST);
+            left.push(Left {
+                task: self.get(slot, TASK),
+                achieved: first > self.get(slot, FIRST),
+            });
             self.set(slot, FIRST, first);
             self.set(slot, STARTED, first);
             self.set(slot, FINISHED, first);
@@ -342,7 +388,7 @@ impl Ring {
                 self.state(slot).store(DONE, Ordering::Relaxed);
             }
         }
-        achieved
+        left
     }
 
     /// Frees a slot whose results nobody wants, unless a worker is at it.
@@ -355,6 +401,8 @@ impl Ring {
                 .is_ok()
             {
                 self.free_input(slot);
+                // Also of one that is ready: a worker that died has left what it had finished.
+                self.free_large_results(slot);
                 return true;
             }
         }
@@ -373,26 +421,34 @@ impl Ring {
 
     /// Takes the next chunk; sleeps until there is one. `None` once the worker is to end.
     pub(super) fn claim(&self, worker: u32, place: usize) -> Option<usize> {
+        // Relaxed: what is posted behind it says so, see below.
+        let is_retired = || self.memory.word(RETIRED + 4 * place).load(Ordering::Relaxed) != 0;
         loop {
             // Acquire: before the look for slots; what is posted behind it moves the word.
             let seen = self.memory.word(POSTED).load(Ordering::Acquire);
+            if is_retired() {
+                // What woke this worker may have been meant for another.
+                self.wake(1);
+                return None;
+            }
             let order = |slot: &usize| self.order(*slot).load(Ordering::Relaxed);
             let used = (self.memory.word(USED).load(Ordering::Relaxed) as usize).min(SLOTS);
             let ready = (0..used).filter(|slot| self.state(*slot).load(Ordering::Relaxed) == READY);
             if let Some(slot) = ready.min_by_key(order) {
                 let state = self.state(slot);
-                // Acquire: with all that is in the slot.
+                // Acquire: with all that is in the slot, and with what the parent had told before it made the slot ready.
                 let claimed = CLAIMED | worker << 2;
                 if state
                     .compare_exchange(READY, claimed, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
                 {
+                    if is_retired() {
+                        self.make_ready(slot);
+                        return None;
+                    }
                     return Some(slot);
                 }
                 continue;
-            }
-            if self.memory.word(RETIRED + 4 * place).load(Ordering::Relaxed) != 0 {
-                return None;
             }
             shared::sleep(self.memory.word(POSTED), seen, Duration::from_secs(1));
         }
@@ -475,14 +531,27 @@ impl Ring {
     /// As [`Ring::finish`], for a result for which there is no room in the slot.
     #[cold]
     fn finish_elsewhere(&self, slot: usize, item: u32, at: usize, status: u32, bytes: &[u8]) -> io::Result<usize> {
+        let reserved = self.write_elsewhere(slot, item, bytes)?;
         let mut place = [0; LARGE];
-        place[..8].copy_from_slice(&self.put_large(bytes)?.to_le_bytes());
+        place[..8].copy_from_slice(&reserved.to_le_bytes());
         place[8..].copy_from_slice(&((bytes.len() as u64) << STATUS_BITS | u64::from(status)).to_le_bytes());
         self.memory.write(at, &place);
         self.entry(slot, item).store(entry(ELSEWHERE, LARGE), Ordering::Relaxed);
         // Release: as in `finish`.
         self.slot(slot, FINISHED).store(item + 1, Ordering::Release);
         Ok(at + LARGE)
+    }
+
+    /// Writes a large result, and before it where that is.
+    fn write_elsewhere(&self, slot: usize, item: u32, bytes: &[u8]) -> io::Result<u64> {
+        let reserved = self.reserve_large(bytes.len());
+        self.long(slot, LARGE_AT).store(reserved, Ordering::Relaxed);
+        self.long(slot, LARGE_LENGTH)
+            .store(bytes.len() as u64, Ordering::Relaxed);
+        // Release, as below: for the parent that finds the slot of a dead worker.
+        self.slot(slot, LARGE_OF).store(item + 1, Ordering::Release);
+        self.large.write_all_at(bytes, reserved)?;
+        Ok(reserved)
     }
 
     /// Hands a slot back.
@@ -494,6 +563,111 @@ impl Ring {
     }
 }
 
+/// Offset, status and length of what lies in the large file.
+fn place_of(bytes: &[u8]) -> Option<(u64, u32, u64)> {
+    match bytes.as_chunks::<8>().0 {
+        [at, entry] => {
+            let (at, entry) = (u64::from_le_bytes(*at), u64::from_le_bytes(*entry));
+            Some((at, (entry & ((1 << STATUS_BITS) - 1)) as u32, entry >> STATUS_BITS))
+        }
+        _ => None,
+    }
+}
+
 fn entry(status: u32, length: usize) -> u32 {
     (length as u32) << STATUS_BITS | status
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    const ORDERS: Orders = Orders {
+        task: 5,
+        at: 0,
+        length: 0,
+    };
+    const MIB: u64 = 1 << 20;
+
+    fn ring() -> Ring {
+        Ring {
+            memory: Shared::create("zproc-ring-test", LENGTH).unwrap(),
+            large: File::from(memfd_create("zproc-ring-test", MFdFlags::MFD_CLOEXEC).unwrap()),
+        }
+    }
+
+    /// Bytes of the large file that are in memory.
+    fn bytes(ring: &Ring) -> u64 {
+        ring.large.metadata().unwrap().blocks() * 512
+    }
+
+    /// A ring in whose first slot worker 7 is at `count` items, of which it has finished two with large results.
+    fn with_two_of(count: u32) -> Ring {
+        let ring = ring();
+        ring.post(0, ORDERS, 0, count, b"").unwrap();
+        assert_eq!(ring.claim(7, 0), Some(0));
+        let large = vec![1; MIB as usize];
+        for item in 0..2 {
+            ring.begin(0, item);
+            let at = ring.output_end(0, item, count);
+            ring.finish(0, (item, count), at, VALUE, &large, large.len()).unwrap();
+        }
+        assert_eq!(bytes(&ring), 2 * MIB);
+        ring
+    }
+
+    #[test]
+    fn what_a_dead_worker_was_writing_is_given_back_and_what_it_finished_when_nobody_wants_it() {
+        let ring = with_two_of(4);
+        ring.begin(0, 2);
+        ring.write_elsewhere(0, 2, &vec![2; MIB as usize]).unwrap();
+        assert_eq!(bytes(&ring), 3 * MIB);
+        let left = ring.bury(7, &[0; LARGE]);
+        assert!(matches!(
+            &left[..],
+            [Left {
+                task: 5,
+                achieved: true
+            }]
+        ));
+        assert_eq!(bytes(&ring), 2 * MIB);
+        assert!(ring.withdraw(0));
+        assert_eq!(bytes(&ring), 0);
+    }
+
+    #[test]
+    fn what_is_done_is_given_back_when_nobody_wants_it() {
+        let ring = with_two_of(2);
+        ring.hand_back(0, Duration::ZERO);
+        assert!(ring.withdraw(0) && bytes(&ring) == 0);
+        // What lies in the slot from before is not the next one's.
+        ring.post(0, ORDERS, 1, 2, b"").unwrap();
+        ring.put_large(&[3; 4096]).unwrap();
+        assert!(ring.withdraw(0) && bytes(&ring) == 4096);
+    }
+
+    #[test]
+    fn a_slot_that_cannot_be_read_is_free_all_the_same() {
+        let ring = with_two_of(2);
+        let beyond = (100 * MIB).to_le_bytes();
+        ring.memory.write(Ring::output(0, 2), &beyond);
+        ring.hand_back(0, Duration::ZERO);
+        assert!(ring.collect(0).is_err() && !ring.is_done(0) && !ring.withdraw(0));
+        assert_eq!(bytes(&ring), MIB, "where the first lies is not known");
+    }
+
+    #[test]
+    fn a_worker_that_is_to_end_takes_nothing_and_leaves_it_to_others() {
+        let ring = ring();
+        ring.retire(3, true);
+        ring.post(0, ORDERS, 0, 1, b"").unwrap();
+        assert_eq!((ring.claim(7, 3), ring.claim(8, 4)), (None, Some(0)));
+        ring.retire(3, false);
+        ring.post(1, ORDERS, 1, 1, b"").unwrap();
+        assert_eq!(ring.claim(9, 3), Some(1));
+    }
 }

@@ -107,22 +107,34 @@ impl<M: 'static, T: DeserializeOwned + 'static, F: MapTarget<M, T>> Run<Chunks, 
     type Pointer = fn();
 
     fn run(target: F, chunk: &mut Chunk<'_>) {
-        let args = from_bytes::<F::Args>("the arguments", chunk.args);
-        let state = F::STATEFUL.then(|| chunk.state()).transpose();
-        let (args, state) = match (args, state) {
-            (Ok(args), Ok(state)) => (args, state),
-            (Err(error), _) | (_, Err(error)) => return chunk.fail_rest(0, &error),
+        // To read is code of the user's, which may panic.
+        let args = match attempt(|| from_bytes::<F::Args>("the arguments", chunk.args)) {
+            Attempt::Returned(Ok(args)) => args,
+            Attempt::Returned(Err(error)) => return chunk.fail_rest(0, &error),
+            Attempt::Panicked(failure) => return chunk.fail_rest_by(0, &failure),
+            Attempt::Exited(code) => std::process::exit(code),
+        };
+        let state = match F::STATEFUL.then(|| chunk.state()).transpose() {
+            Ok(state) => state,
+            Err(error) => return chunk.fail_rest(0, &error),
         };
         let mut input = chunk.input;
         if chunk.first > 0 {
             // To get behind what was run already it has to be read. Should that kill this worker, too, the next item is lost
             // by it, so that it comes to an end.
             chunk.begin(chunk.first);
-            for _ in 0..chunk.first {
-                match postcard::take_from_bytes::<T>(input) {
-                    Ok((_, rest)) => input = rest,
-                    Err(error) => return chunk.fail_rest(chunk.first, &carry::<T>("an item", &error)),
+            let ended = attempt(|| {
+                for _ in 0..chunk.first {
+                    let read = postcard::take_from_bytes::<T>(input);
+                    input = read.map_err(|error| carry::<T>("an item", &error))?.1;
                 }
+                Ok(())
+            });
+            match ended {
+                Attempt::Returned(Ok(())) => {}
+                Attempt::Returned(Err(error)) => return chunk.fail_rest(chunk.first, &error),
+                Attempt::Panicked(failure) => return chunk.fail_rest_by(chunk.first, &failure),
+                Attempt::Exited(code) => std::process::exit(code),
             }
         }
         for number in chunk.first..chunk.count {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use shm_state::Deadline;
-use zproc_spawn::{entry, start};
+use zproc_spawn::{entry, signal, start};
 
 use super::job::{Job, Order, Outcome, Stage};
 use super::target::{Call, Targets};
@@ -179,6 +179,7 @@ pub struct Home {
     /// A standing watch has looked at the state where it began.
     standing: Cell<bool>,
     fds: Vec<RawFd>,
+    is_in_child: bool,
 }
 
 impl Home {
@@ -192,6 +193,7 @@ impl Home {
             standing: Cell::new(trail.as_ref().is_some_and(Trail::is_standing)),
             trail: trail.map(Arc::new),
             fds,
+            is_in_child: true,
         }
     }
 
@@ -205,6 +207,7 @@ impl Home {
             trail: None,
             standing: Cell::new(false),
             fds: Vec::new(),
+            is_in_child: false,
         }
     }
 
@@ -241,10 +244,15 @@ impl Home {
     }
 
     /// Whether a standing watch begins, and does not go on where an attempt before this one, or a process that died, has
-    /// begun it. It has begun from now on.
+    /// begun it.
     pub(crate) fn begins_standing(&self) -> bool {
+        !self.standing.get()
+    }
+
+    /// It has begun from now on.
+    pub(crate) fn note_standing(&self) {
         self.trail.iter().for_each(|trail| trail.note_standing());
-        !self.standing.replace(true)
+        self.standing.set(true);
     }
 
     /// Has the next state begin where the last one has got to.
@@ -324,15 +332,14 @@ fn run_with_retries(order: &Order, home: &Home) -> Done {
         code: FAILED,
     };
     let settings = &order.settings;
-    for signal in settings
-        .retry_for
-        .iter()
-        .flatten()
-        .filter_map(super::Retry::signal_number)
-    {
+    for signal in settings.retried_signals() {
         if let Err(error) = signals::signal_to_error(signal) {
             return failed(RemoteError::of_error(&error));
         }
+    }
+    if home.is_in_child {
+        // The parent has had them blocked until now. If that fails, they come when the target ends.
+        let _ = signal::set(settings.retried_signals()).thread_unblock();
     }
     let target = match entry::find::<Targets>(&order.target) {
         Ok(target) => target,

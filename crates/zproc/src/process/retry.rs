@@ -107,7 +107,8 @@ impl Retry {
         Self(How::Panic)
     }
 
-    /// A signal, which is made an [`Error::Signal`] for that ([`signal_to_error`](crate::signal_to_error)).
+    /// A signal, which is made an [`Error::Signal`] for that ([`signal_to_error`](crate::signal_to_error)). It may come as soon
+    /// as the process is started.
     ///
     /// ```
     /// let stubborn = zproc::Retry::signal(zproc::signals::SIGTERM);

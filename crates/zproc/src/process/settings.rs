@@ -118,6 +118,11 @@ impl ProcessSettings {
         self.stop_grace.unwrap_or(STOP_GRACE)
     }
 
+    /// The signals that the child traps, since it tries again after them.
+    pub(crate) fn retried_signals(&self) -> impl Iterator<Item = i32> {
+        self.retry_for.iter().flatten().filter_map(Retry::signal_number)
+    }
+
     /// How long to wait before a retry after so many; `None` if there is to be none.
     pub(crate) fn next_retry(&self, retries: u32) -> Option<Duration> {
         let most = self.max_retries.flatten().unwrap_or(u32::MAX);
@@ -259,7 +264,8 @@ macro_rules! settings {
             self
         }
 
-        /// How often the process is started again at most, in all; `None`, the default, for ever.
+        /// How often the process is started again at most, in all; `None`, the default, for ever. A start that fails, as for
+        /// want of memory, counts.
         ///
         /// ```
         /// let settings = zproc::ProcessSettings::new().restart_for_any().max_restarts(10);
@@ -305,10 +311,14 @@ mod tests {
     #[test]
     fn restarts_back_off_up_to_a_limit() {
         let settings = ProcessSettings::new().restart_for([9]).max_restarts(50);
-        let delays: Vec<_> = (0..3)
+        let delays: Vec<_> = (0..11)
             .map(|n| settings.next_restart(9, n, n).unwrap().as_millis())
             .collect();
-        assert_eq!(delays, [100, 200, 400]);
+        let doubled = [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600];
+        assert_eq!(delays, [&doubled[..], &[30_000; 2]].concat());
+        // Who asks for more than the limit at first gets that each time.
+        let long = settings.clone().restart_delay(2 * LONGEST_RESTART_DELAY);
+        assert!((0..5).all(|n| long.next_restart(9, n, n) == Some(2 * LONGEST_RESTART_DELAY)));
         assert_eq!(settings.next_restart(9, 49, 49), Some(LONGEST_RESTART_DELAY));
         assert_eq!(settings.next_restart(9, 50, 50), None);
         assert_eq!(settings.next_restart(11, 0, 0), None);

@@ -6,6 +6,8 @@
 //!                        └── resting
 //! ```
 //!
+//! One that is still deferred when its context ends is closed: it cannot be started any more.
+//!
 //! Nobody watches a process that nobody asks about: whoever waits polls its pidfd, and whoever finds that it has ended
 //! reaps it, reads the outcome and moves it on ([`Supervised::settle`]). One that is to be restarted, and one that is a
 //! thread, has a thread that does so (the *keeper*), and an eventfd that becomes readable at the end, for those who wait.
@@ -20,9 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use shm_state::Deadline;
 use zproc_spawn::exit::{self, Exit};
+use zproc_spawn::signal;
 use zproc_spawn::spawn::{self, Child};
 
 use super::builder::Launch;
@@ -65,6 +68,8 @@ struct Kept {
 
 enum Phase {
     Deferred,
+    /// Its context has ended before it was started.
+    Closed,
     Running(Arc<Run>),
     /// A thread runs the target.
     Thread,
@@ -72,8 +77,8 @@ enum Phase {
     Resting {
         pid: u32,
         exit_code: i32,
-        /// How often it was restarted in a row.
-        in_a_row: u32,
+        /// How often it was started again, or that failed, and how often in a row.
+        restarts: (u32, u32),
     },
     Ended(Arc<Ended>),
 }
@@ -153,10 +158,14 @@ impl Supervised {
 
     pub(crate) fn start(self: &Arc<Self>) -> Result<u32> {
         let mut phase = self.phase();
-        if !matches!(*phase, Phase::Deferred) {
-            return Err(Error::Process {
-                reason: format!("{} was started already: a process can be started once", self.name()),
-            });
+        match *phase {
+            Phase::Deferred => {}
+            Phase::Closed => return Err(Error::Closed),
+            _ => {
+                return Err(Error::Process {
+                    reason: format!("{} was started already: a process can be started once", self.name()),
+                });
+            }
         }
         let order = self.order(false)?;
         if self.launch.settings.backend_or_default() == Backend::Thread {
@@ -210,7 +219,8 @@ impl Supervised {
             job: job.as_fd(),
             keep: &keep,
             tied: self.launch.tied,
-            blocked: SigSet::empty(),
+            // Until it has come to trap them: it would be ended by what it is to try again after.
+            blocked: signal::set(self.launch.settings.retried_signals()),
         });
         let child = child.map_err(|source| failed("starting a process", source))?;
         Ok(Arc::new(Run {
@@ -274,27 +284,47 @@ impl Supervised {
                 _ => return,
             };
             let Some(delay) = delay else { continue };
-            let phase = self.tell_of_death(phase, delay);
-            if !self.rest(phase, delay) {
-                return;
-            }
-            if let Err(error) = self.restart(&run) {
-                let text = format!("it could not be restarted: {error}");
-                let mut phase = self.phase();
-                let (pid, exit_code) = match &*phase {
-                    Phase::Resting { pid, exit_code, .. } => (*pid, *exit_code),
-                    _ => return,
-                };
-                let ended = Ended {
-                    exit_code,
-                    pid,
-                    value: Err(Some(Box::new(RemoteError::of_process(text)))),
-                    began: true,
-                };
-                self.end(&mut phase, ended);
-                return;
+            let mut phase = self.tell_of_death(phase, delay);
+            let (mut delay, mut failures) = (delay, 0u32);
+            loop {
+                if !self.rest(phase, delay) {
+                    return;
+                }
+                let Err(error) = self.restart() else { break };
+                failures = failures.saturating_add(1);
+                phase = self.phase();
+                match self.next_try(&mut phase, failures, &error) {
+                    Some(next) => delay = next,
+                    None => return,
+                }
             }
         }
+    }
+
+    /// After a restart that failed, as for want of memory: counts it as a death. The time until the next try; `None` if it
+    /// is given up, or was stopped.
+    fn next_try(&self, phase: &mut Phase, failures: u32, error: &Error) -> Option<Duration> {
+        let Phase::Resting {
+            pid,
+            exit_code,
+            restarts,
+        } = phase
+        else {
+            return None;
+        };
+        *restarts = (restarts.0.saturating_add(1), restarts.1.saturating_add(1));
+        let next = self.launch.settings.next_restart(-*exit_code, restarts.0, restarts.1);
+        if next.is_none() {
+            let text = format!("it could not be restarted, {failures} times in a row: {error}");
+            let ended = Ended {
+                exit_code: *exit_code,
+                pid: *pid,
+                value: Err(Some(Box::new(RemoteError::of_process(text)))),
+                began: true,
+            };
+            self.end(phase, ended);
+        }
+        next
     }
 
     /// Tells those who listen, without the lock, that the process died. If one of them panics, that is theirs.
@@ -325,11 +355,11 @@ impl Supervised {
         false
     }
 
-    fn restart(&self, last: &Run) -> Result<()> {
+    fn restart(&self) -> Result<()> {
         let order = self.order(true)?;
         let mut phase = self.phase();
-        if let Phase::Resting { in_a_row, .. } = *phase {
-            let restarts = (last.restarts.0.saturating_add(1), in_a_row.saturating_add(1));
+        if let Phase::Resting { restarts, .. } = *phase {
+            let restarts = (restarts.0.saturating_add(1), restarts.1.saturating_add(1));
             *phase = Phase::Running(self.launch_child(&order, restarts)?);
         }
         Ok(())
@@ -363,7 +393,7 @@ impl Supervised {
             *phase = Phase::Resting {
                 pid,
                 exit_code,
-                in_a_row,
+                restarts: (restarts, in_a_row),
             };
             return Some(Some(delay));
         }
@@ -406,6 +436,7 @@ impl Supervised {
                             reason: format!("{} was not started: call start first", self.name()),
                         });
                     }
+                    Phase::Closed => return Err(Error::Closed),
                     Phase::Running(run) => Some(Arc::clone(run)),
                     Phase::Thread | Phase::Resting { .. } => None,
                 }
@@ -456,8 +487,9 @@ impl Supervised {
         let mut phase = self.phase();
         match &*phase {
             Phase::Running(run) => {
-                run.stopped.store(true, Ordering::Relaxed);
-                let _ = exit::send(&run.child, Signal::SIGTERM);
+                if !run.stopped.swap(true, Ordering::Relaxed) {
+                    let _ = exit::send(&run.child, Signal::SIGTERM);
+                }
             }
             Phase::Resting { pid, exit_code, .. } => {
                 let (pid, exit_code) = (*pid, *exit_code);
@@ -471,12 +503,14 @@ impl Supervised {
                     },
                 );
             }
-            Phase::Deferred | Phase::Thread | Phase::Ended(_) => {}
+            Phase::Deferred | Phase::Closed | Phase::Thread | Phase::Ended(_) => {}
         }
     }
 
     /// The second half of [`Supervised::stop`].
     pub(crate) fn finish_stop(&self, grace: Deadline) -> Result<i32> {
+        // Once more, in case that it was not started before.
+        self.ask_to_stop();
         match self.wait(grace, false) {
             Ok(ended) => return Ok(ended.exit_code),
             Err(Error::Timeout) => {}
@@ -513,7 +547,15 @@ impl Supervised {
 
     /// Whether it was started.
     pub(crate) fn is_started(&self) -> bool {
-        !matches!(*self.phase(), Phase::Deferred)
+        !matches!(*self.phase(), Phase::Deferred | Phase::Closed)
+    }
+
+    /// Has it never be started, if it was not.
+    pub(crate) fn close(&self) {
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Deferred) {
+            *phase = Phase::Closed;
+        }
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -524,7 +566,7 @@ impl Supervised {
         match &*phase {
             Phase::Running(run) => !self.is_over(run),
             Phase::Thread | Phase::Resting { .. } => true,
-            Phase::Deferred | Phase::Ended(_) => false,
+            Phase::Deferred | Phase::Closed | Phase::Ended(_) => false,
         }
     }
 
@@ -535,7 +577,7 @@ impl Supervised {
 
     pub(crate) fn pid(&self) -> Option<u32> {
         match &*self.phase() {
-            Phase::Deferred => None,
+            Phase::Deferred | Phase::Closed => None,
             Phase::Running(run) => Some(run.child.pid),
             Phase::Thread => Some(std::process::id()),
             Phase::Resting { pid, .. } => Some(*pid),

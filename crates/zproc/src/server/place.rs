@@ -8,6 +8,11 @@
 //! **The lock file** is removed, by who holds its lock, when the server stops. Who locks it meanwhile compares what is
 //! locked with what has the name, and begins anew if they differ.
 //!
+//! **Sweeping.** A server that was killed, with everybody who could have removed its files, leaves both. Whoever starts a
+//! server at an address that nobody has chosen looks at the other sockets in that directory, and removes those whose lock
+//! nobody holds: with the lock in hand, as one that takes the place over. So a lock may be taken for an instant by one who does
+//! not serve. A starter that finds the lock taken looks whether somebody listens, and tries again if not.
+//!
 //! **A server in a child** gets socket and lock by inheritance; its parent closes its own copies, so that the lock ends
 //! with the child.
 
@@ -17,6 +22,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
@@ -30,6 +36,10 @@ use crate::wire::socket as wire_socket;
 
 /// So many rounds are lost to servers that stop in between.
 const ROUNDS: u32 = 100;
+/// How long to wait for one who has the lock and does not listen.
+const ROUND: Duration = Duration::from_millis(1);
+/// So many files are looked at by who sweeps: there may be any number.
+const SWEPT: usize = 1024;
 /// Connections that wait to be accepted; the kernel takes less if it is set to.
 const BACKLOG: i32 = 1024;
 
@@ -45,14 +55,52 @@ pub(super) fn take(path: &Path) -> Result<Place> {
     if let Err(reason) = wire_socket::check_path(path) {
         return Err(Error::InvalidAddress { address, reason });
     }
-    let Some(lock) = try_lock(path, true)? else {
-        return Err(in_use(path));
-    };
+    let lock = lock(path)?;
     remove_dead(path)?;
     let listener = bind_at(path).map_err(|source| failed(&format!("binding {}", path.display()), source))?;
     let noted = (&lock).write_all(format!("{}\n", std::process::id()).as_bytes());
     noted.map_err(|source| failed("writing the lock file of a server", source))?;
     Ok(Place { listener, lock })
+}
+
+/// The lock of a place at which nobody serves.
+fn lock(path: &Path) -> Result<File> {
+    for _ in 0..ROUNDS {
+        if let Some(lock) = try_lock(path, true)? {
+            return Ok(lock);
+        }
+        match wire_socket::connect(path, Deadline::at_once()) {
+            // Who has the lock is about to listen, or is sweeping.
+            Err(error) if [ErrorKind::ConnectionRefused, ErrorKind::NotFound].contains(&error.kind()) => {
+                std::thread::sleep(ROUND);
+            }
+            _ => break,
+        }
+    }
+    Err(in_use(path))
+}
+
+/// Removes what servers have left beside `path` that were killed.
+pub(super) fn sweep(path: &Path) {
+    let Some(directory) = path.parent() else { return };
+    // What cannot be looked at, or removed, stays for the next.
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten().take(SWEPT) {
+        let name = entry.file_name();
+        let Some(socket) = name.to_str().and_then(|name| name.strip_suffix(".lock")) else {
+            continue;
+        };
+        let other = directory.join(socket);
+        if socket.ends_with(".sock")
+            && other != path
+            && let Ok(Some(lock)) = try_lock(&other, false)
+            && remove_dead(&other).is_ok()
+        {
+            remove_locked(&other, &lock);
+        }
+    }
 }
 
 /// Says in the lock file which process serves.
@@ -278,5 +326,58 @@ mod tests {
         let error = take(&path).err().expect("it is in use").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         remove_locked(&path, &place.lock);
+    }
+
+    #[test]
+    fn one_who_has_the_lock_and_does_not_serve_is_waited_for() {
+        let path = path("sweeper");
+        let lock = try_lock(&path, true).unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let starter = scope.spawn(|| take(&path));
+            std::thread::sleep(Duration::from_millis(10));
+            drop(lock);
+            let place = starter.join().unwrap().expect("nobody serves there");
+            remove_locked(&path, &place.lock);
+        });
+    }
+
+    #[test]
+    fn sweepers_remove_what_dead_servers_left_and_nothing_else() {
+        let directory = std::env::temp_dir().join(format!("zproc-sweep-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let at = |name: &str| directory.join(name);
+        let living = take(&at("living.sock")).unwrap();
+        drop(take(&at("dead.sock")).unwrap());
+        std::fs::write(at("lonely.sock.lock"), "5\n").unwrap();
+        // A program that knows nothing of locks has taken the place of one that did.
+        std::fs::write(at("foreign.sock.lock"), "5\n").unwrap();
+        let foreign = UnixListener::bind(at("foreign.sock")).unwrap();
+        for file in ["file.sock", "file.sock.lock", "notes.lock", "notes"] {
+            std::fs::write(at(file), "precious").unwrap();
+        }
+        let own = take(&at("own.sock")).unwrap();
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| drop(scope.spawn(|| sweep(&at("own.sock")))));
+        });
+        let mut left: Vec<String> = std::fs::read_dir(&directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort_unstable();
+        let expected = [
+            "file.sock",
+            "file.sock.lock",
+            "foreign.sock",
+            "foreign.sock.lock",
+            "living.sock",
+            "living.sock.lock",
+            "notes",
+            "notes.lock",
+            "own.sock",
+            "own.sock.lock",
+        ];
+        assert_eq!(left, expected);
+        drop((living, own, foreign));
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

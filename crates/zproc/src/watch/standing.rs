@@ -4,7 +4,8 @@
 //! called for the state at the cursor, if the condition holds for it, and then for each update that changes what the
 //! condition is about and after which it holds. The cursor is where the watch was made, in the parent; so the two together
 //! miss nothing and see nothing twice. A retry goes on at the cursor, and does not test the state there once more: it was
-//! tested, there or behind the update that the cursor stands at. So what the handler failed for is not told again.
+//! tested, there or behind the update that the cursor stands at. So what the handler failed for is not told again. Only a run
+//! that failed, or died, before that test was done leaves it to the next.
 
 use std::time::Duration;
 
@@ -131,11 +132,12 @@ impl Standing {
     }
 
     /// Calls the handler for ever; ends with its first error, or with that of a wait. `begins` unless it goes on where it was
-    /// ended by such an error.
+    /// ended by such an error; `begun` is called when the state at the cursor was tested, right before the handler is.
     pub(crate) fn run(
         &self,
         state: &State,
         begins: bool,
+        begun: impl FnOnce(),
         mut handle: impl FnMut(Snapshot<'_>) -> Result<()>,
     ) -> Result<()> {
         let subject = match &self.sought {
@@ -155,13 +157,20 @@ impl Standing {
                 true => None,
             };
             let now = now.map_or_else(|| state.snapshot(), Ok)?;
-            if test(&now)? {
+            let holds = test(&now)?;
+            begun();
+            if holds {
                 handle(now)?;
             }
         }
         loop {
             let deadline = self.timeout.map(Deadline::after);
+            watch.last = None;
             let found = loop {
+                if watch.last.is_none() && deadline.is_some_and(Deadline::passed) {
+                    // What comes from now on is too late. Before it there may be more than was looked at.
+                    watch.last = Some(state.seq()?);
+                }
                 watch.timeout = deadline.and_then(Deadline::remaining);
                 let next = watch.get_when_any_change()?;
                 if test(&next)? {
