@@ -15,7 +15,8 @@
 //! **Chaining.** Each [`install`] keeps what it finds installed, and the handler runs that. Somebody may have put a handler
 //! of their own over this one, which runs this one in turn; then a second install puts it on top once more, and it is run
 //! twice for a signal, the second time from its own chain. So it notes how deep a thread is in it: only the outermost
-//! counts, and each runs what the install before found. What is kept is never freed: a handler may run it at any time.
+//! counts, and each runs what the install before found. What is kept is never freed, since a handler may run it at any time,
+//! but is used again when the same is found again.
 //!
 //! **Polling.** Nobody reads the eventfd: each wait watches it by an epoll of its own, edge-triggered ([`Bell`]), so that
 //! no wait takes another's news.
@@ -46,13 +47,24 @@ static RING: AtomicI32 = AtomicI32::new(-1);
 static EVENT: OnceLock<EventFd> = OnceLock::new();
 /// What was there before the last [`install`]; set before the handler is installed.
 static PREVIOUS: [AtomicPtr<Previous>; MOST] = [const { AtomicPtr::new(null_mut()) }; MOST];
-/// Which signals are ours now. Held while handlers are changed.
-static INSTALLED: Mutex<[bool; MOST]> = Mutex::new([false; MOST]);
+/// Held while handlers are changed.
+static INSTALLED: Mutex<Installed> = Mutex::new(Installed {
+    ours: [false; MOST],
+    kept: Vec::new(),
+});
 
+struct Installed {
+    /// Which signals are ours now.
+    ours: [bool; MOST],
+    /// All that was ever kept.
+    kept: Vec<&'static Previous>,
+}
+
+/// What was there before an install. Not written to once it is published.
 struct Previous {
     action: libc::sigaction,
     /// What was there before the install before that.
-    older: *mut Previous,
+    older: Option<&'static Previous>,
 }
 
 thread_local! {
@@ -159,13 +171,13 @@ pub fn install(signal: i32) -> io::Result<()> {
     ACTIVE.store(true, Ordering::Relaxed);
     let before = action(signal, None)?;
     if !is_ours(&before) {
-        keep(number, before);
+        installed.keep(number, before);
         let mut ours = none();
         ours.sa_sigaction = handle as *const () as usize;
         ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
         action(signal, Some(&ours))?;
     }
-    installed[number] = true;
+    installed.ours[number] = true;
     Ok(())
 }
 
@@ -176,15 +188,15 @@ pub fn install(signal: i32) -> io::Result<()> {
 pub fn restore(signal: i32) -> io::Result<()> {
     let number = index(signal)?;
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_installed = std::mem::replace(&mut installed[number], false);
+    let is_installed = std::mem::replace(&mut installed.ours[number], false);
     let previous = previous(number, 0);
     if let Some(previous) = previous.filter(|_| is_installed)
         && is_ours(&action(signal, None)?)
     {
         action(signal, Some(&previous.action))?;
         // What is there now may run this handler, which then runs what was there before that.
-        if !previous.older.is_null() {
-            PREVIOUS[number].store(previous.older, Ordering::Release);
+        if let Some(older) = previous.older {
+            publish(number, older);
         }
     }
     // Others that are events stay so. What came until now is still told: that needs `is_active`, which costs little.
@@ -211,28 +223,50 @@ fn is_ours(action: &libc::sigaction) -> bool {
     action.sa_sigaction == handle as *const () as usize
 }
 
-/// Keeps what was there before, for the handler. Called with the lock of `INSTALLED`.
-fn keep(number: usize, action: libc::sigaction) {
-    if previous(number, 0).is_some_and(|kept| kept.action.sa_sigaction == action.sa_sigaction) {
-        // As when a signal is installed and restored again and again.
-        return;
+impl Installed {
+    /// Keeps what was there before, for the handler.
+    fn keep(&mut self, number: usize, action: libc::sigaction) {
+        let older = previous(number, 0);
+        if older.is_some_and(|kept| kept.action.sa_sigaction == action.sa_sigaction) {
+            // As when a signal is installed and restored again and again.
+            return;
+        }
+        let is_it = |kept: &&&'static Previous| {
+            let same_older = kept.older.map(std::ptr::from_ref) == older.map(std::ptr::from_ref);
+            same_older && is_same(&kept.action, &action)
+        };
+        // As when there are others who install and restore in between.
+        let kept = self.kept.iter().find(is_it).copied().unwrap_or_else(|| {
+            let new: &'static Previous = Box::leak(Box::new(Previous { action, older }));
+            self.kept.push(new);
+            new
+        });
+        publish(number, kept);
     }
-    let older = PREVIOUS[number].load(Ordering::Relaxed);
-    let kept = Box::into_raw(Box::new(Previous { action, older }));
+}
+
+fn is_same(one: &libc::sigaction, other: &libc::sigaction) -> bool {
+    // SAFETY: the system filled both.
+    let mask = |action: &libc::sigaction| unsafe { SigSet::from_sigset_t_unchecked(action.sa_mask) };
+    one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags && mask(one) == mask(other)
+}
+
+/// Has the handler run this one from now on.
+fn publish(number: usize, previous: &'static Previous) {
     // Release: with what it points to.
-    PREVIOUS[number].store(kept, Ordering::Release);
+    PREVIOUS[number].store(std::ptr::from_ref(previous).cast_mut(), Ordering::Release);
 }
 
 /// What was kept by the last [`install`], or so many before it.
 fn previous(number: usize, depth: u8) -> Option<&'static Previous> {
-    // Acquire pairs with the Release of `keep`.
-    let mut kept = PREVIOUS.get(number)?.load(Ordering::Acquire);
+    // Acquire pairs with the Release of `publish`.
+    let kept = PREVIOUS.get(number)?.load(Ordering::Acquire);
+    // SAFETY: null, or from a reference that stays, to what is not written to since it was published.
+    let mut kept = unsafe { kept.as_ref() }?;
     for _ in 0..depth {
-        // SAFETY: null, or from a box that is never freed, and that is not written to since it was published.
-        kept = unsafe { kept.as_ref() }?.older;
+        kept = kept.older?;
     }
-    // SAFETY: as above.
-    unsafe { kept.as_ref() }
+    Some(kept)
 }
 
 fn index(signal: i32) -> io::Result<usize> {
