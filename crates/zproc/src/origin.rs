@@ -81,7 +81,7 @@ pub(crate) fn note<E>(error: &(dyn StdError + Send + Sync)) {
 #[cold]
 fn keep<E>(error: &(dyn StdError + Send + Sync), location: &Location<'_>) {
     let backtrace = Backtrace::capture(); // if RUST_BACKTRACE asks for it
-    let location = if location.file().starts_with(STANDARD_LIBRARY) {
+    let location = if is_of_standard_library(location.file()) {
         (SOUGHT.fetch_add(1, Ordering::Relaxed) < MOST_SOUGHT)
             .then(|| place_in(&Backtrace::force_capture().to_string()))
             .flatten()
@@ -116,8 +116,12 @@ fn remove(kept: &mut VecDeque<Kept>, place: Place, thread: ThreadId) {
     kept.retain(|one| one.place.address != place.address || place.size == 0 && one.thread != thread);
 }
 
-/// Where the sources of the standard library are, as the compiler tells.
-const STANDARD_LIBRARY: &str = "/rustc/";
+/// Whether a file is one of the standard library, as the compiler tells; where its sources are installed, as with
+/// rust-analyzer, it tells of those.
+fn is_of_standard_library(file: &str) -> bool {
+    file.starts_with("/rustc/") || file.contains("/lib/rustlib/src/rust/library/")
+}
+
 /// For so many errors of a process the place is looked for in a backtrace.
 const MOST_SOUGHT: u32 = 32;
 static SOUGHT: AtomicU32 = AtomicU32::new(0);
@@ -128,7 +132,7 @@ static SOUGHT: AtomicU32 = AtomicU32::new(0);
 /// of a function that was inlined the backtrace of an optimised program knows no crate.
 fn place_in(backtrace: &str) -> Option<String> {
     let places = backtrace.lines().filter_map(|line| line.trim().strip_prefix("at "));
-    let mut of_rust = places.filter(|place| place.contains(".rs:") && !place.starts_with(STANDARD_LIBRARY));
+    let mut of_rust = places.filter(|place| place.contains(".rs:") && !is_of_standard_library(place));
     let (ours, _) = of_rust.next()?.split_once("origin.rs:")?;
     let place = of_rust.find(|place| !place.starts_with(ours))?;
     Some(place.trim_start_matches("./").to_owned())
@@ -153,6 +157,7 @@ mod tests {
         let calls = [
             "zproc::origin::keep\n at ./zproc/src/origin.rs:1:2",
             "core::ops::call\n at /rustc/5/ops.rs:1:2",
+            "core::ops::call_once\n at /home/me/.rustup/toolchains/stable/lib/rustlib/src/rust/library/core/src/ops.rs:1:2",
             "{impl#2}::other<E>\n at ./zproc/src/error.rs:3:4", // inlined
             "program::eat\n at ./src/main.rs:5:6",
             "zproc::process::child::run\n at ./zproc/src/process/child.rs:7:8",
