@@ -43,8 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// with the state needs it any more, and when it ends, however that is, no client is disturbed.
 ///
 /// It is stopped, and its socket removed, by [`Server::stop`], or when this value is dropped. One that is a process does so by
-/// itself when this process ends in any other way. A socket that a killed server left behind is taken over by the next one,
-/// or removed by the next that listens at an address which nobody has chosen.
+/// itself when this process ends in any other way, once it serves. A socket that a killed server left behind is taken over
+/// by the next one, or removed by the next that listens at an address which nobody has chosen.
 ///
 /// ```
 /// use zproc::{Backend, State};

@@ -171,6 +171,8 @@ fn with_everything(told: State) -> Result<()> {
             .into_iter()
             .flatten(),
     );
+    // It serves, and ends in order from then on.
+    ctx.ping()?.send()?;
     told.insert("family", (pids, ctx.address()?.to_owned()))?;
     results.for_each(drop);
     Ok(())

@@ -128,6 +128,8 @@ fn an_address_in_use_is_refused_and_that_of_a_killed_server_taken_over() {
 fn a_server_that_is_a_process_ends_with_the_one_that_started_it() {
     fn starter() -> Result<(u32, String)> {
         let server = zproc::start_server().start()?;
+        // From then on it ends in order; before, it is killed as every child is.
+        zproc::ping(server.address()).send()?;
         let told = (server.pid(), server.address().to_owned());
         std::mem::forget(server);
         Ok(told)
@@ -625,6 +627,8 @@ fn files(path: &Path) -> [PathBuf; 2] {
 fn starter(ctx: &Context) -> (zproc::Process<()>, u32, PathBuf) {
     let process = ctx.process(|state: State| -> Result<()> {
         let server = zproc::start_server().start()?;
+        // It serves, and ends in order from then on.
+        zproc::ping(server.address()).send()?;
         state.insert("server", (server.pid(), path_of(&server).display().to_string()))?;
         std::thread::sleep(HANG);
         Ok(())
