@@ -7,7 +7,7 @@
 //!
 //! The setting belongs to the open file description, so each child first opens its end anew, by `/proc/self/fd`.
 //!
-//! A child that has to put something in order before it ends asks for another signal, once it handles that ([`end_by`]).
+//! A child that has to put something in order before it ends asks for another signal, once it handles that (`end_by`).
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
