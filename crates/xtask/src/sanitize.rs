@@ -47,7 +47,7 @@ const SANITIZERS: [Sanitizer; 3] = [
         // Leaks are the next one's.
         options: (
             "ASAN_OPTIONS",
-            "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1",
+            "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1:handle_segv=0",
         ),
         with_std: false,
         skipped: &[
