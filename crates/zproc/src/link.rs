@@ -455,7 +455,7 @@ mod tests {
             ..Terms::default()
         };
         server.write_all(&frame(Kind::Busy, None)).unwrap();
-        let large = vec![7; 1 << 20];
+        let large = vec![7; 8 << 20];
         let put = Request::Put {
             key: (1, crate::wire::message::Bytes(b"key")),
             value: (1, crate::wire::message::Bytes(&large)),

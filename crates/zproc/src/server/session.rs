@@ -194,12 +194,20 @@ impl Session {
 
     fn get(&self, frames: &mut Frames, snapshot: u32, (tag, Bytes(key)): WireKey<'_>) -> Result<(), Wrong> {
         let key = KeyRef::new(tag, key);
-        let found = match snapshot {
-            NEWEST => self.namespace.get(&key)?,
-            snapshot => self.held(snapshot)?.with(|pinned| pinned.get(&key))?,
+        // From the engine's own buffer, which stays, and not from a new one.
+        let mut tell = |value: Option<(u16, Bytes<'_>)>| send(frames, &Reply::Value(value));
+        let told = match snapshot {
+            NEWEST => self
+                .namespace
+                .get_with(&key, |tag, bytes| tell(Some((tag, Bytes(bytes))))),
+            snapshot => self
+                .held(snapshot)?
+                .with(|pinned| pinned.get_with(&key, |tag, bytes| tell(Some((tag, Bytes(bytes)))))),
         };
-        let value = found.as_ref().map(|value| (value.tag(), Bytes(value.bytes())));
-        Ok(send(frames, &Reply::Value(value))?)
+        Ok(match told? {
+            Some(told) => told?,
+            None => tell(None)?,
+        })
     }
 
     fn entries(&self, frames: &mut Frames, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {

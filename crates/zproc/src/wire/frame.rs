@@ -43,7 +43,8 @@ const MAGIC: [u8; 2] = *b"zp";
 const PIECE: usize = 16 << 10;
 /// A frame that is late by this is received with a look at the clock before each call.
 const LATE: Duration = Duration::from_millis(100);
-pub(crate) const KEPT: usize = 256 << 10;
+/// Enough for a value of 1 MiB, which would otherwise meet new pages each time.
+pub(crate) const KEPT: usize = (1 << 20) + (64 << 10);
 
 /// Sends what there is room for, and does not end the process if the other side is gone.
 const AT_ONCE: MsgFlags = MsgFlags::MSG_NOSIGNAL.union(MsgFlags::MSG_DONTWAIT);
@@ -190,6 +191,9 @@ impl Frames {
     /// Sets the time limit of the socket.
     pub(crate) fn new(stream: Arc<UnixStream>) -> io::Result<Self> {
         stream.set_read_timeout(Some(FRAME_TIME))?;
+        // As much as the system allows of it: a frame that fits goes at once, where the other side would have to make room
+        // again and again.
+        nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::SndBuf, &KEPT)?;
         Ok(Self {
             _unshared: Unshared::new(stream.as_fd())?,
             stream,
