@@ -204,10 +204,11 @@ impl Session {
                 .held(snapshot)?
                 .with(|pinned| pinned.get_with(&key, |tag, bytes| tell(Some((tag, Bytes(bytes)))))),
         };
-        Ok(match told? {
+        match told? {
             Some(told) => told?,
             None => tell(None)?,
-        })
+        }
+        Ok(())
     }
 
     fn entries(&self, frames: &mut Frames, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {
