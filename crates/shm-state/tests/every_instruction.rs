@@ -5,7 +5,7 @@
 //! code that ships, as the compiler arranged it, after each machine instruction. `step/` has the parts; [`step::run`]
 //! says what is checked and when.
 //!
-//! A plain run is a sample: of a long operation only the first 60,000 instructions are stepped, and what changes memory
+//! A plain run is a sample: of a long operation only the first 30,000 instructions are stepped, and what changes memory
 //! is followed by checks less and less often. `ZPROC_STEP=all` leaves nothing out; `cargo xtask prove` does that with an
 //! optimised build and prints a table. `ZPROC_STEP_SEED` repeats a run.
 
@@ -38,9 +38,9 @@ fn load() -> Load {
     Load {
         all,
         seed: number_from_env(SEED).unwrap_or(u64::from(std::process::id())),
-        steps: if all { u64::MAX } else { 60_000 },
+        steps: if all { u64::MAX } else { 30_000 },
         kills: if all { 60 } else { 2 },
-        kill_steps: if all { 400_000 } else { 60_000 },
+        kill_steps: if all { 400_000 } else { 30_000 },
         enough: 10,
     }
 }
