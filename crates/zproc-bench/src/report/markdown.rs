@@ -141,47 +141,41 @@ fn in_full(unit: Unit, column: &Column) -> String {
 
 /// Several runs: medians, and how many times better ours is.
 fn side_by_side(unit: Unit, columns: &[Column]) -> String {
-    let names: Vec<&str> = columns.first().map_or(Vec::new(), |column| names_of(columns, column));
+    let medians = table(columns, |column, name| {
+        let spread = column.line(name).and_then(|line| line.spread());
+        let figure = spread.map_or("–".into(), |spread| unit.show(spread.median));
+        let ratio = ratio_to(unit, column, name).map_or(String::new(), |ratio| format!(" ({})", times(ratio.median)));
+        figure + &ratio
+    });
+    let spreads = table(columns, |column, name| {
+        let spread = column.line(name).and_then(|line| line.spread());
+        let range = |Spread { p10, p90, .. }| format!("{}–{}", unit.show(p10), unit.show(p90));
+        let ratio = ratio_to(unit, column, name).map_or(String::new(), |Spread { p10, p90, .. }| {
+            format!(" ({}–{})", times(p10), times(p90))
+        });
+        spread.map_or("–".into(), range) + &ratio
+    });
+    format!(
+        "{medians}\nMedians; in parentheses how many times better zproc is (below 1: worse).\n\n\
+         <details><summary>10th to 90th percentile</summary>\n\n{spreads}\n</details>\n\n"
+    )
+}
+
+/// A row for each rival, with a cell for each run.
+fn table(columns: &[Column], cell: impl Fn(&Column, &str) -> String) -> String {
     let mut text = String::from("| |");
     columns.iter().for_each(|column| _ = write!(text, " {} |", column.name));
     text += "\n|---|";
     columns.iter().for_each(|_| text += "---|");
     text.push('\n');
-    for name in names {
+    for name in columns.first().map_or(Vec::new(), |column| names_of(columns, column)) {
         let _ = write!(text, "| {} |", code(name));
-        for column in columns {
-            let spread = column.line(name).and_then(|line| line.spread());
-            let figure = spread.map_or("–".into(), |spread| unit.show(spread.median));
-            let ratio =
-                ratio_to(unit, column, name).map_or(String::new(), |ratio| format!(" ({})", times(ratio.median)));
-            let _ = write!(text, " {figure}{ratio} |");
-        }
+        columns
+            .iter()
+            .for_each(|column| _ = write!(text, " {} |", cell(column, name)));
         text.push('\n');
     }
-    text + "\nMedians; in parentheses how many times better zproc is (below 1: worse).\n\n" + &spreads(unit, columns)
-}
-
-/// The 10th and the 90th percentile of each, to be unfolded.
-fn spreads(unit: Unit, columns: &[Column]) -> String {
-    let names: Vec<&str> = columns.first().map_or(Vec::new(), |column| names_of(columns, column));
-    let mut text = String::from("<details><summary>10th to 90th percentile</summary>\n\n| |");
-    columns.iter().for_each(|column| _ = write!(text, " {} |", column.name));
-    text += "\n|---|";
-    columns.iter().for_each(|_| text += "---|");
-    text.push('\n');
-    for name in names {
-        let _ = write!(text, "| {} |", code(name));
-        for column in columns {
-            let spread = column.line(name).and_then(|line| line.spread());
-            let range = |Spread { p10, p90, .. }| format!("{}–{}", unit.show(p10), unit.show(p90));
-            let ratio = ratio_to(unit, column, name).map_or(String::new(), |Spread { p10, p90, .. }| {
-                format!(" ({}–{})", times(p10), times(p90))
-            });
-            let _ = write!(text, " {}{ratio} |", spread.map_or("–".into(), range));
-        }
-        text.push('\n');
-    }
-    text + "\n</details>\n\n"
+    text
 }
 
 fn names_of<'c>(columns: &'c [Column], first: &'c Column) -> Vec<&'c str> {
