@@ -10,9 +10,12 @@ use shm_state::{Deadline, PinInfo};
 
 use crate::error::{Error, Result};
 use crate::os::{failed, wait_readable};
-use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST, Wait};
-use crate::wire::message::{Challenge, Failure, Hello, LIST_MOST, Reply, Request, Welcome, decode, encode};
+use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST};
+use crate::wire::message::{
+    Challenge, Failure, Hello, LIST_MOST, Reply, Request, Welcome, decode, encode, encode_but_last,
+};
 use crate::wire::proof::{self, Key, Side};
+use crate::wire::receive::Wait;
 use crate::wire::{Frames, Kind, WireError, socket};
 
 /// How long it may take to connect.
@@ -66,7 +69,7 @@ impl Wake<'_> {
     fn wait(&self, frames: &Frames, deadline: Deadline, tells_signals: bool) -> Result<bool, Fault> {
         let fds = [frames.stream().as_fd(), self.fd];
         // What was received together with the frame before, the socket does not have any more.
-        let there = frames.has_more()
+        let there = frames.receiver.has_more()
             || wait_readable(&fds, deadline.sooner_of(FRAME_TIME), tells_signals).map_err(Fault::Left)?;
         (self.reason)().map_or(Ok(there), |error| Err(Fault::Left(error)))
     }
@@ -143,7 +146,7 @@ impl Link {
         let nonce = proof::random().map_err(|source| Refused::Error(failed("getrandom", source)))?;
         let has_key = key.is_some();
         let hello = Hello { nonce, has_key }.to_bytes();
-        frames.send(Kind::Hello, &hello).map_err(lost)?;
+        frames.sender.send(Kind::Hello, &hello).map_err(lost)?;
         let body = expect(&mut frames, Kind::Challenge, attempt, address)?;
         let challenge = Challenge::parse(body).map_err(lost)?;
         let denied = |reason: &str| Refused::Error(denied(address, reason.into()));
@@ -162,7 +165,7 @@ impl Link {
         }
         let prove = |key: &Key| key.prove(Side::Client, &nonce, &challenge.nonce);
         let proof = key.map_or([0; 32], prove);
-        frames.send(Kind::Proof, &proof).map_err(lost)?;
+        frames.sender.send(Kind::Proof, &proof).map_err(lost)?;
         let body = expect(&mut frames, Kind::Welcome, attempt, address)?;
         let welcome = Welcome::parse(body).map_err(lost)?;
         if let Some(key) = key
@@ -181,7 +184,7 @@ impl Link {
 
     /// Sends bytes, and returns whether the same bytes came back.
     pub(crate) fn echo(&mut self, payload: &[u8], deadline: Deadline) -> Result<bool> {
-        let sent = self.frames.send_by(deadline, Kind::Ping, |out| {
+        let sent = self.frames.sender.send_by(deadline, Kind::Ping, |out| {
             out.extend_from_slice(payload);
             Ok(())
         });
@@ -191,7 +194,7 @@ impl Link {
             sent => sent.map_err(|error| self.lost(error))?,
         }
         let wait = Wait::from(deadline).telling_signals(self.tells_signals);
-        match self.frames.receive(BODY_MOST, wait) {
+        match self.frames.receiver.receive(BODY_MOST, wait) {
             Ok((Kind::Pong, body)) => Ok(body == payload),
             Ok((found, body)) => Err(unexpected(&self.address, found, body, "a Pong")),
             Err(error) => Err(disconnected(&self.address, error)),
@@ -200,11 +203,14 @@ impl Link {
 
     /// Asks for the descriptor of the memory.
     pub(crate) fn ask_for_memory(&mut self, deadline: Deadline) -> Result<OwnedFd> {
-        let sent = self.frames.send_with(Kind::Request, |out| encode(&Request::Map, out));
+        let sent = self
+            .frames
+            .sender
+            .send_with(Kind::Request, |out| encode(&Request::Map, out));
         sent.map_err(|error| self.lost(error))?;
         let mut fd = None;
         let wait = Wait::from(deadline).telling_signals(self.tells_signals);
-        let reply = match self.frames.receive_with_fd(BODY_MOST, wait, &mut fd) {
+        let reply = match self.frames.receiver.receive_with_fd(BODY_MOST, wait, &mut fd) {
             Ok((Kind::Reply, body)) => decode(body).map_err(|error| disconnected(&self.address, error))?,
             Ok((found, body)) => return Err(unexpected(&self.address, found, body, "a Reply")),
             Err(error) => return Err(disconnected(&self.address, error)),
@@ -242,7 +248,10 @@ impl Link {
             }));
         }
         let deadline = terms.within.map_or(Deadline::never(), Deadline::after);
-        let sent = self.frames.send_by(deadline, Kind::Request, |out| encode(request, out));
+        let sent = self
+            .frames
+            .sender
+            .send_with_tail(deadline, Kind::Request, |out| encode_but_last(request, out));
         match sent {
             Ok(()) => {}
             // Nothing of it was sent.
@@ -265,7 +274,7 @@ impl Link {
             {
                 return Err(Fault::Lost(silent(&self.address, terms)));
             }
-            match self.frames.receive(BODY_MOST, wait) {
+            match self.frames.receiver.receive(BODY_MOST, wait) {
                 Ok((Kind::Busy, _)) => {}
                 Ok((Kind::Reply, body)) => {
                     return match decode(body) {
@@ -297,7 +306,7 @@ impl Link {
 
 /// The body of the next frame, which must be of this kind.
 fn expect<'f>(frames: &'f mut Frames, kind: Kind, attempt: &Attempt<'_>, address: &str) -> Result<&'f [u8], Refused> {
-    match frames.receive(HANDSHAKE_MOST, attempt.wait()) {
+    match frames.receiver.receive(HANDSHAKE_MOST, attempt.wait()) {
         Ok((found, body)) if found == kind => Ok(body),
         Ok((found, body)) => Err(Refused::Error(unexpected(
             address,

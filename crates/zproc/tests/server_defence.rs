@@ -75,6 +75,17 @@ fn proved(server: &Server) -> (UnixStream, Vec<u8>) {
     (stream, sent)
 }
 
+/// A connection of a session.
+fn session(server: &Server) -> UnixStream {
+    let (mut stream, _) = proved(server);
+    // No session, namespace "default", no identity, ordinary time, not read only.
+    let open = [&[1, 0, 7][..], b"default", &[0, 0, 0]].concat();
+    stream.write_all(&frame(REQUEST, &open)).unwrap();
+    let (kind, reply) = receive(&mut stream).unwrap();
+    assert_eq!((kind, reply[0]), (REPLY, 3));
+    stream
+}
+
 /// The next frame is a refusal, and then the connection is closed.
 #[track_caller]
 fn assert_refused(stream: &mut UnixStream, number: u8, says: &str) {
@@ -205,15 +216,6 @@ fn corrupt_frames_get_an_error_and_the_connection_closes() {
 #[test]
 fn requests_of_any_content_are_answered() {
     let server = locked();
-    let session = || {
-        let (mut stream, _) = proved(&server);
-        // No session, namespace "default", no identity, ordinary time, not read only.
-        let open = [&[1, 0, 7][..], b"default", &[0, 0, 0]].concat();
-        stream.write_all(&frame(REQUEST, &open)).unwrap();
-        let (kind, reply) = receive(&mut stream).unwrap();
-        assert_eq!((kind, reply[0]), (REPLY, 3));
-        stream
-    };
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         random ^= random << 13;
@@ -222,7 +224,7 @@ fn requests_of_any_content_are_answered() {
         random
     };
     let (mut replies, mut refusals) = (0, 0);
-    let mut stream = session();
+    let mut stream = session(&server);
     for _ in 0..3000 {
         let [a, b, c, d] = std::array::from_fn(|_| (next() % 6) as u8);
         let bit = (next() % 2) as u8;
@@ -235,7 +237,7 @@ fn requests_of_any_content_are_answered() {
             4 => vec![5, a, 1, b, c, d],
             5 => vec![6, bit, a],
             6 => vec![7, a],
-            7 => vec![8, a, 1, b, c, 2, d, d, 0],
+            7 => vec![8, a, 1, b, 0, c, 2, d, d],
             8 => vec![9, a, 1, b, 1, c, bit, 3, 0, b, 1, c, d, 1, a, 1, c, 1, a, 2, 0],
             _ => vec![11, a],
         };
@@ -249,7 +251,7 @@ fn requests_of_any_content_are_answered() {
             REFUSAL => {
                 refusals += 1;
                 assert_closed(&mut stream);
-                stream = session();
+                stream = session(&server);
             }
             kind => panic!("a frame of kind {kind}"),
         }
@@ -348,6 +350,26 @@ fn a_client_that_takes_no_answers_is_dropped() {
     let ping = frame(PING, &vec![0; 1 << 20]);
     // Until the server gives up on it, which closes the connection.
     while stream.write_all(&ping).is_ok() {}
+    assert_serves(&server);
+}
+
+/// It goes from the memory where it lies, which is not to be written to meanwhile: for as long as a frame may take.
+#[test]
+fn a_value_that_a_client_does_not_take_is_let_go() {
+    let server = locked();
+    let state = State::builder(server.address()).secret_key(KEY).open().unwrap();
+    state.insert("blob", vec![7u8; 8 << 20]).unwrap();
+    let pins = || state.status().unwrap().namespaces[0].pins.len();
+    assert_eq!(pins(), 0);
+    let mut stream = session(&server);
+    let get = [&[3, 0, 7, 4][..], b"blob"].concat();
+    stream.write_all(&frame(REQUEST, &get)).unwrap();
+    eventually("it is pinned", || pins() == 1);
+    eventually("it is pinned no longer", || pins() == 0);
+    // The client that was too slow has lost its connection, in the middle of the frame.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.len() < 8 << 20, "{}", rest.len());
     assert_serves(&server);
 }
 

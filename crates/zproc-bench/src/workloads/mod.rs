@@ -71,6 +71,7 @@ pub const WORKLOADS: &[Workload] = &[
     workload("get by size", false, values::get),
     workload("set by size", false, values::set),
     workload("request and reply", true, values::request_and_reply),
+    workload("request with a value", false, values::request_with_value),
     workload("increments", true, together::increments),
     workload("notify", true, notifying::notify),
     workload("watchers", false, crowd::watchers),

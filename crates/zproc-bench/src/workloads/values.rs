@@ -39,6 +39,18 @@ fn add_reader<R: Rival + 'static>(field: &mut Field, size: usize) {
     });
 }
 
+/// One that overwrites a value.
+fn add_writer<R: Rival + 'static>(field: &mut Field, size: usize) {
+    field.add::<R, _>(&[Operation::Bytes], &Contents::value(size), |rival, _| {
+        let mut client = R::Client::open(&rival.address());
+        let mut value = vec![9u8; size];
+        again_and_again(move || {
+            value[0] = value[0].wrapping_add(1);
+            client.set_bytes(VALUE, &value);
+        })
+    });
+}
+
 /// Reading a value.
 pub fn get(bench: &Bench) -> Group {
     let column = |(size, name): (usize, &'static str)| {
@@ -80,21 +92,32 @@ pub fn request_and_reply(bench: &Bench) -> Group {
     }
 }
 
-/// Overwriting a value.
-pub fn set(bench: &Bench) -> Group {
-    fn add<R: Rival + 'static>(field: &mut Field, size: usize) {
-        field.add::<R, _>(&[Operation::Bytes], &Contents::value(size), |rival, _| {
-            let mut client = R::Client::open(&rival.address());
-            let mut value = vec![9u8; size];
-            again_and_again(move || {
-                value[0] = value[0].wrapping_add(1);
-                client.set_bytes(VALUE, &value);
-            })
-        });
-    }
+/// Sending a value to a server.
+pub fn request_with_value(bench: &Bench) -> Group {
     let column = |(size, name): (usize, &'static str)| {
         let mut field = Field::new();
-        for_each_rival!(add(&mut field, size));
+        add_writer::<Served>(&mut field, size);
+        add_writer::<ZmqFaithful>(&mut field, size);
+        add_writer::<ZmqImproved>(&mut field, size);
+        add_writer::<Redis>(&mut field, size);
+        field.run(name, size as f64, bench.time(1200))
+    };
+    Group {
+        id: "request with a value",
+        title: "Request with a value, by size of the value",
+        text: "Overwriting bytes under one key, likewise. The designs over ZeroMQ publish each update; nobody has \
+               subscribed."
+            .into(),
+        unit: Unit::Time,
+        columns: SIZES.map(column).into(),
+    }
+}
+
+/// Overwriting a value.
+pub fn set(bench: &Bench) -> Group {
+    let column = |(size, name): (usize, &'static str)| {
+        let mut field = Field::new();
+        for_each_rival!(add_writer(&mut field, size));
         add_control(&mut field, size);
         field.run(name, size as f64, bench.time(1200))
     };

@@ -217,7 +217,7 @@ impl Guest<'_> {
             return;
         };
         let refuse = |frames: &mut Frames, failure: Failure| {
-            let _ = frames.send_with(Kind::Refusal, |out| encode(&failure, out));
+            let _ = frames.sender.send_with(Kind::Refusal, |out| encode(&failure, out));
         };
         match socket::peer(&*stream) {
             Ok((user, _)) if socket::is_trusted(user) => {}

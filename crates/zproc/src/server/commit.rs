@@ -10,7 +10,7 @@ use shm_state::{Deadline, Filter, Key, KeyRef, Namespace, Next};
 
 use super::accept::Shared;
 use super::session::{SLICE, Wrong, locked, own, still_busy};
-use crate::wire::Frames;
+use crate::wire::Sender;
 use crate::wire::message::{Bytes, Change, Commit, Reply};
 
 /// So many keys are compared one by one with those that updates change.
@@ -29,10 +29,10 @@ struct Validated {
 pub(super) fn commit(
     namespace: &Namespace,
     shared: &Shared,
-    frames: &mut Frames,
+    sender: &mut Sender,
     commit: &Commit<'_>,
 ) -> Result<Reply<'static>, Wrong> {
-    let (reply, validated) = validate_and_commit(namespace, shared, frames, commit)?;
+    let (reply, validated) = validate_and_commit(namespace, shared, sender, commit)?;
     let Validated {
         before_the_lock,
         under_the_lock,
@@ -44,7 +44,7 @@ pub(super) fn commit(
 fn validate_and_commit(
     namespace: &Namespace,
     shared: &Shared,
-    frames: &mut Frames,
+    sender: &mut Sender,
     commit: &Commit<'_>,
 ) -> Result<(Reply<'static>, Validated), Wrong> {
     let mut reads = Reads::of(commit);
@@ -60,11 +60,11 @@ fn validate_and_commit(
             break;
         }
         if slice.passed() {
-            still_busy(shared, frames)?;
+            still_busy(shared, sender)?;
             slice = Deadline::after(SLICE);
         }
     }
-    locked(shared, frames, commit.lock_ns, |deadline| {
+    locked(shared, sender, commit.lock_ns, |deadline| {
         // The lock may have been waited for.
         if reads.have_changed(namespace, namespace.seq())? {
             return Ok((Reply::Conflict, reads.validated(0)));
@@ -205,9 +205,9 @@ mod tests {
             };
             let commit_now = || {
                 let (server, _client) = UnixStream::pair().unwrap();
-                let mut frames = Frames::new(Arc::new(server)).unwrap();
+                let mut frames = crate::wire::Frames::new(Arc::new(server)).unwrap();
                 let client = shared.state.namespace_of("default", false).unwrap();
-                match validate_and_commit(&client, &shared, &mut frames, &commit) {
+                match validate_and_commit(&client, &shared, &mut frames.sender, &commit) {
                     Ok((Reply::Committed { changed, .. }, validated)) => (changed, validated),
                     Ok((other, _)) => panic!("{other:?}"),
                     Err(_) => panic!("it failed"),

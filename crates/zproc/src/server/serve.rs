@@ -7,10 +7,10 @@ use shm_state::Deadline;
 
 use super::accept::{Guest, Shared, protocol};
 use super::session::{self, Session};
-use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST, KEPT};
+use crate::wire::frame::{BODY_MOST, FRAME_TIME, HANDSHAKE_MOST};
 use crate::wire::message::{Challenge, Failure, Hello, PROOF, Reply, Request, Welcome, decode, encode};
 use crate::wire::proof::{self, Side};
-use crate::wire::{Frames, Kind, WireError};
+use crate::wire::{Frames, Kind, Sender, WireError};
 
 /// How a connection ends, but for a client that leaves in good order.
 pub(super) enum End {
@@ -33,25 +33,22 @@ impl From<WireError> for End {
 pub(super) fn serve(shared: &Shared, guest: &Guest<'_>, frames: &mut Frames) -> Result<(), End> {
     shake_hands(shared, guest, frames)?;
     let mut session: Option<Arc<Session>> = None;
-    let mut body = Vec::new();
     while !shared.is_stopping() {
         // A client may be silent for as long as it likes, between two frames.
-        let (kind, received) = frames.receive(BODY_MOST, Deadline::never())?;
-        // The buffer is needed for the answer.
-        body.clear();
-        body.extend_from_slice(received);
+        let (kind, body) = frames.receiver.receive(BODY_MOST, Deadline::never())?;
+        let sender = &mut frames.sender;
         match kind {
-            Kind::Ping => frames.send(Kind::Pong, &body)?,
-            Kind::Request => match (decode(&body)?, &session) {
-                (Request::Map, None) => hand_over(shared, frames)?,
+            Kind::Ping => sender.send(Kind::Pong, body)?,
+            Kind::Request => match (decode(body)?, &session) {
+                (Request::Map, None) => hand_over(shared, sender)?,
                 (Request::Open(open), None) => match Session::open(shared, &open) {
                     Ok((opened, seq)) => {
-                        session::send(frames, &opened.opened(seq))?;
+                        session::send(sender, &opened.opened(seq))?;
                         session = Some(opened);
                     }
-                    Err(failure) => session::send(frames, &Reply::Failed(failure))?,
+                    Err(failure) => session::send(sender, &Reply::Failed(failure))?,
                 },
-                (request, Some(session)) => session.answer(shared, frames, &request)?,
+                (request, Some(session)) => session.answer(shared, sender, &request)?,
                 (_, None) => {
                     return Err(End::Refused(Failure::Protocol(
                         "the connection is not one of a session".into(),
@@ -62,9 +59,6 @@ pub(super) fn serve(shared: &Shared, guest: &Guest<'_>, frames: &mut Frames) -> 
                 let expected = "a Ping or a Request";
                 return Err(WireError::Unexpected { found, expected }.into());
             }
-        }
-        if body.capacity() > KEPT {
-            body = Vec::new();
         }
     }
     Ok(())
@@ -78,7 +72,7 @@ fn shake_hands(shared: &Shared, guest: &Guest<'_>, frames: &mut Frames) -> Resul
         has_key: shared.key.is_some(),
         pid: shared.pid,
     };
-    frames.send(Kind::Challenge, &challenge.to_bytes())?;
+    frames.sender.send(Kind::Challenge, &challenge.to_bytes())?;
     let found = expect(frames, Kind::Proof, "a Proof")?;
     let found: [u8; PROOF] = found
         .try_into()
@@ -94,25 +88,27 @@ fn shake_hands(shared: &Shared, guest: &Guest<'_>, frames: &mut Frames) -> Resul
     };
     guest.becomes_client().map_err(End::Refused)?;
     let arena = shared.arena_file();
-    frames.send(Kind::Welcome, &Welcome { proof, arena }.to_bytes())?;
+    frames
+        .sender
+        .send(Kind::Welcome, &Welcome { proof, arena }.to_bytes())?;
     Ok(())
 }
 
 fn expect<'f>(frames: &'f mut Frames, kind: Kind, expected: &'static str) -> Result<&'f [u8], WireError> {
-    match frames.receive(HANDSHAKE_MOST, Deadline::after(FRAME_TIME))? {
+    match frames.receiver.receive(HANDSHAKE_MOST, Deadline::after(FRAME_TIME))? {
         (found, body) if found == kind => Ok(body),
         (found, _) => Err(WireError::Unexpected { found, expected }),
     }
 }
 
 /// Gives the client the memory.
-fn hand_over(shared: &Shared, frames: &mut Frames) -> Result<(), WireError> {
+fn hand_over(shared: &Shared, sender: &mut Sender) -> Result<(), WireError> {
     let fd: Option<BorrowedFd<'_>> = shared.state.fd();
     match fd {
-        Some(fd) => frames.send_with_fd(Kind::Reply, fd, |out| encode(&Reply::Mapped, out)),
+        Some(fd) => sender.send_with_fd(Kind::Reply, fd, |out| encode(&Reply::Mapped, out)),
         None => {
             let failure = Failure::Other("its memory has no descriptor that could be handed over".into());
-            frames.send_with(Kind::Reply, |out| encode(&Reply::Failed(failure), out))
+            sender.send_with(Kind::Reply, |out| encode(&Reply::Failed(failure), out))
         }
     }
 }

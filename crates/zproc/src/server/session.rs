@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Position, Strategy};
+use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Pinned, Position, Strategy};
 
 use super::accept::{Shared, protocol};
 use super::commit;
@@ -22,9 +22,9 @@ use crate::error::Error;
 use crate::os::quiet_thread;
 use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
-    Bytes, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, encode,
+    Bytes, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, encode_but_last,
 };
-use crate::wire::{Frames, Kind, WireError, proof};
+use crate::wire::{Kind, Sender, WireError, proof};
 
 /// Snapshots of one session.
 const SNAPSHOTS: usize = 1024;
@@ -134,16 +134,16 @@ impl Session {
         }
     }
 
-    /// Answers a request. It was copied out of the buffer of `frames`.
-    pub(super) fn answer(&self, shared: &Shared, frames: &mut Frames, request: &Request<'_>) -> Result<(), End> {
-        match self.reply(shared, frames, request) {
+    /// Answers a request.
+    pub(super) fn answer(&self, shared: &Shared, sender: &mut Sender, request: &Request<'_>) -> Result<(), End> {
+        match self.reply(shared, sender, request) {
             Ok(()) => Ok(()),
-            Err(Wrong::Failed(failure)) => Ok(send(frames, &Reply::Failed(failure))?),
+            Err(Wrong::Failed(failure)) => Ok(send(sender, &Reply::Failed(failure))?),
             Err(Wrong::End(end)) => Err(end),
         }
     }
 
-    fn reply(&self, shared: &Shared, frames: &mut Frames, request: &Request<'_>) -> Result<(), Wrong> {
+    fn reply(&self, shared: &Shared, sender: &mut Sender, request: &Request<'_>) -> Result<(), Wrong> {
         let reply = match *request {
             Request::Map | Request::Open(_) => {
                 return Err(Wrong::End(End::Refused(Failure::Protocol(
@@ -151,10 +151,10 @@ impl Session {
                 ))));
             }
             Request::Seq => Reply::Number(self.namespace.seq()),
-            Request::Get { snapshot, key } => return self.get(frames, snapshot, key),
+            Request::Get { snapshot, key } => return self.get(sender, snapshot, key),
             Request::Len { snapshot: NEWEST } => Reply::Number(self.namespace.len()? as u64),
             Request::Len { snapshot } => Reply::Number(self.held(snapshot)?.with(|pinned| pinned.len())? as u64),
-            Request::Entries { snapshot, behind } => return self.entries(frames, snapshot, behind),
+            Request::Entries { snapshot, behind } => return self.entries(sender, snapshot, behind),
             Request::Pin { seq } => Reply::Pinned(self.pin(seq)?),
             Request::Unpin { snapshot } => {
                 let held = self.snapshots().held.remove(&snapshot);
@@ -168,18 +168,18 @@ impl Session {
             } => {
                 let key = KeyRef::new(tag, key);
                 let put = |deadline| self.namespace.put(&key, None, value_tag, value, deadline);
-                Reply::Number(locked(shared, frames, lock_ns, put)?)
+                Reply::Number(locked(shared, sender, lock_ns, put)?)
             }
-            Request::Commit(ref commit) => commit::commit(&self.namespace, shared, frames, commit)?,
-            Request::Next(ref next) => self.next(shared, frames, next)?,
-            Request::Update { seq } => return self.update(frames, seq),
-            Request::Stats => stats(shared, frames)?,
+            Request::Commit(ref commit) => commit::commit(&self.namespace, shared, sender, commit)?,
+            Request::Next(ref next) => self.next(shared, sender, next)?,
+            Request::Update { seq } => return self.update(sender, seq),
+            Request::Stats => stats(shared, sender)?,
             Request::Status => {
                 let status = shared.memory()?.status()?;
                 Reply::Status(Box::new(status.into()))
             }
         };
-        Ok(send(frames, &reply)?)
+        Ok(send(sender, &reply)?)
     }
 
     /// A snapshot is let go under its own lock only, so that who reads a large one holds up nobody.
@@ -192,26 +192,20 @@ impl Session {
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, frames: &mut Frames, snapshot: u32, (tag, Bytes(key)): WireKey<'_>) -> Result<(), Wrong> {
+    fn get(&self, sender: &mut Sender, snapshot: u32, (tag, Bytes(key)): WireKey<'_>) -> Result<(), Wrong> {
         let key = KeyRef::new(tag, key);
-        // From the engine's own buffer, which stays, and not from a new one.
-        let mut tell = |value: Option<(u16, Bytes<'_>)>| send(frames, &Reply::Value(value));
-        let told = match snapshot {
-            NEWEST => self
-                .namespace
-                .get_with(&key, |tag, bytes| tell(Some((tag, Bytes(bytes))))),
-            snapshot => self
-                .held(snapshot)?
-                .with(|pinned| pinned.get_with(&key, |tag, bytes| tell(Some((tag, Bytes(bytes)))))),
-        };
-        match told? {
-            Some(told) => told?,
-            None => tell(None)?,
+        if snapshot != NEWEST {
+            return self.held(snapshot)?.with(|pinned| send_in_place(sender, pinned, &key));
         }
-        Ok(())
+        let short = |tag, bytes: &[u8]| send(sender, &Reply::Value(Some((tag, Bytes(bytes)))));
+        match self.namespace.peek_short(&key, short) {
+            Some(Some(sent)) => Ok(sent?),
+            Some(None) => Ok(send(sender, &Reply::Value(None))?),
+            None => send_in_place(sender, &self.namespace.pin()?, &key),
+        }
     }
 
-    fn entries(&self, frames: &mut Frames, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {
+    fn entries(&self, sender: &mut Sender, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {
         let held = self.held(snapshot)?;
         let behind = behind.map(|(slot, inserted, entry)| Position::from([slot, inserted, entry]));
         let (mut stored, mut bytes, mut last, mut more) = (Vec::new(), 0, None, None);
@@ -241,7 +235,7 @@ impl Session {
             .map(|(key, value)| (wire(key), (value.tag(), Bytes(value.bytes()))))
             .collect();
         let more = more.map(|position| <[u64; 3]>::from(position).into());
-        Ok(send(frames, &Reply::Entries { entries, more })?)
+        Ok(send(sender, &Reply::Entries { entries, more })?)
     }
 
     fn pin(&self, seq: Option<u64>) -> Result<Option<(u32, u64)>, Wrong> {
@@ -266,7 +260,7 @@ impl Session {
         Ok(Some((number, seq)))
     }
 
-    fn next(&self, shared: &Shared, frames: &mut Frames, next: &Next<'_>) -> Result<Reply<'static>, Wrong> {
+    fn next(&self, shared: &Shared, sender: &mut Sender, next: &Next<'_>) -> Result<Reply<'static>, Wrong> {
         let (keys, hashes);
         let (filter, on) = match &next.filter {
             Filter::Any => (shm_state::Filter::Any, On::Any),
@@ -308,12 +302,12 @@ impl Session {
             match waited {
                 Ok(found) => return Ok(Reply::Next(found, cursor)),
                 Err(Ended::TimedOut) if deadline.passed() => return Ok(Reply::Next(Found::Nothing, cursor)),
-                Err(_) => still_busy(shared, frames)?,
+                Err(_) => still_busy(shared, sender)?,
             }
         }
     }
 
-    fn update(&self, frames: &mut Frames, seq: u64) -> Result<(), Wrong> {
+    fn update(&self, sender: &mut Sender, seq: u64) -> Result<(), Wrong> {
         let record = self.namespace.record(seq)?;
         let keys = match &record {
             Some(record) => self.namespace.changed_keys(record)?,
@@ -327,13 +321,13 @@ impl Session {
             time_ns: record.time_ns,
             keys: keys.iter().map(|(key, identical)| (wire(key), *identical)).collect(),
         });
-        Ok(send(frames, &Reply::Update(update))?)
+        Ok(send(sender, &Reply::Update(update))?)
     }
 }
 
 /// Figures that take the writer locks, for each of which up to ten seconds are waited: by a thread of their own, so that
 /// the client is told meanwhile that the server is at it.
-fn stats(shared: &Shared, frames: &mut Frames) -> Result<Reply<'static>, Wrong> {
+fn stats(shared: &Shared, sender: &mut Sender) -> Result<Reply<'static>, Wrong> {
     let failed = |text: String| Wrong::Failed(Failure::Other(text));
     let memory = shared.memory()?.clone();
     let (tell, told) = mpsc::channel();
@@ -342,7 +336,7 @@ fn stats(shared: &Shared, frames: &mut Frames) -> Result<Reply<'static>, Wrong> 
     loop {
         match told.recv_timeout(SLICE) {
             Ok(stats) => return Ok(Reply::Stats(Box::new(stats?.into()))),
-            Err(RecvTimeoutError::Timeout) => still_busy(shared, frames)?,
+            Err(RecvTimeoutError::Timeout) => still_busy(shared, sender)?,
             Err(RecvTimeoutError::Disconnected) => return Err(failed("the figures could not be had".into())),
         }
     }
@@ -351,24 +345,24 @@ fn stats(shared: &Shared, frames: &mut Frames) -> Result<Reply<'static>, Wrong> 
 /// What `f` does with the writer lock.
 pub(super) fn locked<T>(
     shared: &Shared,
-    frames: &mut Frames,
+    sender: &mut Sender,
     lock_ns: Option<u64>,
     mut f: impl FnMut(Deadline) -> shm_state::Result<T>,
 ) -> Result<T, Wrong> {
     let deadline = deadline(lock_ns);
     loop {
         match f(deadline.sooner_of(SLICE)) {
-            Err(shm_state::Error::LockTimeout { .. }) if !deadline.passed() => still_busy(shared, frames)?,
+            Err(shm_state::Error::LockTimeout { .. }) if !deadline.passed() => still_busy(shared, sender)?,
             result => return Ok(result?),
         }
     }
 }
 
-pub(super) fn still_busy(shared: &Shared, frames: &mut Frames) -> Result<(), Wrong> {
+pub(super) fn still_busy(shared: &Shared, sender: &mut Sender) -> Result<(), Wrong> {
     if shared.is_stopping() {
         return Err(Wrong::End(End::Gone));
     }
-    Ok(frames.send(Kind::Busy, &[])?)
+    Ok(sender.send(Kind::Busy, &[])?)
 }
 
 fn deadline(ns: Option<u64>) -> Deadline {
@@ -385,15 +379,25 @@ pub(super) fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
         .collect()
 }
 
+/// Sends a value from the memory where it lies. It stays pinned for as long as the client takes, which is not long: see the
+/// limits of a frame.
+fn send_in_place(sender: &mut Sender, pinned: &Pinned<'_>, key: &KeyRef<'_>) -> Result<(), Wrong> {
+    let value = pinned.in_place(key)?;
+    let value = value.map(|value| (value.tag(), Bytes(value.bytes())));
+    Ok(send(sender, &Reply::Value(value))?)
+}
+
 /// Sends a reply; one that is too long for a frame is a failure, and not the end.
-pub(super) fn send(frames: &mut Frames, reply: &Reply<'_>) -> Result<(), WireError> {
-    match frames.send_with(Kind::Reply, |out| encode(reply, out)) {
+pub(super) fn send(sender: &mut Sender, reply: &Reply<'_>) -> Result<(), WireError> {
+    let mut send =
+        |reply: &Reply<'_>| sender.send_with_tail(Deadline::never(), Kind::Reply, |out| encode_but_last(reply, out));
+    match send(reply) {
         Err(error @ WireError::TooLong { .. }) => {
             let Failure::Protocol(text) = protocol(&error) else {
                 return Err(error);
             };
-            let failure = Reply::Failed(Failure::Other(format!("{text}: map the state for values of this size")));
-            frames.send_with(Kind::Reply, |out| encode(&failure, out))
+            let text = format!("{text}: map the state for values of this size");
+            send(&Reply::Failed(Failure::Other(text)))
         }
         sent => sent,
     }

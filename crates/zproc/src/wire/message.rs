@@ -16,6 +16,9 @@ pub(crate) const NEWEST: u32 = 0;
 /// The most keys, or changes, in a list of a request: in memory they take much more than on the wire.
 pub(crate) const LIST_MOST: usize = 1 << 20;
 
+/// So many bytes are not copied into a message, but sent from where they lie.
+const MANY: usize = 4 << 10;
+
 /// A key as it is stored: tag and bytes.
 pub(crate) type WireKey<'a> = (u8, Bytes<'a>);
 /// A value as it is stored: tag and bytes.
@@ -52,9 +55,9 @@ pub(crate) enum Request<'a> {
     Put {
         #[serde(borrow)]
         key: WireKey<'a>,
+        lock_ns: Option<u64>,
         #[serde(borrow)]
         value: WireValue<'a>,
-        lock_ns: Option<u64>,
     },
     /// Commits a transaction, if nothing that it has read has changed.
     Commit(#[serde(borrow)] Commit<'a>),
@@ -336,6 +339,50 @@ pub(crate) fn encode(message: &impl Serialize, out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
+/// A message that may end with many bytes.
+pub(crate) trait Message<'a>: Serialize + Sized {
+    /// The same without them, and they. `None` if it does not, or they are few.
+    fn split_last(&self) -> Option<(Self, &'a [u8])>;
+}
+
+impl<'a> Message<'a> for Request<'a> {
+    fn split_last(&self) -> Option<(Self, &'a [u8])> {
+        let Self::Put { key, lock_ns, value } = *self else {
+            return None;
+        };
+        let (value, bytes) = split_value(value)?;
+        Some((Self::Put { key, lock_ns, value }, bytes))
+    }
+}
+
+impl<'a> Message<'a> for Reply<'a> {
+    fn split_last(&self) -> Option<(Self, &'a [u8])> {
+        let Self::Value(Some(value)) = *self else {
+            return None;
+        };
+        let (value, bytes) = split_value(value)?;
+        Some((Self::Value(Some(value)), bytes))
+    }
+}
+
+fn split_value((tag, Bytes(bytes)): WireValue<'_>) -> Option<(WireValue<'_>, &[u8])> {
+    (bytes.len() >= MANY).then_some(((tag, Bytes(&[])), bytes))
+}
+
+/// Appends a message to a body; but for the bytes that it ends with, if they are many. These are returned, and belong to the
+/// body as well: they are sent from where they lie.
+pub(crate) fn encode_but_last<'a>(message: &impl Message<'a>, out: &mut Vec<u8>) -> Result<&'a [u8], WireError> {
+    let Some((message, bytes)) = message.split_last() else {
+        encode(message, out)?;
+        return Ok(&[]);
+    };
+    encode(&message, out)?;
+    // In the place of their number, which is zero there.
+    out.pop();
+    encode(&bytes.len(), out)?;
+    Ok(bytes)
+}
+
 /// The message that is a body; nothing may follow it.
 pub(crate) fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, WireError> {
     match postcard::take_from_bytes(body) {
@@ -425,6 +472,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_message_whose_bytes_are_sent_from_where_they_lie_is_the_same(tag: u16, count in 0..3 * MANY) {
+            fn assert_same<'a>(message: &impl Message<'a>) -> Result<(), TestCaseError> {
+                let (mut whole, mut parts) = (Vec::new(), Vec::new());
+                encode(message, &mut whole).unwrap();
+                let last = encode_but_last(message, &mut parts).unwrap();
+                parts.extend_from_slice(last);
+                prop_assert_eq!(parts, whole);
+                Ok(())
+            }
+            let bytes: Vec<u8> = (0..count).map(|n| n as u8).collect();
+            let value = (tag, Bytes(&bytes));
+            let put = Request::Put { key: (1, Bytes(b"key")), lock_ns: Some(tag.into()), value };
+            assert_same(&put)?;
+            assert_same(&Reply::Value(Some(value)))?;
+            prop_assert_eq!(put.split_last().is_some(), count >= MANY);
+        }
+
         /// Whatever a body is: a request, which is encoded as what it was, or an error.
         #[test]
         fn any_body_is_a_request_or_an_error(variant in 0u8..16, rest in prop::collection::vec(0u8..8, 0..60)) {
