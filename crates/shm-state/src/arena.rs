@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crossbeam_utils::Backoff;
 
 use crate::error::{Error, Result};
-use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock};
+use crate::layout::{CHUNK, CHUNK_GRANULES, GRANULE, SUPERBLOCK_HEAD_WORDS, Sections, Shared, Superblock, Table};
 use crate::news::{Event, News};
 use crate::resident::{Residency, Resident};
 use crate::sync::{Ordering, Word, Word64};
@@ -68,6 +68,21 @@ impl<'a> Memory<'a> {
         }
         // SAFETY: as in `Blocks::at`; the mapping outlives `'a`. There are more granules than any structure has.
         Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
+    }
+
+    /// The groups of `1 << bits` words of an index, which follow its head at a granule.
+    #[inline(always)]
+    pub fn groups<const GROUP: usize>(self, granule: u32, bits: u8) -> Option<&'a [[Word64; GROUP]]> {
+        const { assert!(size_of::<Table>() == GRANULE && 2 * size_of::<[Word64; GROUP]>() == GRANULE) };
+        let groups = (1u64 << (bits & 63)) / GROUP as u64;
+        // In granules, each of which has two; no index has as many as would overflow.
+        let end = u64::from(granule) + 1 + (groups + 1) / 2;
+        if granule == 0 || end > u64::from(self.granules) {
+            return None;
+        }
+        let first = self.base.as_ptr().wrapping_add((granule as usize + 1) * GRANULE);
+        // SAFETY: as in `Blocks::at`, for the whole range.
+        Some(unsafe { std::slice::from_raw_parts(first.cast::<[Word64; GROUP]>(), groups as usize) })
     }
 
     /// `count` words from `skip` bytes behind the start of a granule.

@@ -13,16 +13,16 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
-use crate::event::{self, SleeperBits};
+use crate::event;
 use crate::fault::{Fault, planted};
 use crate::heap::NoRoom;
-use crate::layout::{Entry, PLACES, RECORD_INLINE, TOMBSTONE, Version, high, pack};
+use crate::key::INLINE;
+use crate::layout::{Entry, RECORD_INLINE, TOMBSTONE, Version, high, pack};
 use crate::log::{self, Change, Header};
 use crate::read::{Torn, View};
 use crate::record;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
-use crate::sys;
 use crate::table::{self, Insertion};
 use crate::write::{Pending, Transaction};
 
@@ -56,7 +56,7 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
     let (_, retired_before) = log::totals(tx.space, scratch.seq.wrapping_sub(1));
     let header = Header {
         identity: scratch.signature.identity(),
-        pid: sys::process::pid(),
+        pid: tx.space.pid(),
         time_ns: scratch.signature.time_ns(),
         live: scratch.live,
         identical,
@@ -146,15 +146,13 @@ pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {
     if tag & TOMBSTONE != 0 {
         return Ok(true);
     }
-    let len = len as usize;
-    if len <= 16 {
-        let words = len.div_ceil(8);
-        let pairs = old.payload.iter().zip(&new.payload).take(words);
-        return Ok(pairs.fold(true, |same, (a, b)| {
-            same & (a.load(Ordering::Relaxed) == b.load(Ordering::Relaxed))
-        }));
+    if len <= INLINE as u64 {
+        let differ =
+            |word: usize| old.payload[word].load(Ordering::Relaxed) ^ new.payload[word].load(Ordering::Relaxed);
+        // What is behind a value is none of it.
+        return Ok((len == 0 || differ(0) == 0) & (len <= 8 || differ(1) == 0));
     }
-    same_long_value(space, old, new, len)
+    same_long_value(space, old, new, len as usize)
 }
 
 #[cold]
@@ -266,15 +264,10 @@ pub fn wake(space: &Space, hashes: &[u64]) {
     }
     // The writer's fence of `event`; the lock has just been released.
     Word64::fence_after_unlock();
-    let signal = |place: SleeperBits| {
-        let (futex, sleepers) = place.words(space.control());
-        event::signal(futex, sleepers, place.bits)
-    };
-    let mut woken = signal(SleeperBits::OF_ANY);
+    let control = space.control();
+    let mut woken = event::signal_any(control);
     for hash in hashes {
-        for choice in 0..PLACES {
-            woken += signal(SleeperBits::of(*hash, choice));
-        }
+        woken += event::signal_key(control, *hash);
     }
     if woken > 0 {
         space.control().writer.wakes.fetch_add(1, Ordering::Relaxed);

@@ -25,7 +25,7 @@
 
 use std::time::Duration;
 
-use crate::layout::{Control, EVENTS, PLACES, SLEEPER_WORDS};
+use crate::layout::{Control, EVENTS, Event, PLACES, SLEEPER_WORDS};
 use crate::sync::{ANY, Ordering, Word, Word32};
 
 /// The longest uninterrupted sleep: after it one has to look for what dead writers left.
@@ -60,14 +60,11 @@ impl SleeperBits {
     /// One of the [`PLACES`] of the keys with this hash.
     #[inline(always)]
     pub fn of(hash: u64, choice: usize) -> Self {
-        const BITS: u64 = SLEEPER_WORDS as u64 * 32;
-        // Twelve bits of the hash for each choice, other ones than the event's, scaled to the number of bits.
-        let drawn = (hash >> (28 + 12 * (choice % PLACES))) & 0xfff;
-        let bit = (drawn * BITS) >> 12;
+        let (word, bit) = bit_of(hash, choice);
         Self {
-            event: (hash >> 20) as usize % EVENTS,
-            word: (bit / 32) as usize,
-            bits: 1 << (bit % 32),
+            event: event_of(hash),
+            word,
+            bits: 1 << bit,
         }
     }
 
@@ -85,6 +82,22 @@ impl SleeperBits {
     }
 }
 
+/// The event of the keys with this hash.
+#[inline(always)]
+fn event_of(hash: u64) -> usize {
+    (hash >> 20) as usize % EVENTS
+}
+
+/// One of their bits in it: the word of the sleepers, and the number of the bit.
+#[inline(always)]
+fn bit_of(hash: u64, choice: usize) -> (usize, u32) {
+    const BITS: u64 = SLEEPER_WORDS as u64 * 32;
+    // Twelve bits of the hash for each choice, other ones than the event's, scaled to the number of bits.
+    let drawn = (hash >> (28 + 12 * (choice % PLACES))) & 0xfff;
+    let bit = (drawn * BITS) >> 12;
+    ((bit / 32) as usize, (bit % 32) as u32)
+}
+
 /// Announces a sleeper on `bits`; returns what the futex must still hold when it falls asleep.
 pub fn arm<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
     // Cannot sink below the SeqCst operation that follows, which is also a release.
@@ -92,6 +105,37 @@ pub fn arm<W: Word<Int = u32>>(futex: &W, sleepers: &W, bits: u32) -> u32 {
     sleepers.fetch_or(bits, Ordering::SeqCst);
     W::fence(Ordering::SeqCst);
     seen
+}
+
+/// [`signal`]s those who sleep on the keys with this hash.
+#[inline(always)]
+pub fn signal_key(control: &Control, hash: u64) -> u32 {
+    let event = &control.events[event_of(hash)];
+    // All places in one comparison, since it is nearly always so.
+    let sleeping = |choice| {
+        let (word, bit) = bit_of(hash, choice);
+        event.sleepers[word].load(Ordering::Relaxed) >> bit
+    };
+    if (0..PLACES).fold(0, |all, choice| all | sleeping(choice)) & 1 == 0 {
+        return 0;
+    }
+    signal_places(event, hash)
+}
+
+#[cold]
+fn signal_places(event: &Event, hash: u64) -> u32 {
+    let signal = |choice| {
+        let (word, bit) = bit_of(hash, choice);
+        signal(&event.futex, &event.sleepers[word], 1 << bit)
+    };
+    (0..PLACES).map(signal).sum()
+}
+
+/// [`signal`]s those who sleep on any key.
+#[inline(always)]
+pub fn signal_any(control: &Control) -> u32 {
+    let (futex, sleepers) = SleeperBits::OF_ANY.words(control);
+    signal(futex, sleepers, SleeperBits::OF_ANY.bits)
 }
 
 /// Wakes those who sleep on `bits`, if any. The caller has stored `seq` and then made a full fence. Returns how many.

@@ -20,9 +20,8 @@ use crate::record;
 use crate::signature::Signature;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
-use crate::sys;
 use crate::sys::time::Deadline;
-use crate::write::{Transaction, enter, version_granules};
+use crate::write::{Transaction, enter, newest, version_granules};
 
 /// What a write puts where.
 pub struct Put<'a> {
@@ -39,16 +38,17 @@ pub struct Put<'a> {
 /// Sets one key, as one commit. Returns the number of the commit.
 #[inline]
 pub fn put(space: &Space, signature: Signature, put: &Put<'_>, deadline: Deadline) -> Result<u64> {
-    let (guard, seq) = enter(space, deadline)?;
+    let guard = enter(space, deadline)?;
+    let seq = newest(space);
+    let totals = log::totals(space, seq);
     // SAFETY: we hold the writer lock, and `Transaction::entered` below is only called after the last use.
-    let floor_total = unsafe { &mut space.scratch().floor_total };
-    reclaim::trim_history(space, seq, floor_total);
-    let Some(plan) = plan(space, seq, put)? else {
+    let limits = unsafe { &mut space.scratch().limits };
+    reclaim::trim_history(space, seq, totals.1, limits);
+    let Some(plan) = plan(space, seq, totals, put)? else {
         return put_generally(space, guard, seq, signature, put);
     };
     let next = seq.wrapping_add(1);
     overwrite(space, next, signature, put, &plan)?;
-    record::publish(space, next, pack(plan.entry, plan.new))?;
     guard.unlock();
     wake(space, &[put.key.hash()]);
     space.mapping.news().tell();
@@ -81,10 +81,10 @@ struct Plan<'n> {
 
 /// Looks everything up, storing nothing. `None` when the case is not the ordinary one.
 #[inline(always)]
-fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>>> {
+fn plan<'n>(space: &'n Space, seq: u64, (live, retired): (u32, u64), put: &Put<'_>) -> Result<Option<Plan<'n>>> {
     let control = space.control();
     let mapping = &*space.mapping;
-    let view = View::new(space, seq);
+    let view = View::recent(space, seq);
     let generation = control.reader.generation.load(Ordering::Relaxed);
     let entry = match put.place {
         Some(place) if place.generation == generation && place.namespace == std::ptr::from_ref(control).addr() => {
@@ -109,7 +109,10 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     }
     // Blocks that are newer than what this process has seen of the arena are for the general way, as damage is.
     let blocks = mapping.blocks();
-    let (Some(entry_head), Some(new_version)) = (blocks.at::<Entry>(entry), blocks.at::<Version>(new)) else {
+    let Some(entry_head) = blocks.at::<Entry>(entry) else {
+        return Ok(None);
+    };
+    let Some(new_version) = blocks.at::<Version>(new) else {
         return Ok(None);
     };
     let link = new_version.head.link.load(Ordering::Relaxed);
@@ -120,7 +123,10 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
         return Ok(None);
     }
     let old = low(entry_head.newest.load(Ordering::Relaxed));
-    let (Some(old_version), Some(tail)) = (blocks.at::<Version>(old), blocks.at::<BlockHead>(last)) else {
+    let Some(old_version) = blocks.at::<Version>(old) else {
+        return Ok(None);
+    };
+    let Some(tail) = blocks.at::<BlockHead>(last) else {
         return Ok(None);
     };
     let old_granules = high(old_version.head.link.load(Ordering::Relaxed));
@@ -130,8 +136,7 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     {
         return Ok(None);
     }
-    let (live, retired_total) = log::totals(space, seq);
-    let retired_total = retired_total.wrapping_add(u64::from(old_granules));
+    let retired_total = retired.wrapping_add(u64::from(old_granules));
     let rest = low(link);
     Ok(Some(Plan {
         entry,
@@ -148,7 +153,7 @@ fn plan<'n>(space: &'n Space, seq: u64, put: &Put<'_>) -> Result<Option<Plan<'n>
     }))
 }
 
-/// Everything up to the marker; see `commit` for the order.
+/// The commit; see `commit` for the order.
 #[inline(always)]
 fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
     let Plan { entry, old, new, .. } = *plan;
@@ -178,7 +183,7 @@ fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan:
     let identical = same_value(space, plan.old_version, plan.new_version)?;
     let header = Header {
         identity: signature.identity(),
-        pid: sys::process::pid(),
+        pid: space.pid(),
         time_ns: signature.time_ns(),
         live: plan.live,
         identical,
@@ -196,9 +201,6 @@ fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan:
         },
     );
     let newest = pack(new, high(plan.entry_head.newest.load(Ordering::Relaxed)));
-    let record = [
-        (space.mapping.offset_of(&plan.entry_head.newest), newest),
-        (space.mapping.offset_of(plan.list), pack(plan.rest, old)),
-    ];
-    record::write(space, &record, 0)
+    let assignments = [(&plan.entry_head.newest, newest), (plan.list, pack(plan.rest, old))];
+    record::publish_few(space, seq, pack(entry, new), assignments)
 }

@@ -250,6 +250,12 @@ impl Attachment {
         })
     }
 
+    /// The id of the process that attached.
+    #[inline(always)]
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     fn table(&self) -> &[ParticipantSlot] {
         // SAFETY: the contract of `attach`.
         unsafe { self.slots.as_ref() }

@@ -282,13 +282,26 @@ impl<'a> View<'a> {
             .ok_or(Torn(granule))
     }
 
+    /// The slots of the index as they are searched.
+    #[inline(always)]
+    fn groups(&self) -> Result<&'a [[Word64; GROUP]], Torn> {
+        let root = self.reader.root.load(Ordering::Acquire);
+        if root == 0 {
+            return Ok(&[]);
+        }
+        let (granule, bits) = ((root >> 8) as u32, root as u8);
+        match self.memory.groups(granule, bits) {
+            Some(found) => Ok(found),
+            None => groups_in_grown(self.space, granule, bits),
+        }
+    }
+
     /// The entry of a key, if the index knows it.
     #[inline(always)]
     pub fn find(&self, key: &KeyRef<'_>) -> Result<Option<u32>, Torn> {
-        let table = self.table()?;
-        let (groups, _) = table.as_chunks::<GROUP>();
+        let groups = self.groups()?;
         // Nearly always the first group decides, and the first slot in it that matches.
-        if let Some(group) = groups.get(group_of(key.hash(), table.len())) {
+        if let Some(group) = groups.get(group_of(key.hash(), groups.len())) {
             let candidates = candidates(group, key.hash());
             if candidates != 0 {
                 let entry = low(group[candidates.trailing_zeros() as usize % GROUP].load(Ordering::Acquire));
@@ -308,11 +321,10 @@ impl<'a> View<'a> {
     pub fn find_at_hand(&self, key: &KeyRef<'_>) -> Result<Option<&'a Entry>, ()> {
         let root = self.reader.root.load(Ordering::Acquire);
         let (granule, bits) = ((root >> 8) as u32, root as u8);
-        let Some(table) = self.memory.words(granule, size_of::<Table>(), 1 << (bits & 63)) else {
+        let Some(groups) = self.memory.groups::<GROUP>(granule, bits) else {
             return Err(());
         };
-        let (groups, _) = table.as_chunks::<GROUP>();
-        let Some(group) = groups.get(group_of(key.hash(), table.len())) else {
+        let Some(group) = groups.get(group_of(key.hash(), groups.len())) else {
             return Err(());
         };
         let candidates = candidates(group, key.hash());
@@ -398,7 +410,7 @@ impl<'a> View<'a> {
     #[inline(never)]
     fn find_further(self, groups: &[[Word64; GROUP]], key: KeyRef<'_>) -> Result<Option<u32>, Torn> {
         let mask = groups.len().wrapping_sub(1);
-        let first = group_of(key.hash(), groups.len() * GROUP);
+        let first = group_of(key.hash(), groups.len());
         // Each group once at most: a table without a free slot, which only damage can make, ends the search too.
         for group in (0..groups.len()).map(|i| &groups[(first + i) & mask]) {
             let (mut candidates, free) = look_at(group, key.hash());
@@ -679,6 +691,12 @@ fn words_in_grown(space: &Space, granule: u32, skip: usize, count: usize) -> Opt
     space.mapping.memory().words(granule, skip, count)
 }
 
+#[cold]
+#[inline(never)]
+fn groups_in_grown(space: &Space, granule: u32, bits: u8) -> Result<&[[Word64; GROUP]], Torn> {
+    space.mapping.memory().groups(granule, bits).ok_or(Torn(granule))
+}
+
 /// Slots of the index that are looked at together; half a cache line.
 pub const GROUP: usize = 4;
 
@@ -708,10 +726,10 @@ fn candidates(group: &[Word64; GROUP], hash: u64) -> u32 {
     candidates
 }
 
-/// The group where the search for a key begins, in a table of so many slots.
+/// The group where the search for a key begins, of so many.
 #[inline(always)]
-pub fn group_of(hash: u64, slots: usize) -> usize {
-    hash as usize & (slots / GROUP).wrapping_sub(1)
+pub fn group_of(hash: u64, groups: usize) -> usize {
+    hash as usize & groups.wrapping_sub(1)
 }
 
 /// Where a new version stands among the versions of its key.

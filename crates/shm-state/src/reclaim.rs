@@ -31,22 +31,49 @@ use crate::walk::{self, Marks, Tile};
 /// Lag of the recyclable commit, in log rings, from which dead pins are looked for without a shortage.
 const REAP_RINGS: u64 = 64;
 
-/// Raises the floor if the history is longer than it should be. `cache` is a floor and its total of retired granules.
-#[inline]
-pub fn trim_history(space: &Space, seq: u64, cache: &mut (u64, u64)) {
-    let floor = space.control().reader.floor.load(Ordering::Relaxed);
-    if cache.0 != floor || floor == 0 {
-        *cache = (floor, log::totals(space, floor).1);
+/// How long the history may become before the floor has to be raised; known to one writer, who looks at a cold log slot for
+/// it when the floor has moved.
+#[derive(Clone, Copy, Default)]
+pub struct Limits {
+    /// The floor that they hold for.
+    floor: u64,
+    /// The first commit that is one too many.
+    seq: u64,
+    /// Granules that had been retired by then, a number that may wrap; and how many more may have been.
+    retired: u64,
+    most: u64,
+}
+
+impl Limits {
+    #[inline(always)]
+    fn are_passed(&self, seq: u64, retired: u64) -> bool {
+        seq >= self.seq || retired.wrapping_sub(self.retired) > self.most
     }
-    let (_, retired) = log::totals(space, seq);
-    let bytes = retired.wrapping_sub(cache.1).wrapping_mul(GRANULE as u64);
-    // The slot of `seq + 1` is that of `seq + 1 − ring`; the one of the floor is kept for its totals.
-    if seq.wrapping_add(1).saturating_sub(floor) >= space.log_len() || bytes > space.history.bytes {
-        trim(space, seq, floor, retired);
+}
+
+/// Raises the floor if the history is longer than it should be, with `retired` granules up to commit `seq`.
+#[inline]
+pub fn trim_history(space: &Space, seq: u64, retired: u64, limits: &mut Limits) {
+    let floor = space.control().reader.floor.load(Ordering::Relaxed);
+    if floor != limits.floor || limits.are_passed(seq, retired) {
+        trim_if_too_long(space, seq, floor, retired, limits);
     }
 }
 
 #[cold]
+fn trim_if_too_long(space: &Space, seq: u64, floor: u64, retired: u64, limits: &mut Limits) {
+    *limits = Limits {
+        floor,
+        // The slot of `seq + 1` is that of `seq + 1 − ring`; the one of the floor is kept for its totals.
+        seq: floor.saturating_add(space.log_len() - 1),
+        retired: log::totals(space, floor).1,
+        most: space.history.bytes / GRANULE as u64,
+    };
+    if limits.are_passed(seq, retired) {
+        trim(space, seq, floor, retired);
+    }
+}
+
 fn trim(space: &Space, seq: u64, floor: u64, retired: u64) {
     let mut to = floor.max(seq.saturating_sub(u64::from(space.history.count)));
     let keep = space.history.bytes / 2;

@@ -25,6 +25,7 @@ use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
 
 /// Writes the record. `block` is the granule of a block that is large enough, or 0 for the one in the control block.
+#[inline(always)]
 pub fn write(space: &Space, assignments: &[(u64, u64)], block: u32) -> Result<()> {
     let words = words(space, assignments.len(), block)?;
     if planted(Fault::MarkerFirst) {
@@ -61,6 +62,29 @@ fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
 /// `ReaderLine`.
 #[inline(always)]
 pub fn publish(space: &Space, seq: u64, hint: u64) -> Result<()> {
+    decide(space, seq, hint, || apply(space))
+}
+
+/// [`write`] and [`publish`] for a commit that changes a few words, all of them at hand: it assigns to them what it has
+/// written into the record, and does not read that back.
+#[inline(always)]
+pub fn publish_few<const N: usize>(space: &Space, seq: u64, hint: u64, assignments: [(&Word64, u64); N]) -> Result<()> {
+    write(
+        space,
+        &assignments.map(|(word, value)| (space.mapping.offset_of(word), value)),
+        0,
+    )?;
+    decide(space, seq, hint, || {
+        // Release: as in `apply`.
+        assignments
+            .iter()
+            .for_each(|(word, value)| word.store(*value, Ordering::Release));
+        Ok(())
+    })
+}
+
+#[inline(always)]
+fn decide(space: &Space, seq: u64, hint: u64, assign: impl FnOnce() -> Result<()>) -> Result<()> {
     let control = space.control();
     fault::before_marker(space, seq);
     // Release: the record, the log slot and all new blocks are there when the marker is.
@@ -68,7 +92,7 @@ pub fn publish(space: &Space, seq: u64, hint: u64) -> Result<()> {
     if planted(Fault::SeqFirst) {
         control.reader.seq.store(seq, Ordering::Release);
     }
-    apply(space)?;
+    assign()?;
     // Right before `seq`, so that the line moves once.
     control.reader.hint.store(hint, Ordering::Relaxed);
     // Release pairs with the Acquire of every reader. Who wakes sleepers next needs a fence first, see `event`.

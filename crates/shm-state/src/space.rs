@@ -295,6 +295,12 @@ impl Space {
         if self.is_current() { Ok(()) } else { Err(Error::Forked) }
     }
 
+    /// The id of this process, for one that is not a forked child: see [`Space::check_fork`].
+    #[inline(always)]
+    pub fn pid(&self) -> u32 {
+        self.attachment.attachment.pid()
+    }
+
     /// Takes the writer lock.
     #[inline(always)]
     pub fn lock(&self, deadline: Deadline) -> Result<LockGuard<'_>> {

@@ -90,7 +90,7 @@ fn place<'t>(table: &'t [Word64], insertions: &[Insertion], mut store: impl FnMu
     let (mut few, mut many) = (Vec::new(), HashSet::new());
     let large = insertions.len() > 16;
     for insertion in insertions.iter().filter(|i| i.new_entry) {
-        let mut at = group_of(insertion.hash, table.len()) * GROUP;
+        let mut at = group_of(insertion.hash, table.len() / GROUP) * GROUP;
         let mut taken = |at: &usize| if large { !many.insert(*at) } else { few.contains(at) };
         let mut tried = 0;
         while table[at].load(Ordering::Relaxed) != 0 || taken(&at) {
@@ -265,7 +265,7 @@ fn fill_table(space: &Space, granule: u32, slots: usize, seq: u64, entries: &[In
     let table = table.ok_or_else(|| Error::corrupt("a new index lies outside of the arena"))?;
     table.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     for entry in entries {
-        let mut at = group_of(entry.hash, slots) * GROUP;
+        let mut at = group_of(entry.hash, slots / GROUP) * GROUP;
         while table[at].load(Ordering::Relaxed) != 0 {
             at = (at + 1) & (slots - 1);
         }

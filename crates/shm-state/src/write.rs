@@ -65,8 +65,7 @@ pub struct Scratch {
     pub(crate) record: Assignments,
     pub(crate) changes: Vec<Change>,
     pub(crate) insertions: Vec<Insertion>,
-    /// A floor, and what had been retired up to it: saves a look at a cold log slot.
-    pub(crate) floor_total: (u64, u64),
+    pub(crate) limits: reclaim::Limits,
     /// The number that the commit will have.
     pub(crate) seq: u64,
     pub(crate) signature: Signature,
@@ -116,19 +115,23 @@ pub struct Transaction<'n> {
     pub(crate) guard: Option<LockGuard<'n>>,
 }
 
-/// Takes the writer lock and finishes what a dead owner left. Returns the newest commit.
+/// Takes the writer lock, which a forked child does not get, and finishes what a dead owner left.
 #[inline(always)]
-pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<(LockGuard<'_>, u64)> {
-    space.check_fork()?;
+pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<LockGuard<'_>> {
     let guard = space.lock(deadline)?;
     if guard.took_over() || record::is_unfinished(space) {
         recover(space, &guard)?;
     }
-    let seq = space.control().reader.seq.load(Ordering::Relaxed);
     // Before any block is overwritten: an optimistic reader that meets what we write also sees the floor that allowed it,
     // which an earlier owner of the lock may have stored. Pairs with the fence in `pin::still_valid`.
     Word64::fence(Ordering::Release);
-    Ok((guard, seq))
+    Ok(guard)
+}
+
+/// The newest commit, for the owner of the writer lock.
+#[inline(always)]
+pub(crate) fn newest(space: &Space) -> u64 {
+    space.control().reader.seq.load(Ordering::Relaxed)
 }
 
 #[cold]
@@ -144,8 +147,8 @@ impl<'n> Transaction<'n> {
     /// Takes the lock, finishes what a dead owner left, and makes room in the history.
     #[inline]
     pub(crate) fn begin(space: &'n Space, signature: Signature, deadline: Deadline) -> Result<Self> {
-        let (guard, seq) = enter(space, deadline)?;
-        Ok(Self::entered(space, guard, seq, signature))
+        let guard = enter(space, deadline)?;
+        Ok(Self::entered(space, guard, newest(space), signature))
     }
 
     /// Goes on from [`enter`].
@@ -153,8 +156,9 @@ impl<'n> Transaction<'n> {
     pub(crate) fn entered(space: &'n Space, guard: LockGuard<'n>, seq: u64, signature: Signature) -> Self {
         // SAFETY: we hold the writer lock until the transaction is dropped, and ask once.
         let scratch = unsafe { space.scratch() };
-        reclaim::trim_history(space, seq, &mut scratch.floor_total);
-        scratch.begin(seq.wrapping_add(1), crate::log::totals(space, seq).0, signature);
+        let (live, retired) = crate::log::totals(space, seq);
+        reclaim::trim_history(space, seq, retired, &mut scratch.limits);
+        scratch.begin(seq.wrapping_add(1), live, signature);
         scratch.heap.begin(space.control());
         Self {
             space,

@@ -41,6 +41,7 @@ pub const STEPS: &[Step] = &[
 pub const RIVALS: &[Step] = &[
     Step::run("lint rivals",         "cargo clippy -p zproc-bench --features rivals --all-targets --locked -- -D warnings").needs(Need::CxxCompiler),
     Step::run("test rivals",         "cargo test --release -p zproc-bench --features rivals --locked --lib --test rivals").needs(Need::CxxCompiler),
+    Step::run("criterion",           "cargo bench -p zproc-bench --features rivals --locked --bench state --bench rivals -- --test").needs(Need::CxxCompiler),
     Step::run("beside the rivals",   "cargo run --release -p zproc-bench --features rivals --locked -- report --quick").needs(Need::CxxCompiler),
 ];
 

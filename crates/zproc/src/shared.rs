@@ -24,13 +24,11 @@ impl Shared {
     pub(crate) fn note_own(&self, seq: u64) {
         const MOST: u64 = (1 << RUN_BITS) - 1;
         let known = self.own.load(Ordering::Relaxed);
-        // The number before, also where damage has brought the numbers to their end.
-        let run = if known >> RUN_BITS == seq.wrapping_sub(1) & NUMBER {
-            (known & MOST) + 1
-        } else {
-            1
-        };
-        self.own.store(seq << RUN_BITS | run.min(MOST), Ordering::Relaxed);
+        // One behind that which is known: the number has one more, and so has the run, unless it is at its end.
+        let longer = known.wrapping_add((1 << RUN_BITS) + u64::from(known & MOST != MOST));
+        let is_next = longer >> RUN_BITS == seq & NUMBER;
+        let own = if is_next { longer } else { seq << RUN_BITS | 1 };
+        self.own.store(own, Ordering::Relaxed);
     }
 
     /// The last of the own updates that follow `seq` without a gap, `seq` if there are none.

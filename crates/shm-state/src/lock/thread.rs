@@ -189,7 +189,6 @@ impl Thread {
     }
 
     /// Names the lock taken last to the kernel, or none.
-    #[inline(always)]
     pub(super) fn arm_held(&self) {
         let Some(robust) = self.robust.get() else { return };
         match self.depth.get().checked_sub(1).and_then(|top| self.held.get(top)) {
@@ -242,11 +241,19 @@ impl Thread {
     /// Forgets a lock that was released, and names the one still held to the kernel.
     #[inline(always)]
     pub(super) fn pop(&self, lock: &WriterLock) {
-        let top = self.depth.get().wrapping_sub(1);
-        match self.held.get(top) {
-            Some(held) if ptr::eq(held.get().lock, lock) => self.depth.set(top),
-            _ => self.keep(|held| !ptr::eq(held.lock, lock)),
+        if self.depth.get() == 1 && ptr::eq(self.held[0].get().lock, lock) {
+            self.depth.set(0);
+            if let Some(robust) = self.robust.get() {
+                robust.clear();
+            }
+            return;
         }
+        self.pop_one_of_many(lock);
+    }
+
+    #[cold]
+    fn pop_one_of_many(&self, lock: &WriterLock) {
+        self.keep(|held| !ptr::eq(held.lock, lock));
         self.arm_held();
     }
 
