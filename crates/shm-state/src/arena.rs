@@ -76,7 +76,7 @@ impl<'a> Memory<'a> {
         const { assert!(size_of::<Table>() == GRANULE && 2 * size_of::<[Word64; GROUP]>() == GRANULE) };
         let groups = (1u64 << (bits & 63)) / GROUP as u64;
         // In granules, each of which has two; no index has as many as would overflow.
-        let end = u64::from(granule) + 1 + (groups + 1) / 2;
+        let end = u64::from(granule) + 1 + groups.div_ceil(2);
         if granule == 0 || end > u64::from(self.granules) {
             return None;
         }

@@ -658,6 +658,36 @@ impl Namespace {
         }
     }
 
+    /// As [`Namespace::get_with`], for a value of up to 4 KiB, which takes no pin and so no seat. `None` when it is longer, or
+    /// when writers were faster again and again: then [`Namespace::pin`] and look there.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the arena is damaged.
+    ///
+    /// ```
+    /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
+    /// # let arena = Arena::anonymous(&ArenaOptions::default())?;
+    /// # let namespace = arena.namespace("default")?;
+    /// let door = KeyRef::new(1, b"door");
+    /// namespace.put(&door, None, 1, &[7; 1000], Deadline::never())?;
+    /// assert_eq!(namespace.get_unpinned(&door, |_, bytes| bytes.len())?, Some(Some(1000)));
+    /// namespace.put(&door, None, 1, &[7; 10_000], Deadline::never())?;
+    /// assert_eq!(namespace.get_unpinned(&door, |_, bytes| bytes.len())?, None);
+    /// # Ok::<(), shm_state::Error>(())
+    /// ```
+    pub fn get_unpinned<R>(&self, key: &KeyRef<'_>, f: impl FnOnce(u16, &[u8]) -> R) -> Result<Option<Option<R>>> {
+        with_long_room(|room| {
+            let tag = self.read_unpinned(ATTEMPTS, |view, limit| {
+                let Some(entry) = view.find(key)? else { return Ok(None) };
+                let Some(version) = view.live_version(entry)? else {
+                    return Ok(None);
+                };
+                view.copy_long(version, limit, room).map(Some)
+            })?;
+            Ok(tag.map(|tag| tag.map(|tag| f(tag, room.bytes()))))
+        })
+    }
+
     /// As [`Namespace::peek`], for a value of a given length, the head of which is copied into a room of the caller's.
     ///
     /// Where the size is a constant, as for a type of fixed size, the words of the value can go from the arena to where they
@@ -828,18 +858,30 @@ impl Namespace {
 
     #[cold]
     fn read_again<T>(&self, mut read: impl FnMut(&View<'_>, usize) -> Result<T, Stop>) -> Result<T> {
-        for _ in 1..ATTEMPTS {
-            let view = View::new(&self.space, self.space.seq());
-            match (read(&view, OPTIMISTIC_MAX), view.is_valid()) {
-                (Ok(value), true) => return Ok(value),
-                (Err(Stop::Large), true) => break,
-                (Err(stop), true) => return Err(stop.into_error(&self.space)),
-                (_, false) => {}
-            }
+        if let Some(value) = self.read_unpinned(ATTEMPTS - 1, &mut read)? {
+            return Ok(value);
         }
         let pinned = self.pin()?;
         let view = View::new(&self.space, pinned.seq());
         read(&view, usize::MAX).map_err(|stop| stop.into_error(&self.space))
+    }
+
+    /// So many optimistic reads, until one was not disturbed. `None` if all were, or for a large payload.
+    fn read_unpinned<T>(
+        &self,
+        attempts: usize,
+        mut read: impl FnMut(&View<'_>, usize) -> Result<T, Stop>,
+    ) -> Result<Option<T>> {
+        for _ in 0..attempts {
+            let view = View::new(&self.space, self.space.seq());
+            match (read(&view, OPTIMISTIC_MAX), view.is_valid()) {
+                (Ok(value), true) => return Ok(Some(value)),
+                (Err(Stop::Large), true) => return Ok(None),
+                (Err(stop), true) => return Err(stop.into_error(&self.space)),
+                (_, false) => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Pins the newest snapshot.

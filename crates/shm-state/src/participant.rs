@@ -226,7 +226,7 @@ impl Attachment {
         }
         forget_in_children().map_err(failed("registering a fork handler"))?;
         let epoch = fork::renew().map_err(failed("mapping the page that notices a fork"))?;
-        let pid = process::pid();
+        let pid = std::process::id();
         let identity = process::identity(pid).map_err(failed("identifying this process by its pidfd"))?;
         // SAFETY: mapped, says the caller; a slice of atomics that others may write at any time.
         let table = unsafe { slots.as_ref() };

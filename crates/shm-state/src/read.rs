@@ -270,7 +270,6 @@ impl<'a> View<'a> {
     }
 
     /// The slots of the index. An empty slice when there is no index yet.
-    #[inline(always)]
     pub fn table(&self) -> Result<&'a [Word64], Torn> {
         let root = self.reader.root.load(Ordering::Acquire);
         if root == 0 {
@@ -330,8 +329,8 @@ impl<'a> View<'a> {
         let candidates = candidates(group, key.hash());
         if candidates == 0 {
             return match group.iter().any(|slot| slot.load(Ordering::Relaxed) == 0) {
-                true if root != 0 => Ok(None),
-                _ => Err(()),
+                true => Ok(None),
+                false => Err(()),
             };
         }
         let granule = low(group[candidates.trailing_zeros() as usize % GROUP].load(Ordering::Acquire));

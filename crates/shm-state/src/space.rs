@@ -100,7 +100,7 @@ impl Membership {
     #[inline(always)]
     pub fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>> {
         if self.mapping.is_read_only() {
-            return Err(read_only());
+            return Err(self.read_only());
         }
         match self.attachment.lock(lock, deadline) {
             Ok(guard) => Ok(guard),
@@ -108,15 +108,19 @@ impl Membership {
         }
     }
 
+    #[cold]
+    fn read_only(&self) -> Error {
+        if self.is_current() {
+            Error::ReadOnly
+        } else {
+            Error::Forked
+        }
+    }
+
     /// Process and thread that hold a lock.
     pub fn holder(&self, lock: &WriterLock) -> Option<(u32, u32)> {
         self.attachment.holder(lock)
     }
-}
-
-#[cold]
-fn read_only() -> Error {
-    Error::ReadOnly
 }
 
 #[cold]

@@ -19,6 +19,30 @@ fn both() -> (Server, State, State) {
     (server, remote, mapped)
 }
 
+/// A server that may only read has no more seats than there are from the beginning, 64, and a session that has taken one
+/// keeps it.
+#[test]
+fn only_large_values_take_a_seat() {
+    let state = State::anonymous().unwrap();
+    let (key, text) = ("a key that is longer than 24 bytes", "x".repeat(4000));
+    state.insert(key, &*text).unwrap();
+    state.insert("large", vec![7u8; 5000]).unwrap();
+    let served = state.fork().read_only(true).open().unwrap();
+    let server = zproc::start_server().backend(Backend::Thread).state(&served);
+    let server = server.start().unwrap();
+    let open = || {
+        let address = format!("{}?transport=socket", server.address());
+        State::builder(&address).read_only(true).open().unwrap()
+    };
+    let clients: Vec<State> = (0..100).map(|_| open()).collect();
+    for client in &clients {
+        assert_eq!(client.get::<String>(key).unwrap().as_ref(), Some(&text));
+        assert_eq!(client.get::<i64>("none of that name, which is long").unwrap(), None);
+    }
+    assert_eq!(state.status().unwrap().namespaces[0].pins.len(), 0);
+    assert_eq!(clients[0].get::<Vec<u8>>("large").unwrap().unwrap().len(), 5000);
+}
+
 #[test]
 fn a_session_has_so_many_snapshots_and_another_is_not_concerned() {
     let (_server, state, mapped) = both();

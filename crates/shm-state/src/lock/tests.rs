@@ -54,7 +54,7 @@ fn plays_its_role() {
         }
         "loop" => while_running(&shared, || drop(lock(&attachment, &shared, 0))),
         "visit" => {
-            let mut round = u64::from(process::pid());
+            let mut round = u64::from(std::process::id());
             while_running(&shared, || {
                 round += 1;
                 visit(&attachment, &shared, round.is_multiple_of(8));
@@ -334,7 +334,7 @@ fn a_forked_child_does_not_release_its_parents_lock() {
     assert_eq!(status, 0);
     assert_eq!(
         attachment.holder(shared.lock(0)),
-        Some((process::pid(), process::tid()))
+        Some((std::process::id(), process::tid()))
     );
     drop(guard);
     assert!(!lock(&attachment, &shared, 0).took_over());

@@ -139,7 +139,7 @@ fn those_who_left_are_known_until_the_turn_comes_back_to_their_slot() {
     assert_eq!((observer.slot(), known(1)), (0, None));
     for slot in 1..8 {
         assert_eq!(attach_in_turn(&shared, few, &turn).slot(), slot);
-        assert_eq!((known(slot), observer.pid_of(slot)), (Some((process::pid(), 7)), 0));
+        assert_eq!((known(slot), observer.pid_of(slot)), (Some((std::process::id(), 7)), 0));
     }
     assert_eq!(turn.load(Ordering::Relaxed), 8);
     // As in `attach_in`.

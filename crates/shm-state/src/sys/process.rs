@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,23 +79,6 @@ pub fn pace(pid: u32, tid: u32) -> Life {
         Some("Z" | "X") | None => Life::Unknown,
         Some(_) => Life::Running,
     }
-}
-
-/// This process's id, without a system call, and right after a fork too.
-pub fn pid() -> u32 {
-    static EPOCH: AtomicU64 = AtomicU64::new(0);
-    static PID: AtomicU32 = AtomicU32::new(0);
-    let epoch = fork::epoch();
-    // Acquire pairs with the Release below: who sees the epoch sees the pid stored before it.
-    if epoch != 0 && EPOCH.load(Ordering::Acquire) == epoch {
-        return PID.load(Ordering::Relaxed);
-    }
-    let pid = std::process::id();
-    if let Ok(epoch) = fork::renew() {
-        PID.store(pid, Ordering::Relaxed);
-        EPOCH.store(epoch, Ordering::Release);
-    }
-    pid
 }
 
 /// The calling thread's id, without a system call, and right after a fork too.
@@ -393,18 +376,17 @@ mod tests {
             stopped.recv().ok();
         });
         let other = receive.recv().unwrap();
-        assert!(other != tid() && !thread_is_gone(pid(), other));
-        assert!(thread_is_gone(other, pid()), "a thread of another process");
+        assert!(other != tid() && !thread_is_gone(std::process::id(), other));
+        assert!(thread_is_gone(other, std::process::id()), "a thread of another process");
         drop(stop);
         thread.join().unwrap();
-        while !thread_is_gone(pid(), other) {
+        while !thread_is_gone(std::process::id(), other) {
             std::thread::yield_now();
         }
     }
 
     #[test]
     fn ids_are_those_of_the_kernel() {
-        assert_eq!((pid(), pid()), (std::process::id(), std::process::id()));
         assert_eq!((tid(), tid()), (thread_id(), thread_id()));
         assert_ne!(pid_namespace().unwrap(), 0);
         assert_ne!(boot_id().unwrap(), [0; 16]);

@@ -22,7 +22,8 @@ use crate::error::Error;
 use crate::os::quiet_thread;
 use crate::value::VALUE_FORMAT;
 use crate::wire::message::{
-    Bytes, Failure, Filter, Found, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, encode_but_last,
+    Bytes, Failure, Filter, Found, MANY, NEWEST, Next, Open, Place, Reply, Request, Token, Update, WireKey, WireValue,
+    encode, encode_but_last,
 };
 use crate::wire::{Kind, Sender, WireError, proof};
 
@@ -182,7 +183,7 @@ impl Session {
         Ok(send(sender, &reply)?)
     }
 
-    /// A snapshot is let go under its own lock only, so that who reads a large one holds up nobody.
+    /// It is read without the lock, so that who reads a large one holds up nobody.
     fn held(&self, snapshot: u32) -> Result<Arc<Held>, Wrong> {
         let held = self.snapshots().held.get(&snapshot).map(Arc::clone);
         held.ok_or_else(|| Wrong::Failed(Failure::Gone("the snapshot is not known".into())))
@@ -194,15 +195,19 @@ impl Session {
 
     fn get(&self, sender: &mut Sender, snapshot: u32, (tag, Bytes(key)): WireKey<'_>) -> Result<(), Wrong> {
         let key = KeyRef::new(tag, key);
-        if snapshot != NEWEST {
-            return self.held(snapshot)?.with(|pinned| send_in_place(sender, pinned, &key));
-        }
-        let short = |tag, bytes: &[u8]| send(sender, &Reply::Value(Some((tag, Bytes(bytes)))));
-        match self.namespace.peek_short(&key, short) {
-            Some(Some(sent)) => Ok(sent?),
-            Some(None) => Ok(send(sender, &Reply::Value(None))?),
-            None => send_in_place(sender, &self.namespace.pin()?, &key),
-        }
+        let in_place = if snapshot == NEWEST {
+            let short = |tag, bytes: &[u8]| send(sender, &Reply::Value(Some((tag, Bytes(bytes)))));
+            match self.namespace.get_unpinned(&key, short)? {
+                Some(Some(sent)) => return Ok(sent?),
+                Some(None) => return Ok(send(sender, &Reply::Value(None))?),
+                None => begin_in_place(sender, &self.namespace.pin()?, &key)?,
+            }
+        } else {
+            self.held(snapshot)?
+                .with(|pinned| begin_in_place(sender, pinned, &key))?
+        };
+        let sent = in_place.and_then(|()| sender.finish());
+        Ok(or_failure(sender, sent)?)
     }
 
     fn entries(&self, sender: &mut Sender, snapshot: u32, behind: Option<Place>) -> Result<(), Wrong> {
@@ -379,25 +384,38 @@ pub(super) fn own(keys: &[WireKey<'_>]) -> Vec<Key> {
         .collect()
 }
 
-/// Sends a value from the memory where it lies. It stays pinned for as long as the client takes, which is not long: see the
-/// limits of a frame.
-fn send_in_place(sender: &mut Sender, pinned: &Pinned<'_>, key: &KeyRef<'_>) -> Result<(), Wrong> {
-    let value = pinned.in_place(key)?;
-    let value = value.map(|value| (value.tag(), Bytes(value.bytes())));
-    Ok(send(sender, &Reply::Value(value))?)
+/// Begins to send a value from the memory where it lies; a pin of the caller's is not needed any longer than that takes.
+fn begin_in_place(sender: &mut Sender, pinned: &Pinned<'_>, key: &KeyRef<'_>) -> Result<Result<(), WireError>, Wrong> {
+    match pinned.in_place(key)? {
+        // Only the kernel reads it there.
+        Some(value) if value.bytes().len() >= MANY => Ok(begin(sender, Some((value.tag(), Bytes(value.bytes()))))),
+        _ => {
+            let begun = pinned.get_with(key, |tag, bytes| begin(sender, Some((tag, Bytes(bytes)))))?;
+            Ok(begun.unwrap_or_else(|| begin(sender, None)))
+        }
+    }
 }
 
-/// Sends a reply; one that is too long for a frame is a failure, and not the end.
+fn begin(sender: &mut Sender, value: Option<WireValue<'_>>) -> Result<(), WireError> {
+    sender.begin(Kind::Reply, |out| encode_but_last(&Reply::Value(value), out))
+}
+
+/// Sends a reply.
 pub(super) fn send(sender: &mut Sender, reply: &Reply<'_>) -> Result<(), WireError> {
-    let mut send =
-        |reply: &Reply<'_>| sender.send_with_tail(Deadline::never(), Kind::Reply, |out| encode_but_last(reply, out));
-    match send(reply) {
+    let sent = sender.send_with_tail(Deadline::never(), Kind::Reply, |out| encode_but_last(reply, out));
+    or_failure(sender, sent)
+}
+
+/// A reply that is too long for a frame is a failure, and not the end.
+fn or_failure(sender: &mut Sender, sent: Result<(), WireError>) -> Result<(), WireError> {
+    match sent {
         Err(error @ WireError::TooLong { .. }) => {
             let Failure::Protocol(text) = protocol(&error) else {
                 return Err(error);
             };
             let text = format!("{text}: map the state for values of this size");
-            send(&Reply::Failed(Failure::Other(text)))
+            let failure = Reply::Failed(Failure::Other(text));
+            sender.send_with(Kind::Reply, |out| encode(&failure, out))
         }
         sent => sent,
     }

@@ -17,7 +17,7 @@ pub(crate) const NEWEST: u32 = 0;
 pub(crate) const LIST_MOST: usize = 1 << 20;
 
 /// So many bytes are not copied into a message, but sent from where they lie.
-const MANY: usize = 4 << 10;
+pub(crate) const MANY: usize = 4 << 10;
 
 /// A key as it is stored: tag and bytes.
 pub(crate) type WireKey<'a> = (u8, Bytes<'a>);

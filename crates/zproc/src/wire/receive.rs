@@ -63,8 +63,9 @@ impl From<Deadline> for Wait {
 /// Receives frames.
 pub(crate) struct Receiver {
     stream: Arc<UnixStream>,
-    /// What has come and is not consumed, up to `filled`.
+    /// What has come lies between `start` and `filled`.
     bytes: Vec<u8>,
+    start: usize,
     filled: usize,
     /// How much of it is the frame that was returned last.
     consumed: usize,
@@ -77,6 +78,7 @@ impl Receiver {
         Ok(Self {
             stream,
             bytes: Vec::new(),
+            start: 0,
             filled: 0,
             consumed: 0,
         })
@@ -84,7 +86,7 @@ impl Receiver {
 
     /// Whether bytes have come that are not of the frame that was returned last.
     pub(crate) fn has_more(&self) -> bool {
-        self.filled > self.consumed
+        self.filled > self.start + self.consumed
     }
 
     /// The next frame, whose body is at most `most` bytes; waits for its first byte until a deadline, or as told.
@@ -108,22 +110,20 @@ impl Receiver {
         wait: Wait,
         mut fd: Option<&mut Option<OwnedFd>>,
     ) -> Result<(Kind, &[u8]), WireError> {
-        self.forget_last();
-        let mut begin = (self.filled > 0).then(Instant::now);
+        self.start += std::mem::take(&mut self.consumed);
+        let mut begin = (self.filled > self.start).then(Instant::now);
         loop {
-            let needed = match parse_head(&self.bytes[..self.filled], most)? {
-                Some((kind, length)) if self.filled >= HEAD + length => {
+            let there = self.filled - self.start;
+            let needed = match parse_head(&self.bytes[self.start..self.filled], most)? {
+                Some((kind, length)) if there >= HEAD + length => {
                     self.consumed = HEAD + length;
-                    return Ok((kind, &self.bytes[HEAD..HEAD + length]));
+                    return Ok((kind, &self.bytes[self.start + HEAD..][..length]));
                 }
                 Some((_, length)) => HEAD + length,
                 None => HEAD,
             };
             // Grows with what arrives, by as much again, and not by what is announced.
-            let room = needed.min(2 * self.filled).max(self.filled + PIECE);
-            if self.bytes.len() < room {
-                self.bytes.resize(room, 0);
-            }
+            self.make_room(needed.min(2 * there).max(there + PIECE));
             let count = match begin {
                 None => self.receive_first(wait, fd.as_deref_mut())?,
                 Some(begin) => self.receive_more(begin, fd.as_deref_mut())?,
@@ -206,17 +206,22 @@ impl Receiver {
         Ok(received.bytes)
     }
 
-    /// Makes room for the next frame.
-    fn forget_last(&mut self) {
-        let consumed = std::mem::take(&mut self.consumed);
-        if consumed == 0 {
+    /// Makes room for so much of a frame.
+    fn make_room(&mut self, room: usize) {
+        let is_too_large = self.bytes.len() > KEPT && room <= KEPT;
+        if self.start + room <= self.bytes.len() && !is_too_large {
             return;
         }
-        self.bytes.copy_within(consumed..self.filled, 0);
-        self.filled -= consumed;
-        if self.bytes.len() > KEPT && self.filled <= PIECE {
-            self.bytes.truncate(PIECE);
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.filled, 0);
+            self.filled -= self.start;
+            self.start = 0;
+        }
+        if is_too_large {
+            self.bytes.truncate(room);
             self.bytes.shrink_to_fit();
+        } else if self.bytes.len() < room {
+            self.bytes.resize(room, 0);
         }
     }
 }
@@ -264,6 +269,26 @@ mod tests {
             Err(WireError::Closed)
         ));
         assert!(receiver.bytes.len() <= 2 * PIECE);
+    }
+
+    #[test]
+    fn small_frames_behind_a_large_one_all_arrive_and_the_buffer_shrinks() {
+        let (mut receiver, mut other) = pair();
+        let lengths: Vec<usize> = [2 * KEPT].into_iter().chain((0..100_000).map(|n| n % 100)).collect();
+        let sent = lengths.clone();
+        let writer = std::thread::spawn(move || {
+            let frame = |length: usize| [&head(Kind::Ping, length)[..], &vec![length as u8; length]].concat();
+            let bytes: Vec<u8> = sent.into_iter().flat_map(frame).collect();
+            other.write_all(&bytes).unwrap();
+            // Until all has arrived.
+            other
+        });
+        for length in lengths {
+            let (_, body) = receiver.receive(BODY_MOST, Deadline::never()).unwrap();
+            assert!(body.len() == length && body.iter().all(|byte| *byte == length as u8));
+        }
+        assert!(!receiver.has_more() && receiver.bytes.len() <= KEPT);
+        drop(writer.join().unwrap());
     }
 
     #[test]
