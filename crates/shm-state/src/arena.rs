@@ -70,13 +70,13 @@ impl<'a> Memory<'a> {
         Some(unsafe { &*self.base.as_ptr().wrapping_add(granule as usize * GRANULE).cast::<T>() })
     }
 
-    /// The groups of `1 << bits` words of an index, which follow its head at a granule.
+    /// The groups of `1 << bits` words of an index, which follow its head at a granule. None of less than a granule.
     #[inline(always)]
     pub fn groups<const GROUP: usize>(self, granule: u32, bits: u8) -> Option<&'a [[Word64; GROUP]]> {
         const { assert!(size_of::<Table>() == GRANULE && 2 * size_of::<[Word64; GROUP]>() == GRANULE) };
-        let groups = (1u64 << (bits & 63)) / GROUP as u64;
-        // In granules, each of which has two; no index has as many as would overflow.
-        let end = u64::from(granule) + 1 + groups.div_ceil(2);
+        // No index has as many as would overflow.
+        let granules = (1u64 << (bits & 63)) / (2 * GROUP as u64);
+        let (groups, end) = (2 * granules, u64::from(granule) + 1 + granules);
         if granule == 0 || end > u64::from(self.granules) {
             return None;
         }

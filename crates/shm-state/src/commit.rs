@@ -135,6 +135,14 @@ fn sort_insertions(tx: &mut Transaction<'_>) {
     tx.scratch.insertions.extend(insertions);
 }
 
+/// [`same_value`] for a value of one word that is at hand, over one that is alive.
+#[inline(always)]
+pub fn is_word(old: &Version, tag: u16, word: u64) -> bool {
+    high(old.older.load(Ordering::Relaxed)) == u32::from(tag)
+        && old.len.load(Ordering::Relaxed) == 8
+        && old.payload[0].load(Ordering::Relaxed) == word
+}
+
 /// Whether two versions hold the same type and bytes.
 #[inline(always)]
 pub fn same_value(space: &Space, old: &Version, new: &Version) -> Result<bool> {

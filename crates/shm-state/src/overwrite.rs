@@ -5,7 +5,7 @@
 //! itself. Whatever is out of the ordinary (a new key, a value of another size class, an empty free list, a reserve to be
 //! filled) goes the general way, before anything was stored.
 
-use crate::commit::{same_value, wake};
+use crate::commit::{is_word, same_value, wake};
 use crate::error::Result;
 use crate::fault::{Fault, planted};
 use crate::heap::{class_of, class_size};
@@ -180,7 +180,10 @@ fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan:
         put.tag,
         put.bytes,
     )?;
-    let identical = same_value(space, plan.old_version, plan.new_version)?;
+    let identical = match put.bytes.as_array::<8>() {
+        Some(word) => is_word(plan.old_version, put.tag, u64::from_le_bytes(*word)),
+        None => same_value(space, plan.old_version, plan.new_version)?,
+    };
     let header = Header {
         identity: signature.identity(),
         pid: space.pid(),

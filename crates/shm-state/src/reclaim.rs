@@ -47,7 +47,10 @@ pub struct Limits {
 impl Limits {
     #[inline(always)]
     fn are_passed(&self, seq: u64, retired: u64) -> bool {
-        seq >= self.seq || retired.wrapping_sub(self.retired) > self.most
+        if seq >= self.seq {
+            return true;
+        }
+        retired.wrapping_sub(self.retired) > self.most
     }
 }
 
@@ -55,9 +58,10 @@ impl Limits {
 #[inline]
 pub fn trim_history(space: &Space, seq: u64, retired: u64, limits: &mut Limits) {
     let floor = space.control().reader.floor.load(Ordering::Relaxed);
-    if floor != limits.floor || limits.are_passed(seq, retired) {
-        trim_if_too_long(space, seq, floor, retired, limits);
+    if floor == limits.floor && !limits.are_passed(seq, retired) {
+        return;
     }
+    trim_if_too_long(space, seq, floor, retired, limits);
 }
 
 #[cold]
