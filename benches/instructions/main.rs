@@ -6,7 +6,7 @@
 //!
 //! Compares with benches/instructions.toml, and fails when an operation takes more than 5 % more than what is written
 //! there. `--update` writes what was counted. Another compiler makes other code: where it is not the one that the file
-//! names, differences are shown and not judged.
+//! names, 25 % are allowed. Counts of another processor are shown and not judged.
 //!
 //! The counts are of single steps, which the kernel takes for a tracer, on the processor as it is. Emulators that count
 //! (valgrind, and what builds on it) do not know all system calls that a state makes when it is opened: the one in Debian
