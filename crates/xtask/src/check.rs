@@ -26,6 +26,7 @@ pub const STEPS: &[Step] = &[
     Step::run("test",                TEST_COMMAND),
     Step::run("test features",       "cargo test -p shm-state --features kill-points,shared_memory --locked --lib --test shared_memory"),
     Step::run("test tokio",          "cargo test -p zproc --features tokio --locked --test watch_stream --test notifier"),
+    Step::run("tokio over sockets",  "cargo test -p zproc --features tokio --locked --test over_socket --test server_watching stream"),
     Step::run("examples of tokio",   "cargo test -p zproc --features tokio --locked --doc stream"),
     Step::run("prove: every store",  "cargo test --release -p shm-state --features kill-points,planted-faults --locked --test kill_points").with("ZPROC_SWEEP", "all"),
     Step::run("prove: models",       "cargo test --release -p shm-state --locked --target-dir target/models --lib models").with("RUSTFLAGS", "--cfg loom"),

@@ -9,8 +9,8 @@
 //! nothing of the other. Where speed is no matter, a [`Store`] is either of both.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use shm_state::{Deadline, EntryRef, KeyRef, Namespace, Strategy};
@@ -44,7 +44,7 @@ pub(crate) enum Rights {
 pub(crate) struct Access {
     /// None in a clone that was made after a fork, which cannot be used, and in a state that is used over a socket.
     namespace: Option<Namespace>,
-    remote: Option<Box<Remote>>,
+    remote: Option<Arc<Remote>>,
     /// Of `remote`; of mapped memory the engine knows.
     rights: Rights,
     /// What `mark` holds while the namespace can be used: not after `close`, and not in a forked process.
@@ -81,7 +81,7 @@ impl Access {
             usable: AtomicU64::new(UNUSABLE),
             mark: &NO_MARK,
             namespace: None,
-            remote: Some(Box::new(connect(Arc::clone(&shared)))),
+            remote: Some(Arc::new(connect(Arc::clone(&shared)))),
             rights,
             shared,
             patience,
@@ -117,6 +117,11 @@ impl Access {
     #[inline]
     pub(crate) fn if_remote(&self) -> Option<&Remote> {
         self.remote.as_deref()
+    }
+
+    /// The same for those who do not keep it.
+    pub(crate) fn weak_remote(&self) -> Option<Weak<Remote>> {
+        self.remote.as_ref().map(Arc::downgrade)
     }
 
     /// Whichever it is.
@@ -310,7 +315,12 @@ impl Access {
 /// Those who tell of its updates are told that there will be no more.
 impl Drop for Access {
     fn drop(&mut self) {
-        if self.remote.is_none() && Arc::strong_count(&self.shared) > 1 {
+        let is_known = match &self.remote {
+            None => Arc::strong_count(&self.shared) > 1,
+            // Of those who ask just now, too: they keep it until they are told.
+            Some(remote) => Arc::weak_count(remote) > 0 || Arc::strong_count(remote) > 1,
+        };
+        if is_known {
             self.close();
         }
     }

@@ -6,7 +6,8 @@
 //! first registration and ends with the last.
 //!
 //! **A registration** ([`Registered`]) is told once, and then no more until it *wants* to be again
-//! ([`Registered::want`]): who has something to read already costs writers nothing.
+//! ([`Registered::want`]): who has something to read already costs writers nothing. One without a lookout is told by
+//! its canceller, at its deadline, and by whoever has its [`Alarm`].
 //!
 //! **Ordering.** Who wants to be told says up to which update it has looked. The thread arms the events first and then
 //! looks at everything behind that (`shm_state`, `sleep`), so what comes between the look of the one and the sleep of
@@ -23,6 +24,7 @@
 mod round;
 mod shard;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -86,6 +88,20 @@ pub(crate) enum Teller {
     Task(Option<Waker>),
     /// No more.
     Gone,
+}
+
+/// A way to tell one who is registered from another thread than the one here. It tells nobody any more when the
+/// registration is dropped.
+#[derive(Clone)]
+pub(crate) struct Alarm(Arc<Registration>);
+
+impl Alarm {
+    /// Tells it, if it wants to be told. The waker of a task is returned: to be called without a lock, since it may run
+    /// what it likes.
+    #[must_use]
+    pub(crate) fn ring(&self) -> Option<Waker> {
+        self.0.tell(&mut lock(&self.0.wish))
+    }
 }
 
 /// A registration. Nobody is told any more when it is dropped.
@@ -156,6 +172,9 @@ impl Registered {
         }
         // The old one, outside of the lock: it may run what it likes when it is dropped.
         drop(waker);
+        if self.registration.is_told_by_others_only() && deadline == Deadline::never() {
+            return;
+        }
         // Release pairs with the Acquire of whoever takes it: the wish is there.
         self.registration.is_fresh.store(true, Ordering::Release);
         self.shard.ring();
@@ -173,9 +192,21 @@ impl Registered {
         NOTIFIER.is_current(self.home)
     }
 
+    /// A way to tell it from elsewhere.
+    pub(crate) fn alarm(&self) -> Alarm {
+        Alarm(Arc::clone(&self.registration))
+    }
+
     /// The one who looks ahead.
     pub(crate) fn lookout(&self) -> Option<&dyn Lookout> {
         self.registration.lookout.as_deref()
+    }
+}
+
+impl Registration {
+    /// Whether the thread has nothing to look at, but for a deadline.
+    fn is_told_by_others_only(&self) -> bool {
+        self.lookout.is_none() && self.canceller.is_none()
     }
 }
 
@@ -194,6 +225,11 @@ impl Drop for Registered {
         drop(teller);
         self.shard.remove(&self.registration);
     }
+}
+
+/// Wakes a task. An executor that panics is not to take the others' news with it; it has told about the panic.
+pub(crate) fn wake(waker: Waker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 /// What a panic may have left behind is a list or a wish, which are whole at each step.

@@ -2,7 +2,8 @@
 //!
 //! A [`Remote`] is the counterpart of the engine's `Namespace`: what the layers above ask for is one request and its reply.
 //! It stands in `access` where the namespace would, so that the paths to mapped memory know nothing of it. Its parts:
-//! `connections` has the sessions, `limits` how long a call waits for the server; `snapshot` is one that the server has pinned,
+//! `connections` has the sessions, `line` a connection for one who waits all the time, `limits` how long a call waits for the
+//! server; `snapshot` is one that the server has pinned,
 //! `copies` what was fetched of it to be shown, `overlay` a transaction that is made here and validated there.
 //!
 //! **Sessions.** The server keeps identity and snapshots of a state in a session, which ends with its last connection. One
@@ -25,6 +26,7 @@
 mod connections;
 mod copies;
 mod limits;
+mod line;
 mod overlay;
 mod snapshot;
 
@@ -50,6 +52,7 @@ use crate::wire::message::{Bytes, Filter, Found, NEWEST, Next, Reply, Request, W
 use connections::{Call, Session, shut_down};
 pub(crate) use limits::{InTime, in_time};
 use limits::{long, short};
+pub(crate) use line::Line;
 pub(crate) use overlay::{Committed, Overlay};
 pub(crate) use snapshot::RemoteSnapshot;
 
@@ -174,11 +177,18 @@ impl Remote {
         self.identity.load(Ordering::Relaxed)
     }
 
+    /// Fails in a forked process.
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if std::process::id() == self.home {
+            Ok(())
+        } else {
+            Err(Error::Forked)
+        }
+    }
+
     /// Whether it may be used: not after `close`, and not in a forked process.
     pub(crate) fn check(&self) -> Result<()> {
-        if std::process::id() != self.home {
-            return Err(Error::Forked);
-        }
+        self.check_fork()?;
         // SeqCst: after a new session is to be seen by who closes, or before it looks for one.
         if self.shared.closed().load(Ordering::SeqCst) {
             return Err(Error::Closed);
@@ -287,11 +297,7 @@ impl Remote {
         });
         let (found, at) = self.call(&request, next)?;
         *cursor = at;
-        Ok(match found {
-            Found::Match(seq) => shm_state::Next::Match(seq),
-            Found::Nothing => shm_state::Next::Nothing,
-            Found::Lagged(missed) => shm_state::Next::Lagged(missed),
-        })
+        Ok(found.into())
     }
 
     /// Waits until there is an update behind `seen` that writes what `filter` lets through, or the deadline passes.

@@ -22,9 +22,7 @@ pub enum Transport {
     /// Each call is a request to the server and its reply.
     ///
     /// Everything works as with mapped memory, at the speed of a socket, but for what needs the memory itself
-    /// ([`Error::NotMapped`](crate::Error::NotMapped)): [`Select`](crate::Select),
-    /// [`Watch::event_fd`](crate::Watch::event_fd), streams, `verify`, `reap`, `load` and `restore`, and serving it to
-    /// others.
+    /// ([`Error::NotMapped`](crate::Error::NotMapped)): `verify`, `reap`, `load` and `restore`, and serving it to others.
     /// [`State::atomic`](crate::State::atomic) may run its closure several times. A request has at most 64 MiB, and a million
     /// (2²⁰) changes.
     ///
@@ -33,6 +31,10 @@ pub enum Transport {
     /// it is so 1 s after that time, if that is sooner. Whether a write was made that ends so is not known.
     /// A signal that is an event ends waits, also for the writer lock, but not the call to a server that does not answer.
     /// A state that is cloned while its server is away watches from where the one that was cloned is.
+    ///
+    /// Each [`Watch::event_fd`](crate::Watch::event_fd), each stream, and each such watcher in a [`Select`](crate::Select) has a
+    /// thread of this process and, from its first wait on, a connection to the server, of which there are 1,024 at most. It is
+    /// told of a lost server as of an update.
     ///
     /// [`Snapshot::view`](crate::Snapshot::view) shows a copy that was fetched. A child of this process
     /// ([`Context::process`](crate::Context::process)) uses the state over the same socket; if the server has another

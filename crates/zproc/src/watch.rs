@@ -11,17 +11,19 @@
 //!
 //! Three ways to wait for more than one thing, or without blocking: `select` for several states and descriptors, `feed`
 //! for an eventfd, `stream` for async tasks. They ask a [`Scout`] whether a watcher would return something, and consume
-//! nothing; the latter two are told by the thread of `notify` when to ask.
+//! nothing; the latter two are `told` when to ask: by the thread of `notify`, or by a `listener` at a server.
 
 pub(crate) mod at_once;
 mod condition;
 mod feed;
+mod listener;
 mod scout;
 mod select;
 mod standing;
 #[cfg(feature = "tokio")]
 mod stream;
 mod subject;
+mod told;
 mod update;
 mod walk;
 mod watcher;

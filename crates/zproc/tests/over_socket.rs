@@ -24,8 +24,15 @@ mod watch_cancel;
 mod watch_changes;
 #[path = "watch_conditions.rs"]
 mod watch_conditions;
+#[path = "watch_event_fd.rs"]
+mod watch_event_fd;
+#[path = "watch_select.rs"]
+mod watch_select;
 #[path = "watch_settings.rs"]
 mod watch_settings;
+#[cfg(feature = "tokio")]
+#[path = "watch_stream.rs"]
+mod watch_stream;
 #[path = "watch_waiting.rs"]
 mod watch_waiting;
 #[path = "wrap.rs"]

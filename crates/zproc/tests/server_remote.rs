@@ -617,7 +617,6 @@ fn what_needs_the_memory_says_so() -> Result<()> {
     let needs = |result: Result<()>| assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
     needs(state.verify().map(drop));
     needs(state.reap().map(drop));
-    needs(state.watch().event_fd().map(drop));
     assert!(state.fd().is_none());
     let map = State::open(&format!("{}?transport=map", server.address()))?;
     assert_eq!(map.transport(), Transport::Mapped);

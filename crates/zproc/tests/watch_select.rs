@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
-use support::{HANG, assert_nothing, eventually, left_by_a_dead_writer, now, pair, sleeps, thread_id};
+use support::{HANG, Served, assert_nothing, eventually, left_by_a_dead_writer, now, pair, sleeps, thread_id};
 use zproc::{Builder, Canceller, Error, Result, Select, State, WaitStrategy};
 
 mod support;
@@ -69,11 +69,11 @@ fn what_a_watcher_would_not_return_does_not_make_it_ready() -> Result<()> {
 #[test]
 fn any_of_several_namespaces_and_arenas_wakes_it_under_every_strategy() -> Result<()> {
     for strategy in STRATEGIES {
-        let first = State::anonymous()?.fork().wait_strategy(strategy).open()?;
+        let first = State::anonymous().served()?.fork().wait_strategy(strategy).open()?;
         let states = [
             first.fork().namespace("kitchen").open()?,
             first.fork().namespace("hall").open()?,
-            State::anonymous()?,
+            State::anonymous().served()?,
         ];
         let writers = states.clone();
         let mut select = Select::new();
@@ -232,7 +232,7 @@ fn a_state_that_is_closed_is_ready_to_say_so() -> Result<()> {
     let (_ours, theirs) = UnixStream::pair().expect("descriptors left");
     for strategy in STRATEGIES {
         for with_fd in [false, true] {
-            let state = State::anonymous()?.fork().wait_strategy(strategy).open()?;
+            let state = State::anonymous().served()?.fork().wait_strategy(strategy).open()?;
             let other = state.clone();
             let mut select = Select::new();
             select.watch(&other.watch())?;
@@ -260,7 +260,7 @@ fn a_state_is_ready_however_its_end_races_with_the_wait() -> Result<()> {
     let (_ours, theirs) = UnixStream::pair().expect("descriptors left");
     let begun = AtomicU32::new(0);
     for round in 1..=1500 {
-        let state = State::anonymous()?;
+        let state = State::anonymous().served()?;
         let mut select = Select::new();
         select.watch(&state.watch())?;
         select.readable(&theirs);
@@ -285,7 +285,7 @@ fn it_can_be_cancelled_however_it_waits() -> Result<()> {
     let (_ours, theirs) = UnixStream::pair().expect("descriptors left");
     for strategy in STRATEGIES {
         for (with_watch, with_fd) in [(true, false), (true, true), (false, true), (false, false)] {
-            let state = State::anonymous()?.fork().wait_strategy(strategy).open()?;
+            let state = State::anonymous().served()?.fork().wait_strategy(strategy).open()?;
             let canceller = Canceller::new();
             let mut select = Select::new();
             if with_watch {
@@ -364,7 +364,7 @@ fn what_a_dead_writer_decided_is_found() -> Result<()> {
 
 #[test]
 fn a_watcher_that_lags_is_ready_to_say_so() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     let mut select = Select::new();
     let of_state = select.watch(&state.watch().keys(["n"])?)?;
@@ -411,7 +411,7 @@ fn more_keys_and_namespaces_than_the_kernel_watches_are_waited_for_all_the_same(
 #[test]
 fn inside_of_atomic_it_does_not_wait() -> Result<()> {
     let (state, other) = pair();
-    let elsewhere = State::anonymous()?;
+    let elsewhere = State::anonymous().served()?;
     let mut select = Select::new();
     select.watch(&state.watch())?;
     elsewhere.atomic(|_| {
@@ -427,7 +427,7 @@ fn inside_of_atomic_it_does_not_wait() -> Result<()> {
 
 #[test]
 fn a_quiet_key_beside_a_busy_one_does_not_lag() -> Result<()> {
-    let state = Builder::anonymous().history(4, 1 << 20).create()?;
+    let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
     let other = state.clone();
     let quiet = state.watch().keys(["quiet"])?;
     let mut select = Select::new();

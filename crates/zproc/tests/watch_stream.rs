@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
-use support::{HANG, eventually, left_by_a_dead_writer, pair};
+use support::{HANG, Served, eventually, left_by_a_dead_writer, pair};
 use tokio::runtime::{Builder as Executor, Runtime};
 use zproc::{Builder, Canceller, Error, Result, State, Update, UpdateStream};
 
@@ -52,7 +52,10 @@ fn poll<'s>(updates: &mut UpdateStream<'s>, waker: &Waker) -> Poll<Option<Result
 #[test]
 fn a_task_on_any_thread_gets_the_updates_in_order() -> Result<()> {
     const COUNT: u64 = 2000;
-    let writer = Builder::anonymous().history(2 * COUNT as u32, 64 << 20).create()?;
+    let writer = Builder::anonymous()
+        .history(2 * COUNT as u32, 64 << 20)
+        .create()
+        .served()?;
     let runtime = executor();
     let tasks: Vec<_> = (0..3)
         .map(|_| {
@@ -226,7 +229,7 @@ fn a_cancel_wakes_the_task_and_a_close_ends_the_stream() -> Result<()> {
 #[test]
 fn a_stream_that_lags_is_told_how_much_and_goes_on() -> Result<()> {
     executor().block_on(async {
-        let state = Builder::anonymous().history(4, 1 << 20).create()?;
+        let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
         let other = state.clone();
         let mut updates = state.updates_stream()?;
         for n in 1..=100 {
@@ -248,7 +251,7 @@ fn a_stream_that_lags_is_told_how_much_and_goes_on() -> Result<()> {
 #[test]
 fn a_quiet_key_beside_a_busy_one_does_not_lag() -> Result<()> {
     executor().block_on(async {
-        let state = Builder::anonymous().history(4, 1 << 20).create()?;
+        let state = Builder::anonymous().history(4, 1 << 20).create().served()?;
         let other = state.clone();
         let quiet = state.watch().keys(["quiet"])?;
         let (mut of_cursor, mut own) = (quiet.stream()?, quiet.live().stream()?);
@@ -267,7 +270,10 @@ fn a_quiet_key_beside_a_busy_one_does_not_lag() -> Result<()> {
 #[test]
 fn tasks_that_share_a_state_share_its_updates() -> Result<()> {
     const COUNT: usize = 500;
-    let other = Builder::anonymous().history(2 * COUNT as u32, 64 << 20).create()?;
+    let other = Builder::anonymous()
+        .history(2 * COUNT as u32, 64 << 20)
+        .create()
+        .served()?;
     let state = Arc::new(other.clone());
     let runtime = executor();
     let (found, all) = std::sync::mpsc::channel();
@@ -310,7 +316,7 @@ fn what_a_dead_writer_decided_is_found() -> Result<()> {
 #[test]
 fn streams_go_from_thread_to_thread() {
     fn sent<T: Send>(_: &T) {}
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     let mut updates = state.updates_stream().unwrap();
     sent(&updates);
     sent(&updates.next());

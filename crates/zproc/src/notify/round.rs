@@ -17,7 +17,7 @@ use std::time::Duration;
 use shm_state::{Deadline, Events, Namespace, On, SLICE, Sleep, WeakNamespace};
 
 use super::shard::{List, Shard};
-use super::{Lookout, Registration, Teller, Wish, lock};
+use super::{Lookout, Registration, Teller, Wish, lock, wake};
 use crate::os;
 
 /// For how long to try for the writer lock, to finish a dead writer's commit.
@@ -103,11 +103,7 @@ impl Round {
             }
         }
         let Outcome { wakers, until, .. } = outcome;
-        // An executor or a listener to events that panics is not to take the others' news with it; it has told about
-        // the panic.
-        for waker in wakers {
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-        }
+        wakers.into_iter().for_each(wake);
         if slice_over {
             self.finish_for_the_dead();
         }
@@ -151,7 +147,7 @@ impl Source {
         let Some(namespace) = self.namespace.upgrade() else {
             // The states are gone, and with them all that could be returned.
             for registration in &self.registrations {
-                registration.tell(&mut lock(&registration.wish), outcome);
+                outcome.wakers.extend(registration.tell(&mut lock(&registration.wish)));
             }
             return;
         };
@@ -230,31 +226,34 @@ impl Registration {
             if changed.is_some_and(|changed| changed.passes_by(&**lookout, wish.at)) && !lookout.is_closed() {
                 lookout.passed(&mut wish.at, now);
             } else if lookout.look(namespace, &mut wish.at, now) {
-                return self.tell(&mut wish, outcome);
+                return outcome.wakers.extend(self.tell(&mut wish));
             }
         }
         if wish.deadline.passed() {
-            return self.tell(&mut wish, outcome);
+            return outcome.wakers.extend(self.tell(&mut wish));
         }
         outcome.until = outcome.until.min(wish.deadline);
         let Some(canceller) = &self.canceller else { return };
         let word = canceller.watched_since(wish.cancel_seen);
         if word.is_cancelled() {
-            self.tell(&mut wish, outcome);
+            outcome.wakers.extend(self.tell(&mut wish));
         } else if outcome.cancellers.insert(canceller.id()) {
             outcome.sleep.add_word(&word);
         }
     }
 
-    fn tell(&self, wish: &mut Wish, outcome: &mut Outcome<'_>) {
-        if !wish.is_there {
-            return;
+    /// Tells it, if it wants to be told. The waker of a task is for the caller to call, without a lock.
+    pub(super) fn tell(&self, wish: &mut Wish) -> Option<Waker> {
+        if !std::mem::take(&mut wish.is_there) {
+            return None;
         }
-        wish.is_there = false;
         match &mut wish.teller {
-            Teller::Fd(fd) => os::ring(fd),
-            Teller::Task(waker) => outcome.wakers.extend(waker.take()),
-            Teller::Gone => {}
+            Teller::Fd(fd) => {
+                os::ring(fd);
+                None
+            }
+            Teller::Task(waker) => waker.take(),
+            Teller::Gone => None,
         }
     }
 }

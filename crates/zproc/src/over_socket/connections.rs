@@ -185,7 +185,7 @@ impl Remote {
     }
 
     /// What the caller is told of a result.
-    fn told<R>(&self, session: Option<&Session>, result: Result<R, Fault>) -> Result<R> {
+    pub(super) fn told<R>(&self, session: Option<&Session>, result: Result<R, Fault>) -> Result<R> {
         result.map_err(|fault| {
             if let (Fault::Lost(_), Some(session)) = (&fault, session) {
                 session.end();
@@ -219,7 +219,7 @@ impl Remote {
     }
 
     /// One more connection of the session.
-    fn another_link(&self, session: &Session) -> Result<Link> {
+    pub(super) fn another_link(&self, session: &Session) -> Result<Link> {
         let mut link = self.connect()?;
         {
             let mut streams = session.streams.lock();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use shm_state::Deadline;
 
+use super::told::Told;
 use super::{Scout, Watch};
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
-use crate::notify::{self, Registered, Teller};
+use crate::notify::Teller;
 use crate::os;
 
 impl Watch<'_> {
@@ -20,7 +21,7 @@ impl Watch<'_> {
     /// The timeout does not count. For everything else see [`EventFeed`].
     ///
     /// # Errors
-    /// [`Error::Engine`] if there is no descriptor or no thread left.
+    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no descriptor or no thread left.
     ///
     /// ```
     /// use std::time::Duration;
@@ -45,14 +46,10 @@ impl Watch<'_> {
     pub fn event_fd(&self) -> Result<EventFeed> {
         let fd = Arc::new(os::event_fd()?);
         let (scout, start) = Scout::of(self)?;
-        let registered = notify::register(
-            Some(Box::new(scout)),
-            self.canceller.clone(),
-            Teller::Fd(Arc::clone(&fd)),
-        )?;
+        let told = Told::new(self, scout, Teller::Fd(Arc::clone(&fd)))?;
         let feed = EventFeed {
             fd,
-            registered,
+            told,
             canceller: self.canceller.clone(),
             live: self.live,
         };
@@ -82,6 +79,10 @@ impl Watch<'_> {
 /// not readable, an update of its keys costs the writer a `FUTEX_WAKE`, about 1 µs, and the thread some microseconds;
 /// while it is readable, nothing. With more than about 120 different keys in all, the thread is woken by every update.
 ///
+/// **Over a socket** ([`State::transport`](crate::State::transport)) each feed has a thread and a connection of its own, and
+/// `clear` is a request. While the server is away, the feed is readable, since the watcher would say so; when there is one
+/// again, it goes on where it was. A server that is stopped holds up `clear` for some seconds at most.
+///
 /// In a forked child an inherited feed fails with [`Error::Forked`] and never becomes readable by the child's doing.
 ///
 /// ```
@@ -106,7 +107,7 @@ impl Watch<'_> {
 /// ```
 pub struct EventFeed {
     fd: Arc<EventFd>,
-    registered: Registered,
+    told: Told,
     canceller: Option<Canceller>,
     live: bool,
 }
@@ -116,7 +117,8 @@ impl EventFeed {
     ///
     /// # Errors
     /// [`Error::Closed`] if the state was closed or dropped, [`Error::Cancelled`] if the watcher's canceller is
-    /// cancelled (then it stays readable), [`Error::Forked`].
+    /// cancelled (then it stays readable), [`Error::Forked`]. Over a socket the error of a server that answers and lets nobody
+    /// wait, because it takes no more connections ([`Error::Disconnected`]); it stays readable, and can be cleared again.
     ///
     /// ```
     /// use zproc::{Error, State};
@@ -129,11 +131,11 @@ impl EventFeed {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn clear(&self) -> Result<()> {
-        if !self.registered.is_current() {
+        if !self.told.is_current() {
             return Err(Error::Forked);
         }
         // Nobody writes to it before the next wish.
-        let at = self.registered.rest();
+        let at = self.told.rest()?;
         os::silence(&self.fd);
         self.look(at)
     }
@@ -141,20 +143,22 @@ impl EventFeed {
     /// Makes it readable if there is something behind `at`, and else has it become readable when there is.
     fn look(&self, mut at: u64) -> Result<()> {
         let cancel = self.canceller.as_ref().map(Canceller::watch);
-        let lookout = self.registered.lookout();
-        let open = lookout.filter(|lookout| !lookout.is_closed());
-        let found = match open.and_then(|lookout| Some((lookout, lookout.namespace().upgrade()?))) {
+        let found = match self.told.opened() {
             None => Err(Error::Closed),
             Some(_) if cancel.is_some_and(|cancel| cancel.is_cancelled()) => Err(Error::Cancelled),
-            Some((_, namespace)) if self.live => {
-                at = namespace.seq();
-                Ok(false)
-            }
-            Some((lookout, namespace)) => Ok(lookout.look(&namespace, &mut at, namespace.seq())),
+            Some(opened) if self.live => match opened.seq() {
+                Ok(newest) => {
+                    at = newest;
+                    Ok(false)
+                }
+                // The watcher will say so.
+                Err(_) => Ok(true),
+            },
+            Some(opened) => Ok(opened.look(&mut at)),
         };
         if matches!(found, Ok(false)) {
             let cancel_seen = cancel.map_or(0, |cancel| cancel.seen());
-            self.registered.want(at, Deadline::never(), cancel_seen, None);
+            self.told.want(at, Deadline::never(), cancel_seen, None);
         } else {
             os::ring(&self.fd);
         }

@@ -10,10 +10,10 @@ use super::watcher::{Looked, Progress, Sought};
 use crate::error::Result;
 use crate::notify::Lookout;
 use crate::shared::Shared;
+use crate::store::Store;
 
-/// Looks ahead for a watcher, without keeping its namespace open.
+/// Looks ahead for a watcher, in the store that it is shown.
 pub(crate) struct Scout {
-    namespace: WeakNamespace,
     shared: Arc<Shared>,
     place: Place,
     hashes: Option<Vec<u64>>,
@@ -30,65 +30,73 @@ enum Place {
 impl Scout {
     /// For `watch`; with the place to begin at.
     pub(super) fn of(watch: &Watch<'_>) -> Result<(Self, u64)> {
-        let namespace = watch.watcher.access.ready()?;
+        let store = watch.watcher.access.store()?;
         let sought = watch.sought(watch.subject.clone(), None);
         let (place, at) = if watch.live {
-            (Place::Own(sought), namespace.seq())
+            (Place::Own(sought), store.seq()?)
         } else {
             let progress = watch.watcher.progress();
             let looked = progress.looked_for(&sought);
             (Place::Cursor(Arc::clone(progress), looked), 0)
         };
-        Ok((Self::new(watch, namespace, place), at))
+        Ok((Self::new(watch, place), at))
     }
 
     /// For one who goes through the updates at a place of its own.
     #[cfg(feature = "tokio")]
-    pub(super) fn elsewhere(watch: &Watch<'_>) -> Result<Self> {
-        let namespace = watch.watcher.access.ready()?;
+    pub(super) fn elsewhere(watch: &Watch<'_>) -> Self {
         let sought = watch.sought(watch.subject.clone(), None);
-        Ok(Self::new(watch, namespace, Place::Own(sought)))
+        Self::new(watch, Place::Own(sought))
     }
 
-    fn new(watch: &Watch<'_>, namespace: &Namespace, place: Place) -> Self {
+    fn new(watch: &Watch<'_>, place: Place) -> Self {
         Self {
-            namespace: namespace.downgrade(),
             shared: Arc::clone(watch.watcher.access.shared()),
             hashes: watch.subject.hashes(),
             place,
         }
     }
 
-    fn sought(&self) -> &Sought {
+    /// What is looked for.
+    pub(super) fn sought(&self) -> &Sought {
         match &self.place {
             Place::Cursor(_, looked) => looked.sought(),
             Place::Own(sought) => sought,
         }
     }
-}
 
-impl Lookout for Scout {
-    fn namespace(&self) -> &WeakNamespace {
-        &self.namespace
-    }
-
-    fn hashes(&self) -> Option<&[u64]> {
+    /// The hashes of the keys that it is about; `None` for all.
+    pub(super) fn hashes(&self) -> Option<&[u64]> {
         self.hashes.as_deref()
     }
 
-    fn is_closed(&self) -> bool {
+    /// Whether the watcher's state was closed.
+    pub(super) fn is_closed(&self) -> bool {
         // SeqCst: after the events were armed. Who closes sets the flag and then wakes.
         self.shared.closed().load(Ordering::SeqCst)
     }
 
-    fn look(&self, namespace: &Namespace, at: &mut u64, until: u64) -> bool {
-        if let Place::Cursor(progress, looked) = &self.place {
-            *at = progress.cursor().max(looked.at()).max(*at);
+    /// Where to look on from, of one who has looked up to `at`: behind what was consumed, what others have looked at, and own
+    /// updates.
+    pub(super) fn resume(&self, at: u64) -> u64 {
+        self.shared.behind_own(self.known(at))
+    }
+
+    fn known(&self, at: u64) -> u64 {
+        match &self.place {
+            Place::Cursor(progress, looked) => progress.cursor().max(looked.at()).max(at),
+            Place::Own(_) => at,
         }
+    }
+
+    /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not, `at` moves
+    /// to how far was looked.
+    pub(super) fn look(&self, store: Store<'_>, at: &mut u64, until: u64) -> bool {
+        *at = self.known(*at);
         *at = self.shared.behind_own(*at).min(until).max(*at);
-        let (sought, own) = (self.sought(), Some(namespace.identity()));
+        let (sought, own) = (self.sought(), Some(store.identity()));
         let mut seen = *at;
-        let next = namespace.next_match(&mut seen, until, sought.subject.filter(), sought.duplicates, own);
+        let next = store.next_match(&mut seen, until, sought.subject.filter(), sought.duplicates, own);
         let found = match next {
             Ok(Next::Nothing) => {
                 self.passed(at, seen);
@@ -104,10 +112,48 @@ impl Lookout for Scout {
         found || self.is_closed()
     }
 
-    fn passed(&self, at: &mut u64, to: u64) {
+    /// None of the updates after `at`, up to `to`, concerns it.
+    pub(super) fn passed(&self, at: &mut u64, to: u64) {
         *at = (*at).max(to);
         if let Place::Cursor(_, looked) = &self.place {
             looked.raise(*at);
         }
+    }
+}
+
+/// One that looks into mapped memory, without keeping it open.
+pub(super) struct Mapped {
+    namespace: WeakNamespace,
+    scout: Scout,
+}
+
+impl Mapped {
+    pub(super) fn new(namespace: &Namespace, scout: Scout) -> Self {
+        Self {
+            namespace: namespace.downgrade(),
+            scout,
+        }
+    }
+}
+
+impl Lookout for Mapped {
+    fn namespace(&self) -> &WeakNamespace {
+        &self.namespace
+    }
+
+    fn hashes(&self) -> Option<&[u64]> {
+        self.scout.hashes()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.scout.is_closed()
+    }
+
+    fn look(&self, namespace: &Namespace, at: &mut u64, until: u64) -> bool {
+        self.scout.look(Store::Mapped(namespace), at, until)
+    }
+
+    fn passed(&self, at: &mut u64, to: u64) {
+        self.scout.passed(at, to);
     }
 }

@@ -4,7 +4,8 @@
 //! their words at once (`shm_state`, `sleep`). No other thread takes part.
 //!
 //! **With descriptors** the kernel can only be asked by poll, so the thread of `notify` feeds an eventfd that is polled
-//! beside them.
+//! beside them. So it is with states that are used over sockets, which have no words: each has a `listener`, which feeds the
+//! same eventfd. To look at one of them is a question to its server.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,13 +16,16 @@ use nix::sys::eventfd::EventFd;
 use shm_state::{Deadline, Events, MOST_WORDS, Namespace, On, SLICE, Sleep, Strategy, Watched};
 use zproc_spawn::signal::Bell;
 
+use super::told::Told;
 use super::{Scout, Watch};
 use crate::access::is_in_atomic;
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
-use crate::notify::{self, Lookout, Registered, Teller};
+use crate::notify::{self, Teller};
 use crate::os::{self, Interest};
+use crate::over_socket::{self, Remote};
 use crate::signals::Signals;
+use crate::store::Store;
 
 /// Waits until one of several watchers has something to return, or one of several descriptors is ready.
 ///
@@ -36,8 +40,9 @@ use crate::signals::Signals;
 /// **Costs.** With watchers only, the thread sleeps on the words of all of them at once, as one watcher does, and spins
 /// before as the first watcher's state says ([`Builder::wait_strategy`](crate::Builder::wait_strategy)). The kernel
 /// watches 128 words. Namespaces share them, and one with more keys than its share wakes the thread at every update;
-/// with more than 127 namespaces the thread looks every 10 ms, as it does before Linux 5.16. With descriptors there is
-/// no spinning, and the watchers are fed through an [`EventFeed`](crate::EventFeed)'s thread.
+/// with more than 127 namespaces the thread looks every 10 ms, as it does before Linux 5.16. With descriptors, or states
+/// that are used over sockets, there is no spinning, and the watchers are fed through the threads of an
+/// [`EventFeed`](crate::EventFeed); each look at a state over a socket is a request.
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,6 +69,8 @@ use crate::signals::Signals;
 pub struct Select<'a> {
     items: Vec<Item<'a>>,
     groups: Vec<Group<'a>>,
+    /// The watchers of states that are used over sockets.
+    remotes: Vec<(usize, &'a Remote)>,
     canceller: Option<Canceller>,
     strategy: Option<Strategy>,
     feed: Option<Feed>,
@@ -95,7 +102,7 @@ struct Group<'a> {
 struct Feed {
     fd: Arc<EventFd>,
     /// Each with its number; the canceller of the whole has none.
-    registered: Vec<(Option<usize>, Registered)>,
+    told: Vec<(Option<usize>, Told)>,
 }
 
 impl<'a> Select<'a> {
@@ -127,10 +134,20 @@ impl<'a> Select<'a> {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn watch(&mut self, watch: &Watch<'a>) -> Result<usize> {
-        let namespace = watch.watcher.access.ready()?;
+        let store = watch.watcher.access.store()?;
         let (scout, at) = Scout::of(watch)?;
-        let (number, dict) = (self.items.len(), scout.namespace().dict());
+        let number = self.items.len();
         self.strategy.get_or_insert(watch.watcher.access.patience.strategy);
+        match store {
+            Store::Mapped(namespace) => self.join_group(namespace, number),
+            Store::Remote(remote) => self.remotes.push((number, remote)),
+        }
+        let watch = watch.clone();
+        Ok(self.add(Item::Watcher(Watcher { watch, scout, at })))
+    }
+
+    fn join_group(&mut self, namespace: &'a Namespace, number: usize) {
+        let dict = namespace.downgrade().dict();
         match self.groups.iter_mut().find(|group| group.dict == dict) {
             Some(group) => group.members.push(number),
             None => self.groups.push(Group {
@@ -140,8 +157,6 @@ impl<'a> Select<'a> {
                 members: vec![number],
             }),
         }
-        let watch = watch.clone();
-        Ok(self.add(Item::Watcher(Watcher { watch, scout, at })))
     }
 
     /// Adds a descriptor that is ready when it can be read from, or has failed; returns its number.
@@ -233,6 +248,9 @@ impl<'a> Select<'a> {
         for group in &self.groups {
             group.namespace.check_fork()?;
         }
+        for (_, remote) in &self.remotes {
+            remote.check_fork()?;
+        }
         let deadline = timeout.map_or(Deadline::never(), Deadline::after);
         // Those of single watchers, as they are now.
         let seen: Vec<u32> = self.items.iter().map(Item::cancel_seen).collect();
@@ -240,7 +258,7 @@ impl<'a> Select<'a> {
             match timeout {
                 Some(Duration::ZERO) => return Err(Error::Timeout),
                 _ if is_in_atomic() => return Err(Error::NestedAtomic),
-                _ if self.has_fds() => self.poll(deadline, cancel.as_ref(), &seen)?,
+                _ if self.has_fds() || !self.remotes.is_empty() => self.poll(deadline, cancel.as_ref(), &seen)?,
                 _ => {
                     self.spin(deadline, cancel.as_ref(), &seen)?;
                     self.sleep_on_words(deadline, cancel.as_ref(), &seen)?;
@@ -273,6 +291,7 @@ impl<'a> Select<'a> {
         for group in &self.groups {
             group.look(group.namespace.seq(), &mut self.items, seen, &mut self.ready);
         }
+        look_over_sockets(&self.remotes, &mut self.items, seen, &mut self.ready);
         !self.ready.is_empty()
     }
 
@@ -351,7 +370,15 @@ impl<'a> Select<'a> {
 
     /// After the deadline: what a dead writer decided counts as having happened before.
     fn last_look(&mut self, seen: &[u32]) -> Result<()> {
-        self.finish_for_the_dead(Duration::from_millis(1));
+        const PATIENCE: Duration = Duration::from_millis(1);
+        self.finish_for_the_dead(PATIENCE);
+        for (number, remote) in &self.remotes {
+            if let Some(Item::Watcher(watcher)) = self.items.get(*number) {
+                // A server does so at the end of a wait. What it fails with, the look says too.
+                let filter = watcher.watch.subject.filter();
+                let _ = remote.wait(filter, watcher.at, Deadline::after(PATIENCE), None);
+            }
+        }
         if self.look(seen) { Ok(()) } else { Err(Error::Timeout) }
     }
 
@@ -365,7 +392,7 @@ impl<'a> Select<'a> {
     fn poll(&mut self, deadline: Deadline, cancel: Option<&Watched<'_>>, seen: &[u32]) -> Result<()> {
         let feed = match self.feed.take() {
             // That of a parent is fed in the parent.
-            Some(feed) if feed.registered.iter().all(|(_, one)| one.is_current()) => feed,
+            Some(feed) if feed.told.iter().all(|(_, one)| one.is_current()) => feed,
             _ => match Feed::of(&self.items, self.canceller.as_ref()) {
                 Ok(feed) => feed,
                 // Of a state that was closed since it was looked at.
@@ -382,12 +409,12 @@ impl<'a> Select<'a> {
             if let Err(error) = signals.check() {
                 break Err(error);
             }
-            for (number, registered) in &feed.registered {
+            for (number, told) in &feed.told {
                 let (at, seen) = match number.and_then(|number| Some((self.items.get(number)?, seen.get(number)?))) {
                     Some((Item::Watcher(watcher), seen)) => (watcher.at, *seen),
                     _ => (0, cancel.map_or(0, Watched::seen)),
                 };
-                registered.want(at, Deadline::never(), seen, None);
+                told.want(at, Deadline::never(), seen, None);
             }
             let ready = &mut self.ready;
             let of_feed = (usize::MAX, feed.fd.as_fd(), Interest::Readable);
@@ -407,8 +434,14 @@ impl<'a> Select<'a> {
             for group in &self.groups {
                 group.look(group.namespace.seq(), &mut self.items, seen, ready);
             }
+            look_over_sockets(&self.remotes, &mut self.items, seen, ready);
             if !ready.is_empty() {
                 break Ok(false);
+            }
+            if !self.remotes.is_empty()
+                && let Err(error) = feed.rest()
+            {
+                break Err(error);
             }
             if cancel.is_some_and(Watched::is_cancelled) {
                 break Err(Error::Cancelled);
@@ -417,9 +450,8 @@ impl<'a> Select<'a> {
                 break Ok(true);
             }
         };
-        for (_, registered) in &feed.registered {
-            registered.rest();
-        }
+        // What fails now has made no difference: everything was looked at.
+        let _ = feed.rest();
         if result? { self.last_look(seen) } else { Ok(()) }
     }
 }
@@ -458,7 +490,8 @@ impl Group<'_> {
             let Some(Item::Watcher(watcher)) = items.get_mut(*member) else {
                 continue;
             };
-            if watcher.is_cancelled(seen[*member]) || watcher.scout.look(self.namespace, &mut watcher.at, until) {
+            let store = Store::Mapped(self.namespace);
+            if watcher.is_cancelled(seen[*member]) || watcher.scout.look(store, &mut watcher.at, until) {
                 ready.push(*member);
                 if watcher.watch.live {
                     watcher.at = until.max(watcher.at);
@@ -478,20 +511,47 @@ impl Watcher<'_> {
 impl Feed {
     fn of(items: &[Item<'_>], canceller: Option<&Canceller>) -> Result<Self> {
         let fd = Arc::new(os::event_fd()?);
-        let mut registered = Vec::new();
+        let mut told = Vec::new();
         for (number, item) in items.iter().enumerate() {
             if let Item::Watcher(Watcher { watch, .. }) = item {
                 let (scout, _) = Scout::of(watch)?;
-                let teller = Teller::Fd(Arc::clone(&fd));
-                let one = notify::register(Some(Box::new(scout)), watch.canceller.clone(), teller)?;
-                registered.push((Some(number), one));
+                told.push((Some(number), Told::new(watch, scout, Teller::Fd(Arc::clone(&fd)))?));
             }
         }
         if let Some(canceller) = canceller {
-            let one = notify::register(None, Some(canceller.clone()), Teller::Fd(Arc::clone(&fd)))?;
-            registered.push((None, one));
+            let teller = Teller::Fd(Arc::clone(&fd));
+            let one = notify::register(None, Some(canceller.clone()), teller)?;
+            told.push((None, Told::Mapped(one)));
         }
-        Ok(Self { fd, registered })
+        Ok(Self { fd, told })
+    }
+
+    /// Wants nothing to be told any more.
+    fn rest(&self) -> Result<()> {
+        // Each of them, whatever another says.
+        self.told
+            .iter()
+            .map(|(_, told)| told.rest().map(drop))
+            .fold(Ok(()), Result::and)
+    }
+}
+
+/// Notes which watchers of states that are used over sockets are ready.
+fn look_over_sockets(remotes: &[(usize, &Remote)], items: &mut [Item<'_>], seen: &[u32], ready: &mut Vec<usize>) {
+    let _in_time = (!remotes.is_empty()).then(|| over_socket::in_time(Some(Duration::ZERO)));
+    for (number, remote) in remotes {
+        let Some(Item::Watcher(watcher)) = items.get_mut(*number) else {
+            continue;
+        };
+        if watcher.is_cancelled(seen[*number]) || watcher.scout.look(Store::Remote(remote), &mut watcher.at, u64::MAX) {
+            ready.push(*number);
+            // If the server is away, there is news when it is back.
+            if watcher.watch.live
+                && let Ok(newest) = remote.seq()
+            {
+                watcher.at = newest.max(watcher.at);
+            }
+        }
     }
 }
 

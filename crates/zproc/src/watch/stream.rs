@@ -9,11 +9,12 @@ use std::time::Duration;
 use futures_core::Stream;
 use shm_state::Deadline;
 
+use super::told::Told;
 use super::update::ends;
 use super::walk::Changes;
 use super::{Scout, Sought, Update, Watch};
 use crate::error::{Error, Result};
-use crate::notify::{self, Registered, Teller};
+use crate::notify::Teller;
 
 /// With the feature `tokio`.
 impl<'s> Watch<'s> {
@@ -65,17 +66,15 @@ impl<'s> Watch<'s> {
         let scout = if changes.is_of_cursor() {
             Scout::of(self)?.0
         } else {
-            Scout::elsewhere(self)?
+            Scout::elsewhere(self)
         };
-        let lookout = Some(Box::new(scout) as Box<_>);
-        let registered = notify::register(lookout, self.canceller.clone(), Teller::Task(None))?;
         Ok(UpdateStream {
             sought: self.sought(self.subject.clone(), None),
             ask: self.timeout(Duration::ZERO),
             timeout: self.timeout,
             wait: None,
             changes,
-            registered,
+            told: Told::new(self, scout, Teller::Task(None))?,
             ended: false,
         })
     }
@@ -94,6 +93,11 @@ impl<'s> Watch<'s> {
 ///
 /// **Threads.** One thread of the process wakes the tasks of all streams (see [`EventFeed`](crate::EventFeed), whose it
 /// is too); there is none for each stream.
+///
+/// **Over a socket** ([`State::transport`](crate::State::transport)) each stream has a thread and a connection of its own,
+/// and to poll it is one request and its reply, or some, which a server that is stopped may hold up for some seconds. A
+/// server that is lost is an error, which ends the stream; a new one goes on from the cursor and misses nothing. The stream
+/// may not notice a server that was replaced before it was polled.
 ///
 /// ```
 /// use zproc::State;
@@ -129,7 +133,7 @@ pub struct UpdateStream<'s> {
     /// The wait that is under way.
     wait: Option<Wait>,
     changes: Changes,
-    registered: Registered,
+    told: Told,
     ended: bool,
 }
 
@@ -160,7 +164,7 @@ impl<'s> UpdateStream<'s> {
     }
 
     fn poll_update(&mut self, context: &Context<'_>) -> Poll<Result<Update<'s>>> {
-        if !self.registered.is_current() {
+        if !self.told.is_current() {
             return Poll::Ready(Err(Error::Forked));
         }
         let wait = *self.wait.get_or_insert_with(|| Wait {
@@ -176,7 +180,10 @@ impl<'s> UpdateStream<'s> {
             return Poll::Ready(Err(Error::Cancelled));
         }
         // As far as others have looked for it.
-        let looked = self.registered.rest();
+        let looked = match self.told.rest() {
+            Ok(looked) => looked,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         if !self.changes.is_of_cursor() {
             self.changes.skip(looked);
         }
@@ -184,7 +191,7 @@ impl<'s> UpdateStream<'s> {
             Err(Error::Timeout) if wait.deadline.passed() => Poll::Ready(Err(Error::Timeout)),
             Err(Error::Timeout) => {
                 let at = self.changes.at();
-                self.registered
+                self.told
                     .want(at, wait.deadline, wait.cancel_seen, Some(context.waker()));
                 Poll::Pending
             }

@@ -194,7 +194,7 @@ pub fn left_by_a_dead_writer() -> State {
     let at = words.control(0);
     assert_eq!((words.get(at + control::SEQ), words.get(at + control::MARKER)), (1, 1));
     words.set(at + control::SEQ, 0);
-    state.fork().since(0).open().unwrap()
+    Ok(state).served().unwrap().fork().since(0).open().unwrap()
 }
 
 fn fd_of(state: &State) -> BorrowedFd<'_> {
