@@ -136,6 +136,17 @@ impl Access {
         }
     }
 
+    /// Whichever it is, for a call that takes the writer locks of all namespaces and repairs what it finds, which is not for
+    /// those who only read. Of mapped memory the engine says so.
+    pub(crate) fn store_for_locks(&self) -> Result<Store<'_>> {
+        let store = self.store()?;
+        match store {
+            Store::Mapped(_) => check_not_in_atomic()?,
+            Store::Remote(_) => self.check_writable()?,
+        }
+        Ok(store)
+    }
+
     /// Whether its updates are dated by the precise clock.
     pub(crate) fn has_precise_time(&self) -> bool {
         match &self.remote {

@@ -355,7 +355,8 @@ impl State {
     ///
     /// # Errors
     /// As for [`State::insert`], for example [`Error::Full`]; and [`Error::Dump`] if the dump, written by hand, has a key
-    /// twice. The state is then as before.
+    /// twice; over a socket [`Error::Disconnected`] if the dump is larger than a request may be (64 MiB, 2²⁰ keys). The
+    /// state is then as before.
     ///
     /// ```
     /// use zproc::{Map, State};
@@ -370,11 +371,11 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn restore(&self, dump: &Dump) -> Result<()> {
-        self.write_stored(|transaction| {
+        self.write(|transaction| {
             transaction.clear()?;
             for entry in &dump.entries {
                 let key = entry.key_ref();
-                if transaction.put(&key, entry.tag, &entry.value)? {
+                if transaction.put_stored(&key, entry.tag, &entry.value)? {
                     let reason = format!("it has the key {} twice", name(&key));
                     return Err(Error::Dump { reason });
                 }

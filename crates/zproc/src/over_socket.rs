@@ -39,7 +39,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shm_state::{Deadline, KeyRef, Payload, Stats, Status, Watched};
+use shm_state::{Deadline, KeyRef, Payload, Reaped, Report, Stats, Status, Watched};
 
 use crate::canceller::Canceller;
 use crate::error::{Error, Result};
@@ -244,15 +244,35 @@ impl Remote {
 
     /// Figures of the whole state, for which the server takes the writer locks.
     pub(crate) fn stats(&self) -> Result<Stats> {
-        let read = |reply: Reply<'_>| match reply {
+        self.with_locks(&Request::Stats, |reply| match reply {
             Reply::Stats(stats) => Ok((*stats).into()),
             other => Err(odd(&other)),
-        };
-        let session = self.session()?;
-        self.call_in(&session, Call::Long, &Request::Stats, Terms::default(), read)
+        })
     }
 
-    /// Those that are had without a lock, also within a transaction, to whose reads they do not belong.
+    /// Whether all that is stored is in order, for which the server takes the writer locks.
+    pub(crate) fn verify(&self) -> Result<Report> {
+        self.with_locks(&Request::Verify, |reply| match reply {
+            Reply::Verified(report) => Ok(report.into()),
+            other => Err(odd(&other)),
+        })
+    }
+
+    /// Has the server give back what dead processes left.
+    pub(crate) fn reap(&self) -> Result<Reaped> {
+        self.with_locks(&Request::Reap, |reply| match reply {
+            Reply::Reaped(reaped) => Ok(reaped.into()),
+            other => Err(odd(&other)),
+        })
+    }
+
+    /// What takes as long as the server has to wait for the writer locks, and then to look at all that is stored.
+    fn with_locks<R>(&self, request: &Request<'_>, read: impl FnOnce(Reply<'_>) -> Result<R, Fault>) -> Result<R> {
+        let session = self.session()?;
+        self.call_in(&session, Call::Long, request, Terms::default(), read)
+    }
+
+    /// Figures that are had without a lock, also within a transaction, to whose reads they do not belong.
     pub(crate) fn status(&self) -> Result<Status> {
         let read = |reply: Reply<'_>| match reply {
             Reply::Status(status) => Ok((*status).into()),

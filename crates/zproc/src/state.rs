@@ -21,6 +21,7 @@ use crate::ping::{Ping, ping};
 use crate::secret::Secret;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
+use crate::transaction::Transaction;
 use crate::transport::Transport;
 use crate::watch::{Progress, Watcher};
 pub use builder::Builder;
@@ -191,9 +192,9 @@ impl State {
         Builder::of(self)
     }
 
-    /// Makes one update of what `f` does with keys and values as they are stored.
-    pub(crate) fn write_stored(&self, f: impl FnOnce(&mut shm_state::Transaction<'_>) -> Result<()>) -> Result<()> {
-        self.watcher.access.write(f)
+    /// Makes one update of what `f` does, which reads nothing.
+    pub(crate) fn write(&self, f: impl FnOnce(&mut Transaction<'_>) -> Result<()>) -> Result<()> {
+        Transaction::run_once(&self.watcher.access, f)
     }
 
     /// A namespace of the same memory, for a server; under an identity of its own. For who only reads it is not created.
@@ -434,10 +435,12 @@ impl State {
 
     /// Gives back now what dead processes left: updates that they had decided are finished, and their locks, snapshots,
     /// watchers and entries in the list of processes go. All of it happens by itself when it is needed: locks when somebody
-    /// waits for them, memory when it is short. Takes the writer locks of all namespaces one after the other.
+    /// waits for them, memory when it is short. Takes the writer locks of all namespaces one after the other. Over a socket
+    /// the server does it.
     ///
     /// # Errors
     /// [`Error::LockTimeout`] when a lock is not free within ten seconds. What does not need that lock is done all the same.
+    /// [`Error::ReadOnly`] if the state was opened for reading only.
     ///
     /// ```
     /// let state = zproc::State::anonymous()?;
@@ -445,13 +448,18 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn reap(&self) -> Result<Reaped> {
-        self.watcher.access.ready()?;
-        check_not_in_atomic()?;
-        Ok(self.arena()?.reap()?)
+        match self.watcher.access.store_for_locks()? {
+            Store::Mapped(_) => Ok(self.arena()?.reap()?),
+            Store::Remote(remote) => remote.reap(),
+        }
     }
 
     /// Walks everything that is stored, in all namespaces, and accounts for every block of memory. Takes their writer
-    /// locks one after the other.
+    /// locks one after the other. Over a socket the server does it.
+    ///
+    /// # Errors
+    /// [`Error::LockTimeout`] when a lock is not free within ten seconds; [`Error::ReadOnly`] if the state was opened for
+    /// reading only.
     ///
     /// ```
     /// let state = zproc::State::anonymous()?;
@@ -460,9 +468,10 @@ impl State {
     /// # Ok::<(), zproc::Error>(())
     /// ```
     pub fn verify(&self) -> Result<Report> {
-        self.watcher.access.ready()?;
-        check_not_in_atomic()?;
-        Ok(self.arena()?.verify()?)
+        match self.watcher.access.store_for_locks()? {
+            Store::Mapped(_) => Ok(self.arena()?.verify()?),
+            Store::Remote(remote) => remote.verify(),
+        }
     }
 }
 

@@ -211,6 +211,18 @@ impl Transaction<'_> {
         }
     }
 
+    /// Puts a value under a key, both as they are stored. Returns whether the key was there.
+    pub(crate) fn put_stored(&mut self, key: &shm_state::KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<bool> {
+        match &mut self.inner {
+            Inner::Mapped(inner) => Ok(inner.put(key, tag, bytes)?),
+            Inner::Remote(overlay) => {
+                let was_there = overlay.contains(key)?;
+                overlay.put(key, tag, bytes);
+                Ok(was_there)
+            }
+        }
+    }
+
     /// The value of a key; `None` if the key is absent, where `default` is then put.
     pub(crate) fn get_or_put<T: FromValue + ToValue>(
         &mut self,

@@ -21,10 +21,10 @@ pub enum Transport {
     Mapped,
     /// Each call is a request to the server and its reply.
     ///
-    /// Everything works as with mapped memory, at the speed of a socket, but for what needs the memory itself
-    /// ([`Error::NotMapped`](crate::Error::NotMapped)): `verify`, `reap`, `load` and `restore`, and serving it to others.
-    /// [`State::atomic`](crate::State::atomic) may run its closure several times. A request has at most 64 MiB, and a million
-    /// (2²⁰) changes.
+    /// Everything works as with mapped memory, at the speed of a socket, but for serving it to others, which needs the
+    /// memory itself ([`Error::NotMapped`](crate::Error::NotMapped)). [`State::atomic`](crate::State::atomic) may run its closure
+    /// several times. A request has at most 64 MiB, and a million (2²⁰) changes: that is the most for one value, one
+    /// transaction, and one dump that is restored.
     ///
     /// A server that does not answer for 5 s, or does not let one in for 10 s, is
     /// [`Error::Disconnected`](crate::Error::Disconnected); for a watcher with a timeout, and for a write with a lock timeout,
@@ -32,9 +32,9 @@ pub enum Transport {
     /// A signal that is an event ends waits, also for the writer lock, but not the call to a server that does not answer.
     /// A state that is cloned while its server is away watches from where the one that was cloned is.
     ///
-    /// Each [`Watch::event_fd`](crate::Watch::event_fd), each stream, and each such watcher in a [`Select`](crate::Select) has a
-    /// thread of this process and, from its first wait on, a connection to the server, of which there are 1,024 at most. It is
-    /// told of a lost server as of an update.
+    /// Each [`Watch::event_fd`](crate::Watch::event_fd), each stream, and each such watcher in a
+    /// [`Select`](crate::Select) has a thread of this process and, from its first wait on, a connection to the server, of
+    /// which there are 1,024 at most. It is told of a lost server as of an update.
     ///
     /// [`Snapshot::view`](crate::Snapshot::view) shows a copy that was fetched. A child of this process
     /// ([`Context::process`](crate::Context::process)) uses the state over the same socket; if the server has another

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use support::{Served, end_servers, memory};
 use zproc::{Dump, DumpFormat, Error, Key, MAX_NESTING, Map, Result, State, Value};
+
+mod support;
 
 /// A directory of its own, removed when this is dropped.
 struct Directory(PathBuf);
@@ -120,10 +123,10 @@ proptest! {
 
     #[test]
     fn what_is_restored_is_what_was_dumped(entries in prop::collection::vec((keys(), values()), 0..12)) {
-        let state = State::anonymous().unwrap();
+        let state = State::anonymous().served().unwrap();
         state.extend(entries).unwrap();
         let dump = state.snapshot().unwrap().dump().unwrap();
-        let other = State::anonymous().unwrap();
+        let other = State::anonymous().served().unwrap();
         other.insert("in the way", 1).unwrap();
         for through in FORMATS {
             let again = through(&dump);
@@ -131,12 +134,14 @@ proptest! {
             other.restore(&again).unwrap();
             prop_assert_eq!(stored(&other).unwrap(), stored(&state).unwrap());
         }
+        drop((state, other));
+        end_servers();
     }
 }
 
 #[test]
 fn a_dump_says_where_it_is_from() -> Result<()> {
-    let state = State::anonymous()?.fork().namespace("kitchen").open()?;
+    let state = State::anonymous().served()?.fork().namespace("kitchen").open()?;
     state.extend([("b", 1), ("a", 2)])?;
     let before = std::time::SystemTime::now();
     let dump = through_json(&state.snapshot()?.dump()?);
@@ -153,7 +158,7 @@ fn a_dump_says_where_it_is_from() -> Result<()> {
 
 #[test]
 fn restoring_is_one_update() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.extend([("a", 1), ("b", 2)])?;
     let dump = state.snapshot()?.dump()?;
     state.replace_all([("c", 3)])?;
@@ -169,7 +174,7 @@ fn restoring_is_one_update() -> Result<()> {
 /// The form is written down, so that others can rely on it.
 #[test]
 fn json_looks_as_documented() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert(("user", 5), vec![Value::from(0.5), Value::None])?;
     state.insert(1u128 << 100, Value::Bytes(vec![0, 255]))?;
     state.insert("nan", f64::from_bits(0x7ff8_0000_0000_0001))?;
@@ -202,7 +207,7 @@ fn what_nests_as_deep_as_values_may_is_dumped_in_every_format() -> Result<()> {
     for _ in 0..MAX_NESTING {
         deep_key = Key::Tuple(vec![deep_key]);
     }
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("list", &list)?;
     state.insert("map", &map)?;
     state.insert(&deep_key, 1)?;
@@ -216,8 +221,8 @@ fn what_nests_as_deep_as_values_may_is_dumped_in_every_format() -> Result<()> {
 /// Other programs may store what this version does not know.
 #[test]
 fn values_of_unknown_kinds_are_kept_as_they_are() -> Result<()> {
-    let state = State::anonymous()?;
-    let arena = shm_state::Arena::from_fd(state.fd().unwrap().try_clone_to_owned().unwrap())?;
+    let state = State::anonymous().served()?;
+    let arena = shm_state::Arena::from_fd(memory(&state))?;
     let namespace = arena.namespace("default")?;
     let key = shm_state::KeyRef::new(zproc::tag::key::STR, b"theirs");
     // A tag of theirs, and a list with an item of a kind that is reserved.
@@ -232,13 +237,13 @@ fn values_of_unknown_kinds_are_kept_as_they_are() -> Result<()> {
     )?;
     state.insert("mine", 1)?;
     let dump = state.snapshot()?.dump()?;
-    let other = State::anonymous()?;
+    let other = State::anonymous().served()?;
     for through in FORMATS {
         let again = through(&dump);
         assert_eq!(again, dump);
         other.restore(&again)?;
     }
-    let theirs = shm_state::Arena::from_fd(other.fd().unwrap().try_clone_to_owned().unwrap())?.namespace("default")?;
+    let theirs = shm_state::Arena::from_fd(memory(&other))?.namespace("default")?;
     let value = theirs.get(&key)?.unwrap();
     assert_eq!((value.tag(), value.bytes()), (300, &b"\x01\x02"[..]));
     assert!(dump.iter().next().unwrap().is_err(), "it cannot be read as a value");
@@ -248,7 +253,7 @@ fn values_of_unknown_kinds_are_kept_as_they_are() -> Result<()> {
 #[test]
 fn a_file_is_loaded_whatever_its_format_and_name() -> Result<()> {
     let directory = Directory::new("formats");
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.extend([("a", Value::from(1)), ("b", Value::from(f64::NAN))])?;
     let dump = state.snapshot()?.dump()?;
     for (name, format) in [
@@ -267,7 +272,7 @@ fn a_file_is_loaded_whatever_its_format_and_name() -> Result<()> {
             .starts_with(b"{\"format\":\"zproc-dump\",\"version\":1,")
     );
     assert!(fs::read(directory.file("y")).unwrap().starts_with(b"zprocdmp"));
-    let other = State::anonymous()?;
+    let other = State::anonymous().served()?;
     for name in ["y.json", "y"] {
         other.clear()?;
         other.load(directory.file(name))?;
@@ -287,7 +292,7 @@ fn saving_replaces_the_file_and_keeps_links_and_permissions() -> Result<()> {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let directory = Directory::new("replace");
     let (file, link) = (directory.file("state.json"), directory.file("link.json"));
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.save(&file)?;
     assert_eq!(mode(&file), 0o600, "for nobody else");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
@@ -303,7 +308,7 @@ fn saving_replaces_the_file_and_keeps_links_and_permissions() -> Result<()> {
 #[test]
 fn what_cannot_be_written_or_read_is_an_error_that_names_the_file() -> Result<()> {
     let directory = Directory::new("errors");
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     let missing = directory.file("no/such/directory/a.json");
     for result in [state.save(&missing), state.load(&missing)] {
         let error = result.unwrap_err();
@@ -338,7 +343,7 @@ fn a_pipe_is_neither_waited_for_nor_replaced() -> Result<()> {
         .recv_timeout(std::time::Duration::from_secs(10))
         .expect("an answer");
     assert!(matches!(loaded, Err(Error::File { .. })), "{loaded:?}");
-    let saved = State::anonymous()?.save(&pipe);
+    let saved = State::anonymous().served()?.save(&pipe);
     assert!(matches!(saved, Err(Error::File { .. })), "{saved:?}");
     assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     assert_eq!(directory.names(), ["pipe"]);
@@ -346,7 +351,7 @@ fn a_pipe_is_neither_waited_for_nor_replaced() -> Result<()> {
 }
 
 fn dump_of_a_few() -> Dump {
-    let state = State::anonymous().unwrap();
+    let state = State::anonymous().served().unwrap();
     state
         .insert(("user", -7), vec![Value::from(0.5), Value::None, Value::from(true)])
         .unwrap();
@@ -435,7 +440,7 @@ fn a_dump_written_by_hand_needs_no_checksum_and_an_edited_one_a_right_one() -> R
         "entries": [[{"str": "cookies"}, {"int": 5}], [{"str": "oven"}, {"map": [[{"str": "on"}, {"bool": true}]]}]]
     }"#;
     fs::write(&file, by_hand).unwrap();
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.load(&file)?;
     assert_eq!(state.to_map()?.to_string(), r#"{"cookies": 5, "oven": {"on": True}}"#);
     state.save(&file)?;
@@ -478,10 +483,10 @@ fn claimed_lengths_take_no_memory() {
 
 #[test]
 fn a_state_that_is_too_small_stays_as_it_was() -> Result<()> {
-    let state = State::anonymous()?;
+    let state = State::anonymous().served()?;
     state.insert("large", vec![1u8; 3 << 20])?;
     let dump = state.snapshot()?.dump()?;
-    let small = zproc::Builder::anonymous().capacity(1 << 20).create()?;
+    let small = zproc::Builder::anonymous().capacity(1 << 20).create().served()?;
     small.insert("a", 1)?;
     assert!(matches!(small.restore(&dump), Err(Error::Full { .. })));
     assert_eq!(small.snapshot()?, Map::from([("a", 1)]));

@@ -6,6 +6,8 @@
 mod atomic;
 #[path = "dict.rs"]
 mod dict;
+#[path = "dump.rs"]
+mod dump;
 #[path = "handle.rs"]
 mod handle;
 #[path = "model.rs"]

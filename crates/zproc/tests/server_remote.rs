@@ -573,6 +573,86 @@ fn what_a_client_held_goes_with_it() {
 }
 
 #[test]
+fn what_a_dead_process_left_is_given_back_by_the_server() {
+    fn holder(state: State) -> Result<()> {
+        let _held = state.snapshot()?;
+        state.insert("held", true)?;
+        state.get_when_available("never").map(drop)
+    }
+    let server = zproc::start_server().start().unwrap();
+    let (state, mapped) = (over_socket(&server), State::open(server.address()).unwrap());
+    assert_eq!(state.reap().unwrap().processes, 0, "nobody has died");
+    let ctx = Context::builder().state(mapped.clone()).build().unwrap();
+    let process = ctx.process(holder).start().unwrap();
+    state.watch().timeout(HANG).get_when_available("held").unwrap();
+    send(process.pid().unwrap(), Signal::SIGKILL);
+    assert!(process.wait().is_err());
+    let left = state.status().unwrap().leftovers;
+    assert_eq!(left, mapped.status().unwrap().leftovers);
+    assert!(left.processes == 1 && left.pins > 0, "{left:?}");
+    let reaped = state.reap().unwrap();
+    assert!(reaped.processes == 1 && reaped.seats == left.seats, "{reaped:?}");
+    assert_eq!(state.status().unwrap().leftovers.processes, 0);
+    assert_eq!(state.verify().unwrap(), mapped.verify().unwrap());
+}
+
+/// As long as a writer is inside, which is longer than a server may be silent.
+#[test]
+fn memory_is_verified_when_the_writer_lock_is_free_and_others_go_on() -> Result<()> {
+    let server = zproc::start_server().backend(Backend::Thread).start()?;
+    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    state.extend((0..100).map(|n| (n, vec![n; 100])))?;
+    let start = Instant::now();
+    let report = std::thread::scope(|scope| {
+        let verifying = mapped.atomic(|dict| {
+            let verifying = scope.spawn(|| state.verify());
+            while start.elapsed() < Duration::from_secs(6) {
+                assert!(!verifying.is_finished());
+                assert_eq!(state.get(7)?, Some(vec![7; 100]));
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            dict.insert("done", true)?;
+            Ok(verifying)
+        })?;
+        verifying.join().unwrap()
+    })?;
+    assert!(report.is_clean() && report.keys == 101, "{report:?}");
+    assert_eq!(report, mapped.verify()?);
+    state.atomic(|dict| {
+        dict.insert("x", 1)?;
+        assert!(matches!(state.verify(), Err(Error::NestedAtomic)));
+        assert!(matches!(state.reap(), Err(Error::NestedAtomic)));
+        Ok(())
+    })?;
+    state.close();
+    assert!(matches!(state.verify(), Err(Error::Closed)));
+    assert!(matches!(state.reap(), Err(Error::Closed)));
+    Ok(())
+}
+
+#[test]
+fn a_dump_that_is_too_large_for_a_socket_is_an_error_and_changes_nothing() -> Result<()> {
+    let server = zproc::start_server().backend(Backend::Thread).start()?;
+    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    state.insert("before", 1)?;
+    let other = Builder::anonymous().capacity(256 << 20).create()?;
+    for large in 0..2 {
+        other.insert(large, vec![7u8; 33 << 20])?;
+    }
+    let result = state.restore(&other.snapshot()?.dump()?);
+    assert!(
+        matches!(&result, Err(Error::Disconnected { reason, .. }) if reason.contains("map the state")),
+        "{result:?}"
+    );
+    assert_eq!(mapped.to_map()?.to_string(), r#"{"before": 1}"#);
+    // What goes over it is one update.
+    other.remove(1)?;
+    state.restore(&other.snapshot()?.dump()?)?;
+    assert_eq!((mapped.seq()?, mapped.len()?), (2, 1));
+    Ok(())
+}
+
+#[test]
 fn descriptors_are_given_back_by_states_that_are_dropped() {
     fn in_child() -> Result<()> {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
@@ -605,7 +685,7 @@ fn descriptors_are_given_back_by_states_that_are_dropped() {
 }
 
 #[test]
-fn what_needs_the_memory_says_so() -> Result<()> {
+fn a_state_says_how_it_is_reached() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;
     let state = over_socket(&server);
     let Transport::Socket { reason } = state.transport() else {
@@ -614,9 +694,6 @@ fn what_needs_the_memory_says_so() -> Result<()> {
     assert!(reason.contains("asks"), "{reason}");
     assert_eq!(state.clone().transport(), state.transport());
     state.insert("text", "hello")?;
-    let needs = |result: Result<()>| assert!(matches!(result, Err(Error::NotMapped)), "{result:?}");
-    needs(state.verify().map(drop));
-    needs(state.reap().map(drop));
     assert!(state.fd().is_none());
     let map = State::open(&format!("{}?transport=map", server.address()))?;
     assert_eq!(map.transport(), Transport::Mapped);

@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use shm_state::{Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Pinned, Position, Strategy};
+use shm_state::{Arena, Cancel, Deadline, Ended, Held, Key, KeyRef, Namespace, On, Pinned, Position, Strategy};
 
 use super::accept::{Shared, protocol};
 use super::commit;
@@ -174,7 +174,11 @@ impl Session {
             Request::Commit(ref commit) => commit::commit(&self.namespace, shared, sender, commit)?,
             Request::Next(ref next) => self.next(shared, sender, next)?,
             Request::Update { seq } => return self.update(sender, seq),
-            Request::Stats => stats(shared, sender)?,
+            Request::Stats => with_locks(shared, sender, |memory| {
+                Ok(Reply::Stats(Box::new(memory.stats()?.into())))
+            })?,
+            Request::Verify => with_locks(shared, sender, |memory| Ok(Reply::Verified(memory.verify()?.into())))?,
+            Request::Reap => with_locks(shared, sender, |memory| Ok(Reply::Reaped(memory.reap()?.into())))?,
             Request::Status => {
                 let status = shared.memory()?.status()?;
                 Reply::Status(Box::new(status.into()))
@@ -330,19 +334,23 @@ impl Session {
     }
 }
 
-/// Figures that take the writer locks, for each of which up to ten seconds are waited: by a thread of their own, so that
-/// the client is told meanwhile that the server is at it.
-fn stats(shared: &Shared, sender: &mut Sender) -> Result<Reply<'static>, Wrong> {
+/// What takes the writer locks of all namespaces, for each of which up to ten seconds are waited: by a thread of its own,
+/// so that the client is told meanwhile that the server is at it.
+fn with_locks(
+    shared: &Shared,
+    sender: &mut Sender,
+    work: impl FnOnce(&Arena) -> shm_state::Result<Reply<'static>> + Send + 'static,
+) -> Result<Reply<'static>, Wrong> {
     let failed = |text: String| Wrong::Failed(Failure::Other(text));
     let memory = shared.memory()?.clone();
     let (tell, told) = mpsc::channel();
-    let thread = quiet_thread("zproc-stats", move || drop(tell.send(memory.stats())));
+    let thread = quiet_thread("zproc-locks", move || drop(tell.send(work(&memory))));
     thread.map_err(|error| failed(error.to_string()))?;
     loop {
         match told.recv_timeout(SLICE) {
-            Ok(stats) => return Ok(Reply::Stats(Box::new(stats?.into()))),
+            Ok(reply) => return Ok(reply?),
             Err(RecvTimeoutError::Timeout) => still_busy(shared, sender)?,
-            Err(RecvTimeoutError::Disconnected) => return Err(failed("the figures could not be had".into())),
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("the server failed at it".into())),
         }
     }
 }

@@ -117,8 +117,9 @@ impl EventFeed {
     ///
     /// # Errors
     /// [`Error::Closed`] if the state was closed or dropped, [`Error::Cancelled`] if the watcher's canceller is
-    /// cancelled (then it stays readable), [`Error::Forked`]. Over a socket the error of a server that answers and lets nobody
-    /// wait, because it takes no more connections ([`Error::Disconnected`]); it stays readable, and can be cleared again.
+    /// cancelled (then it stays readable), [`Error::Forked`]. Over a socket the error of a server that answers and lets
+    /// nobody wait, because it takes no more connections ([`Error::Disconnected`]); it stays readable, and can be cleared
+    /// again.
     ///
     /// ```
     /// use zproc::{Error, State};

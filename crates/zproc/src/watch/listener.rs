@@ -10,8 +10,8 @@
 //! connection, to see it end, and on its *wake*, a descriptor that is rung by a new wish and by the end.
 //!
 //! **The end.** When the state is closed or dropped, which shuts all of its connections down, those who want to be told are
-//! told, and the thread ends; so it does when it is not needed any more. A server that lets a connection wait for ever (it is
-//! stopped) is given up in the time of all calls.
+//! told, and the thread ends; so it does when it is not needed any more. Only one that is about to connect to a server that is
+//! stopped needs the time of all calls to notice.
 //!
 //! **Loss.** When the connection is lost, those who want to be told are told: they look for themselves, and see what the
 //! watcher would say, or that the server is there again; then the next question makes a new connection. If that fails too,

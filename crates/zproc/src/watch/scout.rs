@@ -76,8 +76,8 @@ impl Scout {
         self.shared.closed().load(Ordering::SeqCst)
     }
 
-    /// Where to look on from, of one who has looked up to `at`: behind what was consumed, what others have looked at, and own
-    /// updates.
+    /// Where to look on from, of one who has looked up to `at`: behind what was consumed, what others have looked at, and
+    /// own updates.
     pub(super) fn resume(&self, at: u64) -> u64 {
         self.shared.behind_own(self.known(at))
     }
@@ -89,8 +89,8 @@ impl Scout {
         }
     }
 
-    /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not, `at` moves
-    /// to how far was looked.
+    /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not, `at`
+    /// moves to how far was looked.
     pub(super) fn look(&self, store: Store<'_>, at: &mut u64, until: u64) -> bool {
         *at = self.known(*at);
         *at = self.shared.behind_own(*at).min(until).max(*at);

@@ -1,4 +1,5 @@
-//! What a server tells of its state as a whole: the figures of `State::stats` and `State::status`, as they go over the wire.
+//! What a server tells of its state as a whole: the figures of `State::stats` and `State::status`, and what came of
+//! `State::verify` and `State::reap`, as they go over the wire.
 //!
 //! Each is here once more, because what the engine tells may get further fields, and what goes over the wire must not
 //! without a word in `docs/protocol.md`.
@@ -85,6 +86,26 @@ struct NamespaceStatus {
     bytes: u64,
     pins: Vec<Seat>,
     watchers: Vec<Seat>,
+}
+
+/// See `State::verify`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    problems: Vec<String>,
+    namespaces: u64,
+    blocks: u64,
+    live_bytes: u64,
+    retired_bytes: u64,
+    free_bytes: u64,
+    keys: u64,
+}
+
+/// See `State::reap`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Reaped {
+    processes: u64,
+    seats: u64,
+    locks: u64,
 }
 
 /// What is told: made of what the engine says.
@@ -197,6 +218,30 @@ mod told {
                 bytes: status.bytes,
                 pins: status.pins.into_iter().map(pin).collect(),
                 watchers: status.watchers.into_iter().map(watcher).collect(),
+            }
+        }
+    }
+
+    impl From<shm_state::Report> for Report {
+        fn from(report: shm_state::Report) -> Self {
+            Self {
+                problems: report.problems,
+                namespaces: report.namespaces as u64,
+                blocks: report.blocks as u64,
+                live_bytes: report.live_bytes,
+                retired_bytes: report.retired_bytes,
+                free_bytes: report.free_bytes,
+                keys: report.keys,
+            }
+        }
+    }
+
+    impl From<shm_state::Reaped> for Reaped {
+        fn from(reaped: shm_state::Reaped) -> Self {
+            Self {
+                processes: reaped.processes as u64,
+                seats: reaped.seats as u64,
+                locks: reaped.locks as u64,
             }
         }
     }
@@ -325,6 +370,29 @@ mod heard {
             status
         }
     }
+
+    impl From<Report> for shm_state::Report {
+        fn from(report: Report) -> Self {
+            Self {
+                problems: report.problems,
+                namespaces: report.namespaces as usize,
+                blocks: report.blocks as usize,
+                live_bytes: report.live_bytes,
+                retired_bytes: report.retired_bytes,
+                free_bytes: report.free_bytes,
+                keys: report.keys,
+            }
+        }
+    }
+
+    impl From<Reaped> for shm_state::Reaped {
+        fn from(told: Reaped) -> Self {
+            let mut reaped = Self::default();
+            reaped.processes = told.processes as usize;
+            (reaped.seats, reaped.locks) = (told.seats as usize, told.locks as usize);
+            reaped
+        }
+    }
 }
 
 #[cfg(test)]
@@ -413,5 +481,23 @@ mod tests {
         };
         let heard = shm_state::Status::from(decode::<Status>(&bytes(&status)).unwrap());
         assert_eq!(bytes(&Status::from(heard)), bytes(&status));
+        let report = Report {
+            problems: vec!["a problem".into()],
+            namespaces: 1,
+            blocks: 2,
+            live_bytes: 3,
+            retired_bytes: 4,
+            free_bytes: 5,
+            keys: 6,
+        };
+        let heard = shm_state::Report::from(decode::<Report>(&bytes(&report)).unwrap());
+        assert_eq!(bytes(&Report::from(heard)), bytes(&report));
+        let reaped = Reaped {
+            processes: 1,
+            seats: 2,
+            locks: 3,
+        };
+        let heard = shm_state::Reaped::from(decode::<Reaped>(&bytes(&reaped)).unwrap());
+        assert_eq!(bytes(&Reaped::from(heard)), bytes(&reaped));
     }
 }

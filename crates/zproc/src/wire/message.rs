@@ -69,6 +69,10 @@ pub(crate) enum Request<'a> {
     Stats,
     /// Figures of the whole state that are had without a lock.
     Status,
+    /// Whether all that is stored is in order.
+    Verify,
+    /// Gives back what dead processes left.
+    Reap,
 }
 
 /// See [`Request::Open`].
@@ -182,6 +186,8 @@ pub(crate) enum Reply<'a> {
     Update(#[serde(borrow)] Option<Update<'a>>),
     Stats(Box<figures::Stats>),
     Status(Box<figures::Status>),
+    Verified(figures::Report),
+    Reaped(figures::Reaped),
 }
 
 /// See [`Reply::Next`].
