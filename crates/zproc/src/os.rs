@@ -68,6 +68,16 @@ pub(crate) fn poll<'a>(
     Ok(())
 }
 
+/// Whether the other side of one of these sockets has closed it, as far as that can be told.
+pub(crate) fn has_any_hung_up<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> bool {
+    // That is told in any case.
+    let nothing = PollFlags::empty();
+    let mut fds: Vec<PollFd<'a>> = sockets.map(|fd| PollFd::new(fd, nothing)).collect();
+    let polled = ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None);
+    let is_closed = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+    polled.is_ok() && fds.iter().any(is_closed)
+}
+
 /// Waits until one of the descriptors is readable; false at the deadline. A signal that is an event ends it, if asked for.
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], deadline: Deadline, tell_signals: bool) -> Result<bool> {
     let mut signals = Signals::default();

@@ -303,21 +303,52 @@ fn a_thousand_clients_with_half_a_frame_stall_nobody() {
     assert_serves(&server);
 }
 
+/// Serves some dozens of clients, for which it has descriptors, until it is told to stop.
+fn serve_a_few(stop: State) -> zproc::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
+    let server = zproc::start_server().backend(Backend::Thread).secret_key(KEY).start()?;
+    stop.insert("address", server.address())?;
+    stop.watch().timeout(HANG).get_when_available("stop")?;
+    server.stop()
+}
+
+/// A wait that is cancelled leaves its connection, which the server noticed after a second only: until then it counted as a
+/// client. So who cancelled often was told that there are too many.
+#[test]
+fn waits_that_are_cancelled_are_no_clients_any_more() {
+    let told = State::anonymous().unwrap();
+    let ctx = zproc::Context::builder().state(told.clone()).build().unwrap();
+    let serving = ctx.process(serve_a_few).start().unwrap();
+    let address = told.watch().timeout(HANG).get_when_available("address").unwrap();
+    let address: String = address.get("address").unwrap().unwrap();
+    let state = State::builder(&format!("{address}?transport=socket"))
+        .secret_key(KEY)
+        .open()
+        .unwrap();
+    for _ in 0..200 {
+        let canceller = zproc::Canceller::new();
+        let watch = state.watch().cancel(&canceller).timeout(HANG);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| watch.get_when_available("never").map(drop));
+            std::thread::sleep(Duration::from_micros(500));
+            canceller.cancel();
+            let result = waiting.join().unwrap();
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+        });
+    }
+    assert_eq!(state.seq().unwrap(), 0);
+    told.insert("stop", true).unwrap();
+    serving.wait().unwrap();
+}
+
 /// Near the limit of descriptors no connection was accepted any more, and nobody was told.
 #[test]
 fn clients_that_are_too_many_are_told_so_and_the_others_served() {
-    fn serve(stop: zproc::State) -> zproc::Result<()> {
-        use nix::sys::resource::{Resource, getrlimit, setrlimit};
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
-        let server = zproc::start_server().backend(Backend::Thread).secret_key(KEY).start()?;
-        stop.insert("address", server.address())?;
-        stop.watch().timeout(HANG).get_when_available("stop")?;
-        server.stop()
-    }
     let told = State::anonymous().unwrap();
     let ctx = zproc::Context::builder().state(told.clone()).build().unwrap();
-    let serving = ctx.process(serve).start().unwrap();
+    let serving = ctx.process(serve_a_few).start().unwrap();
     let address = told.watch().timeout(HANG).get_when_available("address").unwrap();
     let address: String = address.get("address").unwrap().unwrap();
     let connect = || {

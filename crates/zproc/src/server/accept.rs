@@ -6,14 +6,15 @@
 //!
 //! **Limits.** A connection that has not proved itself is a *visitor*. There are [`VISITORS`] at most: when one more comes,
 //! the oldest is turned away, which an honest client notices and answers by coming again. Clients are [`CLIENTS`] at most,
-//! and no more than the process may have descriptors beside visitors and a [`RESERVE`]; one more is told so. A server in a
-//! process of its own raises that limit as far as it may.
+//! and no more than the process may have descriptors beside visitors and a [`RESERVE`]; one more is told so, or waits if one
+//! of them is about to leave. A server in a process of its own raises that limit as far as it may.
 //!
 //! **The end.** Whoever stops the server shuts down the sockets, which ends every thread at its next look.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,9 +25,9 @@ use shm_state::Arena;
 
 use super::place;
 use super::serve;
-use super::session::{Session, Wrong};
+use super::session::{SLICE, Session, Wrong};
 use crate::error::Result;
-use crate::os::quiet_thread;
+use crate::os::{self, quiet_thread};
 use crate::state::State;
 use crate::wire::message::{Failure, Token, encode};
 use crate::wire::proof::Key;
@@ -242,10 +243,16 @@ impl Guest<'_> {
     /// The visitor has proved itself. Fails if there are too many clients.
     pub(super) fn becomes_client(&self) -> Result<(), Failure> {
         let mut guests = self.shared.guests();
+        let most = self.shared.most;
+        if guests.clients.len() >= most && os::has_any_hung_up(guests.clients.values().map(|stream| stream.as_fd())) {
+            // Whoever ends a wait of his own hangs up, which his thread notices at the end of a slice.
+            let is_full = |guests: &mut Guests| guests.clients.len() >= most;
+            let waited = self.shared.gone.wait_timeout_while(guests, 2 * SLICE, is_full);
+            (guests, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
         let Some(stream) = guests.visitors.remove(&self.number) else {
             return Err(Failure::Busy("too many connect at once: come again".into()));
         };
-        let most = self.shared.most;
         if guests.clients.len() >= most {
             return Err(Failure::Busy(format!(
                 "{most} clients are connected, which is the most"
