@@ -1,8 +1,8 @@
 //! The way to a namespace, and who may go it.
 //!
-//! Every call of a [`State`](crate::State) comes through [`Access::ready`], which refuses a closed state and one that a
-//! fork has made unusable. Every write also comes past [`check_not_in_atomic`]: a writer that holds the lock of one
-//! namespace and waits for another could wait for ever.
+//! Every call of a [`State`](crate::State) comes through [`Access::usable`], which refuses a closed state and one that a
+//! fork has made unusable, or through [`Access::store`]. Every write also comes past [`check_not_in_atomic`]: a writer that
+//! holds the lock of one namespace and waits for another could wait for ever.
 //!
 //! **Two transports.** A state that is used over a socket (`over_socket`) has no namespace, and so takes the paths of one
 //! that cannot be used, which are cold; there, [`Access::remote`] tells the two apart. So the paths to mapped memory know
@@ -119,9 +119,9 @@ impl Access {
         self.remote.as_deref()
     }
 
-    /// The same for those who do not keep it.
-    pub(crate) fn weak_remote(&self) -> Option<Weak<Remote>> {
-        self.remote.as_ref().map(Arc::downgrade)
+    /// The same for those who do not keep it; of mapped memory nothing.
+    pub(crate) fn weak_remote(&self) -> Weak<Remote> {
+        self.remote.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
     /// Whichever it is.
@@ -153,12 +153,6 @@ impl Access {
             Some(remote) => remote.has_precise_time(),
             None => self.namespace.as_ref().is_some_and(Namespace::has_precise_time),
         }
-    }
-
-    /// The namespace, if it can be used.
-    #[inline(always)]
-    pub(crate) fn ready(&self) -> Result<&Namespace> {
-        self.usable().ok_or_else(|| self.unusable())
     }
 
     /// The namespace, for calls that refuse a forked process themselves.

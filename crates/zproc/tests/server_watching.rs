@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,6 +35,15 @@ fn over_socket(address: &str) -> State {
 
 fn is_lost<T>(result: &Result<T>) -> bool {
     matches!(result, Err(Error::Disconnected { .. } | Error::NoServer { .. }))
+}
+
+/// What `wait` returns, which was woken: at the end of a long wait everything is looked at in any case.
+#[track_caller]
+fn woken<T>(wait: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = wait();
+    assert!(start.elapsed() < HANG / 2, "nobody told it");
+    result
 }
 
 #[track_caller]
@@ -139,7 +148,7 @@ fn a_select_says_that_its_server_was_killed_and_goes_on_with_the_next() -> Resul
                 std::thread::sleep(WHILE);
                 kill_server(&server);
             });
-            assert!(select.wait(HANG).unwrap().eq([of_state]));
+            assert!(woken(|| select.wait(HANG)).unwrap().eq([of_state]));
         });
         let lost = now(&state).get_raw_update().map(drop);
         assert!(is_lost(&lost), "{lost:?}");
@@ -156,7 +165,7 @@ fn a_select_says_that_its_server_was_killed_and_goes_on_with_the_next() -> Resul
                 std::thread::sleep(WHILE);
                 mapped.insert("n", round).unwrap();
             });
-            assert!(select.wait(HANG).unwrap().eq([of_state]));
+            assert!(woken(|| select.wait(HANG)).unwrap().eq([of_state]));
         });
         assert_eq!(now(&state).get_raw_update()?.seq, round);
     }
@@ -190,7 +199,7 @@ fn a_select_waits_for_what_is_mapped_what_is_not_and_descriptors_alike() -> Resu
                     std::thread::sleep(Duration::from_micros(300 * (round % 7)));
                     writers[number].insert("n", round).unwrap();
                 });
-                assert!(select.wait(HANG).unwrap().eq([number]));
+                assert!(woken(|| select.wait(HANG)).unwrap().eq([number]));
             });
             assert!(now(&states[number]).get_when_change(["n"]).is_ok());
             assert!(matches!(select.wait(Duration::ZERO), Err(Error::Timeout)));
@@ -258,7 +267,8 @@ fn what_is_dropped_or_closed_leaves_no_thread_and_no_descriptor() {
                 }
             };
             let wait = |feeds: &[EventFeed]| {
-                assert_eq!(listeners(), 3);
+                // Each gives itself its name.
+                eventually("the threads have begun", || listeners() == 3);
                 std::thread::sleep(WHILE);
                 assert!(
                     feeds
@@ -455,7 +465,7 @@ fn a_server_that_takes_no_more_connections_is_an_error() -> Result<()> {
     );
     let mut select = Select::new();
     select.watch(&state.watch())?;
-    let result = select.wait(HANG).map(drop);
+    let result = woken(|| select.wait(HANG).map(drop));
     assert!(is_lost(&result), "{result:?}");
     between.passes.store(true, Ordering::SeqCst);
     eventually("it is silent", || feed.clear().is_ok() && !is_readable(&feed, WHILE));
@@ -464,24 +474,30 @@ fn a_server_that_takes_no_more_connections_is_an_error() -> Result<()> {
     Ok(())
 }
 
+/// Has updates pass that no watcher of changes gets: in all more than the history has, and so few between two questions that
+/// none of these lags.
+fn pass_unnoticed(state: &State, mapped: &State) -> Result<()> {
+    for _ in 0..5 {
+        for _ in 0..20 {
+            mapped.insert("n", 1)?;
+            state.insert("own", 1)?;
+        }
+        std::thread::sleep(Duration::from_millis(1200));
+    }
+    Ok(())
+}
+
 /// What passes while a question is out counts as looked at, also when it has left the history.
 #[test]
 fn what_a_watcher_would_not_get_does_not_make_it_lag_while_it_waits() -> Result<()> {
-    let mapped = Builder::anonymous().history(4, 1 << 20).create()?;
+    let mapped = Builder::anonymous().history(64, 1 << 20).create()?;
     let server = zproc::start_server().state(&mapped).backend(Backend::Thread).start()?;
     let state = over_socket(server.address());
     mapped.insert("n", 1)?;
     state.go_live()?;
     let feed = state.watch().event_fd()?;
-    for _ in 0..3 {
-        for _ in 0..20 {
-            mapped.insert("n", 1)?;
-            state.insert("own", 1)?;
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        assert_silent(&feed);
-        std::thread::sleep(Duration::from_millis(1200));
-    }
+    pass_unnoticed(&state, &mapped)?;
+    assert_silent(&feed);
     mapped.insert("n", 2)?;
     assert!(is_readable(&feed, HANG));
     assert_eq!(now(&state).get_raw_update()?.after.get("n")?, Some(2));
@@ -506,7 +522,9 @@ mod streams {
     }
 
     async fn next<'s>(updates: &mut UpdateStream<'s>) -> Result<Update<'s>> {
+        let start = Instant::now();
         let next = tokio::time::timeout(HANG, updates.next()).await;
+        assert!(start.elapsed() < HANG / 2, "nobody told it");
         next.expect("the task is woken").expect("it goes on")
     }
 
@@ -590,20 +608,49 @@ mod streams {
         let server = place.serve();
         let (state, mapped) = place.open();
         let mut updates = state.updates_stream()?;
-        // With a question out: one that only begins to connect tells less.
-        assert!(is_pending(&mut updates));
+        let wait = |updates: &mut UpdateStream<'_>| {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let polled = Pin::new(updates).poll_next(&mut std::task::Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            woken
+        };
+        // It has a connection then: the loss of one that is only being made tells nothing of the others.
+        let woken = wait(&mut updates);
         mapped.insert("n", 1)?;
+        eventually("the update is noticed", || woken.0.load(Ordering::SeqCst));
         assert_eq!(executor().block_on(next(&mut updates))?.seq, 1);
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(Arc::clone(&woken));
-        let polled = Pin::new(&mut updates).poll_next(&mut std::task::Context::from_waker(&waker));
-        assert!(polled.is_pending());
+        let woken = wait(&mut updates);
         kill_server(&server);
         eventually("the loss is noticed", || woken.0.load(Ordering::SeqCst));
         let _server = place.serve();
         mapped.insert("n", 2)?;
         assert_eq!(executor().block_on(next(&mut updates))?.seq, 2);
         Ok(())
+    }
+
+    #[test]
+    fn what_a_stream_with_a_place_would_not_get_does_not_make_it_lag_while_it_waits() -> Result<()> {
+        let mapped = Builder::anonymous().history(64, 1 << 20).create()?;
+        let server = zproc::start_server().state(&mapped).backend(Backend::Thread).start()?;
+        let state = over_socket(server.address());
+        mapped.insert("n", 1)?;
+        let mut updates = state.watch().live().stream()?;
+        assert!(is_pending(&mut updates));
+        pass_unnoticed(&state, &mapped)?;
+        mapped.insert("n", 2)?;
+        let update = executor().block_on(next(&mut updates))?;
+        assert_eq!(update.after.get("n")?, Some(2));
+        Ok(())
+    }
+
+    #[test]
+    fn a_stream_of_a_state_that_was_closed_is_not_made() {
+        let server = zproc::start_server().backend(Backend::Thread).start().unwrap();
+        let state = over_socket(server.address());
+        state.close();
+        assert!(matches!(state.updates_stream().map(drop), Err(Error::Closed)));
+        assert!(matches!(state.watch().stream_since(0).map(drop), Err(Error::Closed)));
     }
 
     #[test]

@@ -23,9 +23,11 @@ impl Line {
         self.0.as_ref().map(|(_, link)| link.stream().as_fd())
     }
 
-    /// Ends the connection.
-    pub(crate) fn hang_up(&mut self) {
-        self.0 = None;
+    /// To be called when it has: the session is lost, as if a question had failed.
+    pub(crate) fn has_ended(&mut self) {
+        if let Some((session, _)) = self.0.take() {
+            session.end();
+        }
     }
 }
 

@@ -252,7 +252,7 @@ impl Shared {
             std::thread::sleep(SLICE);
         }
         if has_ended {
-            line.hang_up();
+            line.has_ended();
         }
     }
 }

@@ -291,7 +291,9 @@ impl<'a> Select<'a> {
         for group in &self.groups {
             group.look(group.namespace.seq(), &mut self.items, seen, &mut self.ready);
         }
-        look_over_sockets(&self.remotes, &mut self.items, seen, &mut self.ready);
+        if !self.remotes.is_empty() {
+            look_over_sockets(&self.remotes, &mut self.items, seen, &mut self.ready);
+        }
         !self.ready.is_empty()
     }
 
@@ -434,7 +436,9 @@ impl<'a> Select<'a> {
             for group in &self.groups {
                 group.look(group.namespace.seq(), &mut self.items, seen, ready);
             }
-            look_over_sockets(&self.remotes, &mut self.items, seen, ready);
+            if !self.remotes.is_empty() {
+                look_over_sockets(&self.remotes, &mut self.items, seen, ready);
+            }
             if !ready.is_empty() {
                 break Ok(false);
             }
@@ -538,7 +542,7 @@ impl Feed {
 
 /// Notes which watchers of states that are used over sockets are ready.
 fn look_over_sockets(remotes: &[(usize, &Remote)], items: &mut [Item<'_>], seen: &[u32], ready: &mut Vec<usize>) {
-    let _in_time = (!remotes.is_empty()).then(|| over_socket::in_time(Some(Duration::ZERO)));
+    let _in_time = over_socket::in_time(Some(Duration::ZERO));
     for (number, remote) in remotes {
         let Some(Item::Watcher(watcher)) = items.get_mut(*number) else {
             continue;

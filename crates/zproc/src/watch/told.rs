@@ -32,13 +32,14 @@ pub(super) enum Opened<'t> {
 impl Told {
     /// Of what `scout` looks for on behalf of `watch`.
     pub(super) fn new(watch: &Watch<'_>, scout: Scout, teller: Teller) -> Result<Self> {
-        let canceller = watch.canceller.clone();
-        let namespace = match watch.watcher.access.weak_remote() {
-            Some(remote) => return Listener::new(remote, scout, canceller, teller).map(Self::Remote),
-            None => watch.watcher.access.ready()?,
-        };
-        let lookout = Box::new(Mapped::new(namespace, scout));
-        notify::register(Some(lookout), canceller, teller).map(Self::Mapped)
+        let (access, canceller) = (&watch.watcher.access, watch.canceller.clone());
+        Ok(match access.store()? {
+            Store::Mapped(namespace) => {
+                let lookout = Box::new(Mapped::new(namespace, scout));
+                Self::Mapped(notify::register(Some(lookout), canceller, teller)?)
+            }
+            Store::Remote(_) => Self::Remote(Listener::new(access.weak_remote(), scout, canceller, teller)?),
+        })
     }
 
     /// Whether this process made it, and did not inherit it.
