@@ -28,7 +28,8 @@ pub enum Transport {
     ///
     /// A server that does not answer for 5 s, or does not let one in for 10 s, is
     /// [`Error::Disconnected`](crate::Error::Disconnected); for a watcher with a timeout, and for a write with a lock timeout,
-    /// it is so 1 s after that time, if that is sooner. Whether a write was made that ends so is not known.
+    /// it is so 1 s after that time, or 2 s if it has to connect, if that is sooner. Whether a write was made that ends so is
+    /// not known.
     /// A signal that is an event ends waits, also for the writer lock, but not the call to a server that does not answer.
     /// A state that is cloned while its server is away watches from where the one that was cloned is.
     ///
