@@ -441,6 +441,33 @@ fn a_feed_has_one_connection_however_many_updates_there_are() -> Result<()> {
     Ok(())
 }
 
+/// Each watcher waited for a stopped server anew, a second or more.
+#[test]
+fn a_select_asks_a_server_that_does_not_answer_once_and_not_for_each_watcher() -> Result<()> {
+    let place = Place::new("once");
+    let server = place.serve();
+    let between = Between::new("once", &server);
+    let state = over_socket(&between.address());
+    let mut select = Select::new();
+    for _ in 0..4 {
+        select.watch(&state.watch())?;
+        select.watch(&state.watch().live())?;
+    }
+    assert!(matches!(select.wait(Duration::from_millis(5)), Err(Error::Timeout)));
+    let before = between.connections();
+    send(&server, Signal::SIGSTOP);
+    eventually("it stops", || has_stopped(server.pid()));
+    let ready: Vec<usize> = select.wait(Duration::ZERO)?.collect();
+    send(&server, Signal::SIGCONT);
+    assert_eq!(ready, [0, 1, 2, 3, 4, 5, 6, 7]);
+    // Those who listen may notice, and connect anew: not while nobody waits.
+    assert_eq!(between.connections(), before, "it was asked again");
+    eventually("the server is found", || {
+        matches!(select.wait(Duration::ZERO), Err(Error::Timeout))
+    });
+    Ok(())
+}
+
 /// A server that answers, and lets nobody wait: who looked and found nothing would have asked again without end.
 #[test]
 fn a_server_that_takes_no_more_connections_is_an_error() -> Result<()> {

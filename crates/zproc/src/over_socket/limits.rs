@@ -56,5 +56,7 @@ pub(super) fn long(deadline: Deadline) -> Terms<'static> {
 /// How long it may take to connect.
 pub(super) fn connect_time() -> Duration {
     let left = LIMIT.get().and_then(Deadline::remaining);
-    left.map_or(CONNECT_TIME, |left| left.saturating_add(CONNECT_GRACE).min(CONNECT_TIME))
+    left.map_or(CONNECT_TIME, |left| {
+        left.saturating_add(CONNECT_GRACE).min(CONNECT_TIME)
+    })
 }

@@ -92,24 +92,30 @@ impl Scout {
     /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not, `at`
     /// moves to how far was looked.
     pub(super) fn look(&self, store: Store<'_>, at: &mut u64, until: u64) -> bool {
+        // The watcher will say so.
+        self.try_look(store, at, until).unwrap_or(true)
+    }
+
+    /// As [`Scout::look`]; fails if it could not be looked.
+    pub(super) fn try_look(&self, store: Store<'_>, at: &mut u64, until: u64) -> Result<bool> {
         *at = self.known(*at);
         *at = self.shared.behind_own(*at).min(until).max(*at);
         let (sought, own) = (self.sought(), Some(store.identity()));
         let mut seen = *at;
         let next = store.next_match(&mut seen, until, sought.subject.filter(), sought.duplicates, own);
-        let found = match next {
-            Ok(Next::Nothing) => {
+        let found = match next? {
+            Next::Nothing => {
                 self.passed(at, seen);
                 false
             }
-            Ok(Next::Match(seq)) => {
-                self.passed(at, seq - 1);
+            Next::Match(seq) => {
+                self.passed(at, seq.saturating_sub(1));
                 true
             }
             // The watcher will say so.
-            Ok(Next::Lagged(_)) | Err(_) => true,
+            Next::Lagged(_) => true,
         };
-        found || self.is_closed()
+        Ok(found || self.is_closed())
     }
 
     /// None of the updates after `at`, up to `to`, concerns it.
