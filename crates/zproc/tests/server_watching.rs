@@ -132,6 +132,30 @@ fn a_feed_rings_when_its_server_is_killed_and_goes_on_with_the_next() -> Result<
     Ok(())
 }
 
+/// Losses of connections that were had added up to a server that lets nobody wait, which was told as an error.
+#[test]
+fn a_feed_takes_servers_that_end_one_after_the_other_for_no_error() -> Result<()> {
+    let place = Place::new("ends");
+    let mut server = place.serve();
+    let (state, mapped) = place.open();
+    let feed = state.watch().event_fd()?;
+    assert_silent(&feed);
+    // Sooner than a question is answered that nothing comes for.
+    for _ in 0..4 {
+        kill_server(&server);
+        assert!(is_readable(&feed, HANG));
+        server = place.serve();
+        eventually("it is silent", || {
+            feed.clear().unwrap();
+            !is_readable(&feed, WHILE)
+        });
+    }
+    mapped.insert("n", 1)?;
+    assert!(is_readable(&feed, HANG));
+    assert_eq!(now(&state).get_raw_update()?.seq, 1);
+    Ok(())
+}
+
 #[test]
 fn a_select_says_that_its_server_was_killed_and_goes_on_with_the_next() -> Result<()> {
     let place = Place::new("select");
