@@ -327,7 +327,7 @@ mod tests {
     fn that_the_thread_has_ended_before_the_state_is_an_error() -> Result<()> {
         let state = crate::State::anonymous()?;
         let fd = Arc::new(os::event_fd()?);
-        let (scout, _) = Scout::of(&state.watch())?;
+        let scout = Scout::placed(&state.watch());
         let listener = Listener::new(Weak::new(), scout, None, Teller::Fd(fd))?;
         assert!(listener.rest().is_ok());
         // As it does when the thread unwinds.

@@ -31,19 +31,21 @@ impl Scout {
     /// For `watch`; with the place to begin at.
     pub(super) fn of(watch: &Watch<'_>) -> Result<(Self, u64)> {
         let store = watch.watcher.access.store()?;
-        let sought = watch.sought(watch.subject.clone(), None);
-        let (place, at) = if watch.live {
-            (Place::Own(sought), store.seq()?)
-        } else {
-            let progress = watch.watcher.progress();
-            let looked = progress.looked_for(&sought);
-            (Place::Cursor(Arc::clone(progress), looked), 0)
-        };
-        Ok((Self::new(watch, place), at))
+        let at = if watch.live { store.seq()? } else { 0 };
+        Ok((Self::placed(watch), at))
+    }
+
+    /// For `watch`, whose caller knows where to begin.
+    pub(super) fn placed(watch: &Watch<'_>) -> Self {
+        if watch.live {
+            return Self::elsewhere(watch);
+        }
+        let progress = watch.watcher.progress();
+        let looked = progress.looked_for(&watch.sought(watch.subject.clone(), None));
+        Self::new(watch, Place::Cursor(Arc::clone(progress), looked))
     }
 
     /// For one who goes through the updates at a place of its own.
-    #[cfg(feature = "tokio")]
     pub(super) fn elsewhere(watch: &Watch<'_>) -> Self {
         let sought = watch.sought(watch.subject.clone(), None);
         Self::new(watch, Place::Own(sought))

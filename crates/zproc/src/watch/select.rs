@@ -532,7 +532,7 @@ impl Feed {
         let mut told = Vec::new();
         for (number, item) in items.iter().enumerate() {
             if let Item::Watcher(Watcher { watch, .. }) = item {
-                let (scout, _) = Scout::of(watch)?;
+                let scout = Scout::placed(watch);
                 told.push((Some(number), Told::new(watch, scout, Teller::Fd(Arc::clone(&fd)))?));
             }
         }
