@@ -195,7 +195,7 @@ impl Shared {
     fn step(&self) -> Step {
         loop {
             let mut state = self.lock();
-            // Who rings from here on has the lock, and has written what it rings for.
+            // What is rung for is written under the lock, and rung for after that: it is seen here, or the ring stays.
             os::silence(&self.wake);
             if state.is_over || self.scout.is_closed() {
                 return Step::End;

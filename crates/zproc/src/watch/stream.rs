@@ -47,6 +47,9 @@ impl<'s> Watch<'s> {
     /// The updates after the update `seq` as an async stream; the cursor stays where it is. See
     /// [`Watch::updates_since`] and [`UpdateStream`].
     ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no thread left.
+    ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let state = zproc::State::anonymous()?;
