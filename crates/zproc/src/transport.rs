@@ -22,14 +22,14 @@ pub enum Transport {
     /// Each call is a request to the server and its reply.
     ///
     /// Everything works as with mapped memory, at the speed of a socket, but for serving it to others, which needs the
-    /// memory itself ([`Error::NotMapped`](crate::Error::NotMapped)). [`State::atomic`](crate::State::atomic) may run its closure
-    /// several times. A request has at most 64 MiB, and a million (2²⁰) changes: that is the most for one value, one
+    /// memory itself ([`Error::NotMapped`](crate::Error::NotMapped)). [`State::atomic`](crate::State::atomic) may run its
+    /// closure several times. A request has at most 64 MiB, and a million (2²⁰) changes: that is the most for one value, one
     /// transaction, and one dump that is restored, which counts one for taking out what was there.
     ///
     /// A server that does not answer for 5 s, or does not let one in for 10 s, is
-    /// [`Error::Disconnected`](crate::Error::Disconnected); for a watcher with a timeout, and for a write with a lock timeout,
-    /// it is so 1 s after that time, or 2 s if it has to connect, if that is sooner. Whether a write was made that ends so is
-    /// not known.
+    /// [`Error::Disconnected`](crate::Error::Disconnected); for a watcher with a timeout, and for a write with a lock
+    /// timeout, it is so 1 s after that time, or 2 s if it has to connect, if that is sooner. Whether a write was made that
+    /// ends so is not known.
     /// A signal that is an event ends waits, also for the writer lock, but not the call to a server that does not answer.
     /// A state that is cloned while its server is away watches from where the one that was cloned is.
     ///
