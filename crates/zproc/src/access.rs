@@ -322,8 +322,8 @@ impl Drop for Access {
     fn drop(&mut self) {
         let is_known = match &self.remote {
             None => Arc::strong_count(&self.shared) > 1,
-            // Of those who ask just now, too: they keep it until they are told.
-            Some(remote) => Arc::weak_count(remote) > 0 || Arc::strong_count(remote) > 1,
+            // Who keeps it while he asks has that from a weak one, which he keeps for longer.
+            Some(remote) => Arc::weak_count(remote) > 0,
         };
         if is_known {
             self.close();

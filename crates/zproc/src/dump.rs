@@ -355,8 +355,8 @@ impl State {
     ///
     /// # Errors
     /// As for [`State::insert`], for example [`Error::Full`]; and [`Error::Dump`] if the dump, written by hand, has a key
-    /// twice; over a socket [`Error::Disconnected`] if the dump is larger than a request may be (64 MiB, 2²⁰ keys). The
-    /// state is then as before.
+    /// twice; over a socket [`Error::Disconnected`] if the dump is larger than a request may be (64 MiB, fewer than 2²⁰
+    /// keys). The state is then as before.
     ///
     /// ```
     /// use zproc::{Map, State};

@@ -67,6 +67,8 @@ struct Registration {
     wish: Mutex<Wish>,
     /// The wish is one that the thread has not seen.
     is_fresh: AtomicBool,
+    /// The wish has a deadline.
+    is_timed: AtomicBool,
 }
 
 struct Wish {
@@ -92,7 +94,6 @@ pub(crate) enum Teller {
 
 /// A way to tell one who is registered from another thread than the one here. It tells nobody any more when the
 /// registration is dropped.
-#[derive(Clone)]
 pub(crate) struct Alarm(Arc<Registration>);
 
 impl Alarm {
@@ -132,6 +133,7 @@ pub(crate) fn register(
         canceller,
         wish: Mutex::new(wish),
         is_fresh: AtomicBool::new(false),
+        is_timed: AtomicBool::new(false),
     });
     let mut shards = lock(&home.shards);
     let mut shard = None;
@@ -169,10 +171,13 @@ impl Registered {
             }
             wish.is_there = true;
             (wish.at, wish.deadline, wish.cancel_seen) = (at, deadline, cancel_seen);
+            // Relaxed: in front of the ring, which leads the thread to it.
+            let is_timed = deadline != Deadline::never();
+            self.registration.is_timed.store(is_timed, Ordering::Relaxed);
         }
         // The old one, outside of the lock: it may run what it likes when it is dropped.
         drop(waker);
-        if self.registration.is_told_by_others_only() && deadline == Deadline::never() {
+        if self.registration.is_told_by_others_only() {
             return;
         }
         // Release pairs with the Acquire of whoever takes it: the wish is there.
@@ -204,9 +209,10 @@ impl Registered {
 }
 
 impl Registration {
-    /// Whether the thread has nothing to look at, but for a deadline.
+    /// Whether the thread has nothing to look at.
     fn is_told_by_others_only(&self) -> bool {
-        self.lookout.is_none() && self.canceller.is_none()
+        // Relaxed: see the store.
+        self.lookout.is_none() && self.canceller.is_none() && !self.is_timed.load(Ordering::Relaxed)
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! A [`Remote`] is the counterpart of the engine's `Namespace`: what the layers above ask for is one request and its reply.
 //! It stands in `access` where the namespace would, so that the paths to mapped memory know nothing of it. Its parts:
-//! `connections` has the sessions, `line` a connection for one who waits all the time, `limits` how long a call waits for the
-//! server; `snapshot` is one that the server has pinned,
-//! `copies` what was fetched of it to be shown, `overlay` a transaction that is made here and validated there.
+//! `connections` has the sessions, `line` a connection for one who waits all the time, `limits` how long a call waits for
+//! the server; `snapshot` is one that the server has pinned, `copies` what was fetched of it to be shown, `overlay` a
+//! transaction that is made here and validated there.
 //!
 //! **Sessions.** The server keeps identity and snapshots of a state in a session, which ends with its last connection. One
 //! connection, the *lifeline*, is for short calls, and lives as long as the session. A call that may wait, or comes while
@@ -17,7 +17,7 @@
 //!
 //! **Bounds.** A server that works on a request says so every second; five seconds of silence are the end of the
 //! connection. A call that was given a time itself ([`in_time`], or the one for the lock) waits for a server until then,
-//! and a second: so a server that is stopped and one that has nothing to tell are told apart.
+//! and a second, or two to connect: so a server that is stopped and one that has nothing to tell are told apart.
 //!
 //! **Signals** that are events end waits for an update, which consume nothing. They end no call that is short, and none
 //! whose reply says whether something was written: while signals are events, one that waits for the writer lock waits in

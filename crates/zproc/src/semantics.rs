@@ -117,6 +117,9 @@
 //! | [`Watch::event_fd`] | one watcher, in an event loop | one thread a process, for all feeds and streams |
 //! | `Watch::stream`, feature `tokio` | one watcher, in an async task | the same thread |
 //!
+//! Over a socket there is no such sleep: with each of the three, each watcher has a thread and a connection of its own
+//! ([`Transport::Socket`](crate::Transport::Socket)).
+//!
 //! They tell *that* a watcher has something to return. The thread sleeps as a watcher does: a writer whose update wakes it
 //! makes one system call, and from there to the event loop or the task it is a further wake-up.
 //!

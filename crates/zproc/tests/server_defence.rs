@@ -2,14 +2,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zproc::{Backend, Error, Server, State};
 
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually};
+use support::{HANG, eventually, is_readable};
 
 const KEY: &str = "open sesame";
 
@@ -339,6 +339,44 @@ fn waits_that_are_cancelled_are_no_clients_any_more() {
         });
     }
     assert_eq!(state.seq().unwrap(), 0);
+    told.insert("stop", true).unwrap();
+    serving.wait().unwrap();
+}
+
+/// One that goes on after the error had the next question asked at once: at full speed, each for a thread of the server.
+#[test]
+fn an_event_loop_asks_a_full_server_now_and_then() {
+    let told = State::anonymous().unwrap();
+    let ctx = zproc::Context::builder().state(told.clone()).build().unwrap();
+    let serving = ctx.process(serve_a_few).start().unwrap();
+    let address = told.watch().timeout(HANG).get_when_available("address").unwrap();
+    let address: String = address.get("address").unwrap().unwrap();
+    let open = || {
+        let state = State::builder(&format!("{address}?transport=socket")).secret_key(KEY);
+        state.open()
+    };
+    let state = open().unwrap();
+    let mut clients = Vec::new();
+    while let Ok(client) = open() {
+        clients.push(client);
+        assert!(clients.len() < 200);
+    }
+    let feed = state.watch().event_fd().unwrap();
+    let (mut rounds, mut errors) = (0, 0);
+    let end = Instant::now() + Duration::from_millis(600);
+    while Instant::now() < end {
+        if is_readable(&feed, Duration::from_millis(100)) {
+            rounds += 1;
+            errors += u32::from(feed.clear().is_err());
+        }
+    }
+    assert!(errors > 0 && rounds < 60, "{errors} errors in {rounds} rounds");
+    clients.clear();
+    eventually("it waits", || {
+        feed.clear().is_ok() && !is_readable(&feed, Duration::from_millis(30))
+    });
+    state.clone().insert("n", 1).unwrap();
+    assert!(is_readable(&feed, HANG));
     told.insert("stop", true).unwrap();
     serving.wait().unwrap();
 }

@@ -132,6 +132,30 @@ fn a_feed_rings_when_its_server_is_killed_and_goes_on_with_the_next() -> Result<
     Ok(())
 }
 
+/// Losses of connections that were had added up to a server that lets nobody wait, which was told as an error.
+#[test]
+fn a_feed_takes_servers_that_end_one_after_the_other_for_no_error() -> Result<()> {
+    let place = Place::new("ends");
+    let mut server = place.serve();
+    let (state, mapped) = place.open();
+    let feed = state.watch().event_fd()?;
+    assert_silent(&feed);
+    // Sooner than a question is answered that nothing comes for.
+    for _ in 0..4 {
+        kill_server(&server);
+        assert!(is_readable(&feed, HANG));
+        server = place.serve();
+        eventually("it is silent", || {
+            feed.clear().unwrap();
+            !is_readable(&feed, WHILE)
+        });
+    }
+    mapped.insert("n", 1)?;
+    assert!(is_readable(&feed, HANG));
+    assert_eq!(now(&state).get_raw_update()?.seq, 1);
+    Ok(())
+}
+
 #[test]
 fn a_select_says_that_its_server_was_killed_and_goes_on_with_the_next() -> Result<()> {
     let place = Place::new("select");
@@ -438,6 +462,33 @@ fn a_feed_has_one_connection_however_many_updates_there_are() -> Result<()> {
         }
     }
     assert_eq!(between.connections(), 1 + feeds.len() as u32);
+    Ok(())
+}
+
+/// Each watcher waited for a stopped server anew, a second or more.
+#[test]
+fn a_select_asks_a_server_that_does_not_answer_once_and_not_for_each_watcher() -> Result<()> {
+    let place = Place::new("once");
+    let server = place.serve();
+    let between = Between::new("once", &server);
+    let state = over_socket(&between.address());
+    let mut select = Select::new();
+    for _ in 0..4 {
+        select.watch(&state.watch())?;
+        select.watch(&state.watch().live())?;
+    }
+    assert!(matches!(select.wait(Duration::from_millis(5)), Err(Error::Timeout)));
+    let before = between.connections();
+    send(&server, Signal::SIGSTOP);
+    eventually("it stops", || has_stopped(server.pid()));
+    let ready: Vec<usize> = select.wait(Duration::ZERO)?.collect();
+    send(&server, Signal::SIGCONT);
+    assert_eq!(ready, [0, 1, 2, 3, 4, 5, 6, 7]);
+    // Those who listen may notice, and connect anew: not while nobody waits.
+    assert_eq!(between.connections(), before, "it was asked again");
+    eventually("the server is found", || {
+        matches!(select.wait(Duration::ZERO), Err(Error::Timeout))
+    });
     Ok(())
 }
 

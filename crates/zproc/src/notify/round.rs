@@ -39,7 +39,7 @@ struct Source {
 #[derive(Default)]
 pub(super) struct Round {
     sources: Vec<Source>,
-    /// Those who only wait for a canceller.
+    /// Those who only wait for a canceller, a deadline, or others to tell them.
     others: Vec<Arc<Registration>>,
     next_slice: Option<Deadline>,
     sleep: Sleep,
@@ -98,7 +98,8 @@ impl Round {
             for source in &mut self.sources {
                 source.visit(all, share, &mut outcome);
             }
-            for registration in &self.others {
+            // There may be many that listeners tell.
+            for registration in self.others.iter().filter(|other| !other.is_told_by_others_only()) {
                 registration.visit(None, &mut outcome);
             }
         }

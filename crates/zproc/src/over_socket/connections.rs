@@ -225,6 +225,15 @@ impl Remote {
             let mut streams = session.streams.lock();
             streams.retain(|stream| stream.strong_count() > 0);
             streams.push(Arc::downgrade(link.stream()));
+            // Who ends the session says so first, and then takes the lock: it sees this stream, or is seen here.
+            if session.is_lost() {
+                drop(streams);
+                let error = Error::Disconnected {
+                    address: self.place.address.to_string(),
+                    reason: "another connection of this state was lost meanwhile".into(),
+                };
+                return self.told(Some(session), Err(Fault::Lost(error)));
+            }
         }
         let open = Request::Open(Open {
             session: Some(session.token),

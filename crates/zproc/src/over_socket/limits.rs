@@ -10,13 +10,15 @@ use crate::wire::frame::FRAME_TIME;
 
 /// What a server is given to answer in beyond the time of the call.
 const GRACE: Duration = Duration::from_secs(1);
+/// What it is given to let one in: a full one waits for those who leave, for a second and a bit.
+const CONNECT_GRACE: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// Until when the call of this thread is to be answered.
     static LIMIT: Cell<Option<Deadline>> = const { Cell::new(None) };
 }
 
-/// While it lives, requests of this thread wait for a server until a time, and [`GRACE`].
+/// While it lives, requests of this thread wait for a server until a time, and [`GRACE`], or [`CONNECT_GRACE`] to connect.
 pub(crate) struct InTime(Option<Deadline>);
 
 /// For calls that are to take so long at most.
@@ -54,5 +56,7 @@ pub(super) fn long(deadline: Deadline) -> Terms<'static> {
 /// How long it may take to connect.
 pub(super) fn connect_time() -> Duration {
     let left = LIMIT.get().and_then(Deadline::remaining);
-    left.map_or(CONNECT_TIME, |left| left.saturating_add(GRACE).min(CONNECT_TIME))
+    left.map_or(CONNECT_TIME, |left| {
+        left.saturating_add(CONNECT_GRACE).min(CONNECT_TIME)
+    })
 }

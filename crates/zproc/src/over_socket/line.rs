@@ -32,6 +32,24 @@ impl Line {
 }
 
 impl Remote {
+    /// Sees to it that there is a connection that the next question can take.
+    pub(crate) fn connect_line(&self, line: &mut Line) -> Result<()> {
+        let taken = self.take_line(line)?;
+        line.0 = Some(taken);
+        Ok(())
+    }
+
+    fn take_line(&self, line: &mut Line) -> Result<(Arc<Session>, Link)> {
+        if let Some((session, link)) = line.0.take()
+            && !session.is_lost()
+        {
+            return Ok((session, link));
+        }
+        let session = self.session()?;
+        let link = self.another_link(&session)?;
+        Ok((session, link))
+    }
+
     /// The first update of others after `cursor` that writes what `filter` lets through; how far was looked. Waits for it
     /// for so long, or until `wake` ends that. An error ends the connection, and the next question makes a new one.
     pub(crate) fn next_on(
@@ -43,14 +61,7 @@ impl Remote {
         wait: Duration,
         wake: &Wake<'_>,
     ) -> Result<(shm_state::Next, u64)> {
-        let (session, mut link) = match line.0.take() {
-            Some((session, link)) if !session.is_lost() => (session, link),
-            _ => {
-                let session = self.session()?;
-                let link = self.another_link(&session)?;
-                (session, link)
-            }
-        };
+        let (session, mut link) = self.take_line(line)?;
         let request = Request::Next(Next {
             cursor,
             until: None,

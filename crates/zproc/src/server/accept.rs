@@ -39,6 +39,9 @@ const VISITORS: usize = 64;
 const CLIENTS: usize = 1024;
 /// Descriptors that are left to the rest of the process.
 const RESERVE: usize = 64;
+/// How long who comes waits for one of the clients to leave. Longer than they need to notice that they have hung up, and
+/// shorter than a client waits for a server that is to answer at once.
+const PLACE_TIME: Duration = SLICE.saturating_add(Duration::from_millis(250));
 /// How long to wait when the system has no descriptors or threads left.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -115,20 +118,24 @@ impl Shared {
 
     /// Turns away the oldest visitor, and gives those who leave the time to.
     fn make_room(&self) {
-        if let Some((_, oldest)) = self.guests().visitors.pop_first() {
-            let _ = oldest.shutdown(Shutdown::Both);
-        }
+        self.turn_away_oldest(&mut self.guests());
         std::thread::sleep(PAUSE);
+    }
+
+    fn turn_away_oldest(&self, guests: &mut Guests) {
+        if let Some((_, oldest)) = guests.visitors.pop_first() {
+            let _ = oldest.shutdown(Shutdown::Both);
+            // Its thread may wait for a place.
+            self.gone.notify_all();
+        }
     }
 
     fn admit(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
         let stream = Arc::new(stream);
         let number = {
             let mut guests = self.guests();
-            if guests.visitors.len() >= VISITORS
-                && let Some((_, oldest)) = guests.visitors.pop_first()
-            {
-                let _ = oldest.shutdown(Shutdown::Both);
+            if guests.visitors.len() >= VISITORS {
+                self.turn_away_oldest(&mut guests);
             }
             let number = guests.next;
             guests.next += 1;
@@ -246,8 +253,9 @@ impl Guest<'_> {
         let most = self.shared.most;
         if guests.clients.len() >= most && os::has_any_hung_up(guests.clients.values().map(|stream| stream.as_fd())) {
             // Whoever ends a wait of his own hangs up, which his thread notices at the end of a slice.
-            let is_full = |guests: &mut Guests| guests.clients.len() >= most;
-            let waited = self.shared.gone.wait_timeout_while(guests, 2 * SLICE, is_full);
+            let waits =
+                |guests: &mut Guests| guests.clients.len() >= most && guests.visitors.contains_key(&self.number);
+            let waited = self.shared.gone.wait_timeout_while(guests, PLACE_TIME, waits);
             (guests, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         let Some(stream) = guests.visitors.remove(&self.number) else {

@@ -21,7 +21,8 @@ impl Watch<'_> {
     /// The timeout does not count. For everything else see [`EventFeed`].
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no descriptor or no thread left.
+    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no descriptor or no thread left. A server that
+    /// is away is for the watcher to say: the feed is readable.
     ///
     /// ```
     /// use std::time::Duration;
@@ -45,15 +46,14 @@ impl Watch<'_> {
     /// ```
     pub fn event_fd(&self) -> Result<EventFeed> {
         let fd = Arc::new(os::event_fd()?);
-        let (scout, start) = Scout::of(self)?;
-        let told = Told::new(self, scout, Teller::Fd(Arc::clone(&fd)))?;
+        let told = Told::new(self, Scout::placed(self), Teller::Fd(Arc::clone(&fd)))?;
         let feed = EventFeed {
             fd,
             told,
             canceller: self.canceller.clone(),
             live: self.live,
         };
-        feed.look(start)?;
+        feed.look(0)?;
         Ok(feed)
     }
 }
@@ -80,8 +80,10 @@ impl Watch<'_> {
 /// while it is readable, nothing. With more than about 120 different keys in all, the thread is woken by every update.
 ///
 /// **Over a socket** ([`State::transport`](crate::State::transport)) each feed has a thread and a connection of its own, and
-/// `clear` is a request. While the server is away, the feed is readable, since the watcher would say so; when there is one
-/// again, it goes on where it was. A server that is stopped holds up `clear` for some seconds at most.
+/// `clear` is a request; the server has a thread for it, too, and takes 1,024 connections of all its clients together. While
+/// the server is away, the feed is readable, also after `clear`, since the watcher would say so: a loop that is told so
+/// pauses before it goes on, or it spins. When there is a server again, the feed goes on where it was. A server that is
+/// stopped holds up `clear` for a second, or two if it has to connect.
 ///
 /// In a forked child an inherited feed fails with [`Error::Forked`] and never becomes readable by the child's doing.
 ///
@@ -118,8 +120,8 @@ impl EventFeed {
     /// # Errors
     /// [`Error::Closed`] if the state was closed or dropped, [`Error::Cancelled`] if the watcher's canceller is
     /// cancelled (then it stays readable), [`Error::Forked`]. Over a socket the error of a server that answers and lets
-    /// nobody wait, because it takes no more connections ([`Error::Disconnected`]); it stays readable, and can be cleared
-    /// again.
+    /// nobody wait, because it takes no more connections ([`Error::Disconnected`]), and [`Error::Engine`] if the thread that
+    /// waits there has failed; it stays readable, and can be cleared again.
     ///
     /// ```
     /// use zproc::{Error, State};

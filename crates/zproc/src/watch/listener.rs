@@ -10,21 +10,24 @@
 //! connection, to see it end, and on its *wake*, a descriptor that is rung by a new wish and by the end.
 //!
 //! **The end.** When the state is closed or dropped, which shuts all of its connections down, those who want to be told are
-//! told, and the thread ends; so it does when it is not needed any more. Only one that is about to connect to a server that is
-//! stopped needs the time of all calls to notice.
+//! told, and the thread ends; so it does when it is not needed any more. One without a connection notices the end of its
+//! state after up to a second, and one that is about to connect to a server that is stopped needs the time of all calls.
 //!
 //! **Loss.** When the connection is lost, those who want to be told are told: they look for themselves, and see what the
-//! watcher would say, or that the server is there again; then the next question makes a new connection. If that fails too,
-//! the server answers, but not here (it may be full): this is told as an error, since who looks and finds nothing would
-//! otherwise ask without end.
+//! watcher would say, or that the server is there again; then the next question makes a new connection. If there is none to
+//! be had, twice in a row, the server answers, but not here (it may be full): this is told as an error, since who looks and
+//! finds nothing would otherwise ask without end. Who goes on after it does not ask at full speed: from the second question
+//! without an answer on the thread pauses before the next one, for 10 ms and up to a second.
 //!
 //! **Order of locks**: that of [`State`] comes first, then those of `notify`. Tasks are woken without any.
 //!
 //! **Forks.** A child has no such thread, and leaves what it inherited alone.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use shm_state::{Deadline, Next, SLICE};
@@ -37,8 +40,12 @@ use crate::notify::{self, Alarm, Registered, Teller};
 use crate::os::{self, Interest};
 use crate::over_socket::{Line, Remote};
 
-/// So many failures in a row are told as an error.
+/// So many failures in a row are told as an error, and followed by a pause.
 const FAILURES: u32 = 2;
+/// The first of these, of which each is twice as long as the one before, up to [`SLICE`].
+const PAUSE: Duration = Duration::from_millis(10);
+/// How soon in a pause it is noticed that the state was closed.
+const PAUSE_SLICE: Duration = Duration::from_millis(50);
 
 /// One who is told.
 pub(super) struct Listener {
@@ -66,12 +73,14 @@ struct State {
     found: Option<u64>,
     /// No update up to this one, behind the place of the wish, is what is sought.
     looked: u64,
-    /// In a row.
+    /// Questions without an answer, in a row.
     failures: u32,
+    /// Those that had no connection, or were refused on one, in a row.
+    refusals: u32,
     failure: Option<Error>,
     /// Nobody wants to be told any more.
     is_over: bool,
-    /// The thread has ended: the state is closed.
+    /// The thread has ended: the state is closed, or it has panicked.
     has_ended: bool,
 }
 
@@ -135,13 +144,16 @@ impl Listener {
         }
     }
 
-    /// As [`Registered::rest`]; fails if no question could be asked since it was wanted.
+    /// As [`Registered::rest`]; fails if no question could be asked since it was wanted, and if none will be any more,
+    /// though the state is open.
     pub(super) fn rest(&self) -> Result<u64> {
         let at = self.registered.rest();
         let mut state = self.shared.lock();
         state.wish = None;
         match state.failure.take() {
             Some(error) => Err(error),
+            // Every wish would be told at once.
+            None if state.has_ended && !self.shared.scout.is_closed() => Err(ended()),
             None => Ok(at.max(state.looked)),
         }
     }
@@ -183,7 +195,7 @@ impl Shared {
     fn step(&self) -> Step {
         loop {
             let mut state = self.lock();
-            // Who rings from here on has the lock, and has written what it rings for.
+            // What is rung for is written under the lock, and rung for after that: it is seen here, or the ring stays.
             os::silence(&self.wake);
             if state.is_over || self.scout.is_closed() {
                 return Step::End;
@@ -202,21 +214,29 @@ impl Shared {
 
     /// Asks once, and notes what came of it.
     fn ask(&self, line: &mut Line, at: u64) {
-        let result = self.answer(line, at);
+        self.pause();
+        let (had_line, result) = self.answer(line, at);
         let mut state = self.lock();
         state.is_asking = false;
+        if result.is_ok() {
+            (state.failures, state.refusals) = (0, 0);
+        }
         match result {
             Ok((Next::Match(seq), _)) => {
                 state.found = Some(seq);
-                self.passed(&mut state, seq - 1);
+                // A server may say what it likes.
+                self.scout.passed(&mut state.looked, seq.saturating_sub(1));
             }
-            Ok((Next::Nothing, looked)) => self.passed(&mut state, looked),
+            Ok((Next::Nothing, looked)) => self.scout.passed(&mut state.looked, looked),
             // What was lost was consumed by others, or was their own.
             Ok((Next::Lagged(_), _)) if self.scout.resume(state.wish.unwrap_or(at)) > at => {}
             Ok((Next::Lagged(_), _)) => self.tell(state),
             Err(error) => {
-                state.failures += 1;
-                if state.failures >= FAILURES && state.wish.is_some() {
+                state.failures = state.failures.saturating_add(1);
+                // Who has lost a connection finds another, or not, by the next question.
+                let is_lost = had_line && line.fd().is_none();
+                state.refusals = if is_lost { 0 } else { state.refusals.saturating_add(1) };
+                if state.refusals >= FAILURES && state.wish.is_some() {
                     state.failure = Some(error);
                 }
                 self.tell(state);
@@ -224,14 +244,36 @@ impl Shared {
         }
     }
 
-    fn passed(&self, state: &mut State, looked: u64) {
-        state.failures = 0;
-        self.scout.passed(&mut state.looked, looked);
+    /// After some failures in a row, some time without a question.
+    fn pause(&self) {
+        let failures = self.lock().failures;
+        let Some(doublings) = failures.checked_sub(FAILURES) else {
+            return;
+        };
+        let end = Deadline::after(PAUSE.saturating_mul(1 << doublings.min(16)).min(SLICE));
+        // While a question is out only the end of those who want to be told rings.
+        while !self.lock().is_over && !self.scout.is_closed() && !end.passed() {
+            let slice = end.remaining().unwrap_or(PAUSE_SLICE).min(PAUSE_SLICE);
+            let wake = [(0, self.wake.as_fd(), Interest::Readable)];
+            if os::poll(wake.into_iter(), Some(slice), |_: usize| ()).is_err() {
+                std::thread::sleep(slice);
+            }
+        }
     }
 
-    fn answer(&self, line: &mut Line, at: u64) -> Result<(Next, u64)> {
+    /// The answer; and whether there was a connection for the question.
+    fn answer(&self, line: &mut Line, at: u64) -> (bool, Result<(Next, u64)>) {
         // Kept for as long as it is asked; who drops the state meanwhile ends that.
-        let remote = self.remote.upgrade().ok_or(Error::Closed)?;
+        let Some(remote) = self.remote.upgrade() else {
+            return (false, Err(Error::Closed));
+        };
+        match remote.connect_line(line) {
+            Ok(()) => (true, self.answer_of(&remote, line, at)),
+            Err(error) => (false, Err(error)),
+        }
+    }
+
+    fn answer_of(&self, remote: &Remote, line: &mut Line, at: u64) -> Result<(Next, u64)> {
         let sought = self.scout.sought();
         let wake = Wake {
             fd: self.wake.as_fd(),
@@ -257,6 +299,14 @@ impl Shared {
     }
 }
 
+#[cold]
+fn ended() -> Error {
+    os::failed(
+        "the thread that waits at the server",
+        io::Error::other("it has panicked"),
+    )
+}
+
 /// While it lives, the thread runs.
 struct Running(Arc<Shared>);
 
@@ -265,5 +315,26 @@ impl Drop for Running {
         let mut state = self.0.lock();
         (state.is_asking, state.has_ended) = (false, true);
         self.0.tell(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each wish is told at once then, without anything to be told: who looked and wanted again went in circles.
+    #[test]
+    fn that_the_thread_has_ended_before_the_state_is_an_error() -> Result<()> {
+        let state = crate::State::anonymous()?;
+        let fd = Arc::new(os::event_fd()?);
+        let scout = Scout::placed(&state.watch());
+        let listener = Listener::new(Weak::new(), scout, None, Teller::Fd(fd))?;
+        assert!(listener.rest().is_ok());
+        // As it does when the thread unwinds.
+        drop(Running(Arc::clone(&listener.shared)));
+        assert!(matches!(listener.rest(), Err(Error::Engine(_))));
+        state.close();
+        assert!(listener.rest().is_ok(), "that is for others to say");
+        Ok(())
     }
 }

@@ -31,19 +31,21 @@ impl Scout {
     /// For `watch`; with the place to begin at.
     pub(super) fn of(watch: &Watch<'_>) -> Result<(Self, u64)> {
         let store = watch.watcher.access.store()?;
-        let sought = watch.sought(watch.subject.clone(), None);
-        let (place, at) = if watch.live {
-            (Place::Own(sought), store.seq()?)
-        } else {
-            let progress = watch.watcher.progress();
-            let looked = progress.looked_for(&sought);
-            (Place::Cursor(Arc::clone(progress), looked), 0)
-        };
-        Ok((Self::new(watch, place), at))
+        let at = if watch.live { store.seq()? } else { 0 };
+        Ok((Self::placed(watch), at))
+    }
+
+    /// For `watch`, whose caller knows where to begin.
+    pub(super) fn placed(watch: &Watch<'_>) -> Self {
+        if watch.live {
+            return Self::elsewhere(watch);
+        }
+        let progress = watch.watcher.progress();
+        let looked = progress.looked_for(&watch.sought(watch.subject.clone(), None));
+        Self::new(watch, Place::Cursor(Arc::clone(progress), looked))
     }
 
     /// For one who goes through the updates at a place of its own.
-    #[cfg(feature = "tokio")]
     pub(super) fn elsewhere(watch: &Watch<'_>) -> Self {
         let sought = watch.sought(watch.subject.clone(), None);
         Self::new(watch, Place::Own(sought))
@@ -92,24 +94,30 @@ impl Scout {
     /// Whether the watcher would return at once, with an update after `at` up to `until`, or with an error. If not, `at`
     /// moves to how far was looked.
     pub(super) fn look(&self, store: Store<'_>, at: &mut u64, until: u64) -> bool {
+        // The watcher will say so.
+        self.try_look(store, at, until).unwrap_or(true)
+    }
+
+    /// As [`Scout::look`]; fails if it could not be looked.
+    pub(super) fn try_look(&self, store: Store<'_>, at: &mut u64, until: u64) -> Result<bool> {
         *at = self.known(*at);
         *at = self.shared.behind_own(*at).min(until).max(*at);
         let (sought, own) = (self.sought(), Some(store.identity()));
         let mut seen = *at;
         let next = store.next_match(&mut seen, until, sought.subject.filter(), sought.duplicates, own);
-        let found = match next {
-            Ok(Next::Nothing) => {
+        let found = match next? {
+            Next::Nothing => {
                 self.passed(at, seen);
                 false
             }
-            Ok(Next::Match(seq)) => {
-                self.passed(at, seq - 1);
+            Next::Match(seq) => {
+                self.passed(at, seq.saturating_sub(1));
                 true
             }
             // The watcher will say so.
-            Ok(Next::Lagged(_)) | Err(_) => true,
+            Next::Lagged(_) => true,
         };
-        found || self.is_closed()
+        Ok(found || self.is_closed())
     }
 
     /// None of the updates after `at`, up to `to`, concerns it.

@@ -42,7 +42,12 @@ use crate::store::Store;
 /// watches 128 words. Namespaces share them, and one with more keys than its share wakes the thread at every update;
 /// with more than 127 namespaces the thread looks every 10 ms, as it does before Linux 5.16. With descriptors, or states
 /// that are used over sockets, there is no spinning, and the watchers are fed through the threads of an
-/// [`EventFeed`](crate::EventFeed); each look at a state over a socket is a request.
+/// [`EventFeed`](crate::EventFeed).
+///
+/// **Over a socket** ([`State::transport`](crate::State::transport)) each look at a watcher is a request, and each watcher
+/// has, from its first wait on, a connection with a thread at both of its ends. While the server is away, its watchers are
+/// ready at every wait, since they would say so: pause before the next one. A server that is stopped holds up a wait once
+/// for each of its states: for 5 s, or until a second after the timeout (two, to connect), if that is sooner.
 ///
 /// ```
 /// use std::time::Duration;
@@ -122,7 +127,8 @@ impl<'a> Select<'a> {
     /// Adds a watcher, and returns its number.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Forked`].
+    /// [`Error::Closed`], [`Error::Forked`]; for a live watcher over a socket [`Error::Disconnected`] and
+    /// [`Error::NoServer`].
     ///
     /// ```
     /// use zproc::{Select, State};
@@ -226,7 +232,10 @@ impl<'a> Select<'a> {
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::Cancelled`]; [`Error::NestedAtomic`] if it would have to wait inside of `atomic`;
-    /// [`Error::Forked`] in a forked child, which makes a `Select` of its own.
+    /// [`Error::Forked`] in a forked child, which makes a `Select` of its own; [`Error::Signal`] while signals are events;
+    /// [`Error::Engine`] if there is no descriptor or no thread left. Over a socket [`Error::Disconnected`] or
+    /// [`Error::NoServer`] if a server answers and lets nobody wait: that of one which does not answer is for its watchers
+    /// to say, which are ready.
     ///
     /// ```
     /// use std::time::Duration;
@@ -252,6 +261,7 @@ impl<'a> Select<'a> {
             remote.check_fork()?;
         }
         let deadline = timeout.map_or(Deadline::never(), Deadline::after);
+        let _in_time = (!self.remotes.is_empty()).then(|| over_socket::in_time(timeout));
         // Those of single watchers, as they are now.
         let seen: Vec<u32> = self.items.iter().map(Item::cancel_seen).collect();
         if !self.look_at_once(&seen)? {
@@ -374,11 +384,15 @@ impl<'a> Select<'a> {
     fn last_look(&mut self, seen: &[u32]) -> Result<()> {
         const PATIENCE: Duration = Duration::from_millis(1);
         self.finish_for_the_dead(PATIENCE);
+        let mut failed: Vec<&Remote> = Vec::new();
         for (number, remote) in &self.remotes {
-            if let Some(Item::Watcher(watcher)) = self.items.get(*number) {
+            if let Some(Item::Watcher(watcher)) = self.items.get(*number)
+                && !has_failed(&failed, remote)
+            {
                 // A server does so at the end of a wait. What it fails with, the look says too.
                 let filter = watcher.watch.subject.filter();
-                let _ = remote.wait(filter, watcher.at, Deadline::after(PATIENCE), None);
+                let waited = remote.wait(filter, watcher.at, Deadline::after(PATIENCE), None);
+                failed.extend(waited.is_err().then_some(*remote));
             }
         }
         if self.look(seen) { Ok(()) } else { Err(Error::Timeout) }
@@ -518,7 +532,7 @@ impl Feed {
         let mut told = Vec::new();
         for (number, item) in items.iter().enumerate() {
             if let Item::Watcher(Watcher { watch, .. }) = item {
-                let (scout, _) = Scout::of(watch)?;
+                let scout = Scout::placed(watch);
                 told.push((Some(number), Told::new(watch, scout, Teller::Fd(Arc::clone(&fd)))?));
             }
         }
@@ -542,21 +556,36 @@ impl Feed {
 
 /// Notes which watchers of states that are used over sockets are ready.
 fn look_over_sockets(remotes: &[(usize, &Remote)], items: &mut [Item<'_>], seen: &[u32], ready: &mut Vec<usize>) {
-    let _in_time = over_socket::in_time(Some(Duration::ZERO));
+    // Who has failed is asked no more, since that may take a while: its other watchers would say the same.
+    let mut failed: Vec<&Remote> = Vec::new();
     for (number, remote) in remotes {
         let Some(Item::Watcher(watcher)) = items.get_mut(*number) else {
             continue;
         };
-        if watcher.is_cancelled(seen[*number]) || watcher.scout.look(Store::Remote(remote), &mut watcher.at, u64::MAX) {
-            ready.push(*number);
-            // If the server is away, there is news when it is back.
-            if watcher.watch.live
-                && let Ok(newest) = remote.seq()
-            {
-                watcher.at = newest.max(watcher.at);
+        let mut is_lost = has_failed(&failed, remote);
+        if !is_lost && !watcher.is_cancelled(seen[*number]) {
+            match watcher.scout.try_look(Store::Remote(remote), &mut watcher.at, u64::MAX) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(_) => is_lost = true,
             }
         }
+        ready.push(*number);
+        // If the server is away, there is news when it is back.
+        if watcher.watch.live && !is_lost {
+            match remote.seq() {
+                Ok(newest) => watcher.at = newest.max(watcher.at),
+                Err(_) => is_lost = true,
+            }
+        }
+        if is_lost {
+            failed.push(remote);
+        }
     }
+}
+
+fn has_failed(failed: &[&Remote], remote: &Remote) -> bool {
+    failed.iter().any(|other| std::ptr::eq(*other, remote))
 }
 
 fn fds<'i, 'a>(items: &'i [Item<'a>]) -> impl Iterator<Item = (usize, BorrowedFd<'a>, Interest)> + use<'i, 'a> {

@@ -22,7 +22,8 @@ impl<'s> Watch<'s> {
     /// [`UpdateStream`].
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no thread left.
+    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no thread left; for a live watcher over a socket
+    /// [`Error::Disconnected`] and [`Error::NoServer`].
     ///
     /// ```
     /// use zproc::State;
@@ -46,6 +47,9 @@ impl<'s> Watch<'s> {
     /// The updates after the update `seq` as an async stream; the cursor stays where it is. See
     /// [`Watch::updates_since`] and [`UpdateStream`].
     ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`]; [`Error::Engine`] if there is no thread left.
+    ///
     /// ```
     /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
     /// let state = zproc::State::anonymous()?;
@@ -64,7 +68,7 @@ impl<'s> Watch<'s> {
 
     fn stream_of(&self, changes: Changes) -> Result<UpdateStream<'s>> {
         let scout = if changes.is_of_cursor() {
-            Scout::of(self)?.0
+            Scout::placed(self)
         } else {
             Scout::elsewhere(self)
         };
@@ -91,11 +95,12 @@ impl<'s> Watch<'s> {
 /// A stream that is dropped while a task waits for it has consumed nothing that it did not yield. A timeout of the
 /// watcher holds for each update, as it does for an iterator.
 ///
-/// **Threads.** One thread of the process wakes the tasks of all streams (see [`EventFeed`](crate::EventFeed), whose it
-/// is too); there is none for each stream.
+/// **Threads.** Over mapped memory one thread of the process wakes the tasks of all streams (see
+/// [`EventFeed`](crate::EventFeed), whose it is too); there is none for each stream.
 ///
 /// **Over a socket** ([`State::transport`](crate::State::transport)) each stream has a thread and a connection of its own,
-/// and to poll it is one request and its reply, or some, which a server that is stopped may hold up for some seconds. A
+/// with a thread of the server, which takes 1,024 connections of all its clients together. To poll it is one request and its
+/// reply, or some, each of which a server that is stopped holds up for a second, or two if it has to connect. A
 /// server that is lost is an error, which ends the stream; a new one goes on from the cursor and misses nothing. The stream
 /// may not notice a server that was replaced before it was polled.
 ///
