@@ -12,7 +12,7 @@ use zproc::{Backend, Builder, Context, Error, Result, Server, State, Transport};
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually, has_stopped, now};
+use support::{HANG, Place, eventually, has_stopped, now, over_socket};
 
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
@@ -25,54 +25,15 @@ fn stop(server: &Server, stop: bool) {
     eventually("it stops", || !stop || has_stopped(server.pid()));
 }
 
-fn over_socket(server: &Server) -> State {
-    State::open(&format!("{}?transport=socket", server.address())).unwrap()
-}
-
-/// A named state, which outlives its servers, and where they listen.
-struct Place {
-    state: String,
-    address: String,
-}
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let name = format!("zproc-remote-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(format!("{name}.sock"));
-        Self {
-            state: format!("shm://{name}"),
-            address: format!("ipc://{}", path.display()),
-        }
-    }
-
-    fn serve(&self) -> Server {
-        zproc::start_server()
-            .address(&self.address)
-            .arena(&self.state)
-            .start()
-            .unwrap()
-    }
-
-    fn open(&self) -> State {
-        State::open(&format!("{}?transport=socket", self.address)).unwrap()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = zproc::remove(&self.state);
-    }
-}
-
 #[test]
 fn a_killed_server_is_an_error_and_a_restarted_one_is_gone_on_with() {
     let place = Place::new("restart");
     let server = place.serve();
-    let (state, mapped) = (place.open(), State::open(&place.state).unwrap());
+    let (state, mapped) = place.open();
     mapped.insert("n", 1).unwrap();
     state.insert("own", 1).unwrap();
     let snapshot = state.snapshot().unwrap();
-    let waiter = place.open();
+    let waiter = over_socket(&place.address);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| waiter.watch().timeout(HANG).get_when_available("never").map(drop));
         std::thread::sleep(Duration::from_millis(20));
@@ -116,7 +77,7 @@ fn a_killed_server_is_an_error_and_a_restarted_one_is_gone_on_with() {
 fn a_clone_that_is_made_without_a_server_watches_from_where_its_model_is() {
     let place = Place::new("clone");
     let server = place.serve();
-    let (state, mapped) = (place.open(), State::open(&place.state).unwrap());
+    let (state, mapped) = place.open();
     for n in 0..5 {
         mapped.insert("n", n).unwrap();
     }
@@ -143,7 +104,7 @@ fn eventually_connected<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
 #[test]
 fn a_stopped_server_is_an_error_in_time_and_goes_on_later() {
     let server = zproc::start_server().start().unwrap();
-    let state = over_socket(&server);
+    let state = over_socket(server.address());
     state.insert("n", 1).unwrap();
     stop(&server, true);
     let result = state.get::<i64>("n");
@@ -178,7 +139,7 @@ fn a_stopped_server_is_an_error_within_the_time_of_the_call() {
         |state| state.atomic(|dict| dict.insert("n", 2)),
     ];
     let state = |_: &fn(&State) -> Result<()>| {
-        let state = over_socket(&server);
+        let state = over_socket(server.address());
         let impatient = state.fork().lock_timeout(Duration::ZERO).open().unwrap();
         impatient.insert("n", 1).unwrap();
         impatient
@@ -203,7 +164,7 @@ fn a_stopped_server_is_an_error_within_the_time_of_the_call() {
 #[test]
 fn closing_ends_a_call_that_connects() {
     let server = zproc::start_server().start().unwrap();
-    let state = over_socket(&server);
+    let state = over_socket(server.address());
     stop(&server, true);
     assert!(matches!(
         now(&state).get_when_any_change(),
@@ -234,7 +195,7 @@ fn a_server_that_is_killed_while_clients_write_loses_nothing_that_it_has_answere
     mapped.insert("all", 0).unwrap();
     let counts: Vec<(State, i64)> = std::thread::scope(|scope| {
         let writer = |n: usize| {
-            let state = place.open();
+            let state = over_socket(&place.address);
             move || {
                 let key = n as i64;
                 let mut count = 0;
@@ -282,7 +243,7 @@ fn a_server_that_is_killed_while_clients_write_loses_nothing_that_it_has_answere
 #[test]
 fn a_long_wait_with_a_canceller_goes_on_and_is_cancelled() {
     let server = zproc::start_server().start().unwrap();
-    let (state, mapped) = (over_socket(&server), State::open(server.address()).unwrap());
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address()).unwrap());
     let canceller = zproc::Canceller::new();
     let long = Duration::from_millis(1500);
     std::thread::scope(|scope| {
@@ -306,7 +267,7 @@ fn a_long_wait_with_a_canceller_goes_on_and_is_cancelled() {
 #[test]
 fn a_call_that_waits_for_longer_than_a_server_may_be_silent_goes_on() {
     let server = zproc::start_server().start().unwrap();
-    let (state, mapped) = (over_socket(&server), State::open(server.address()).unwrap());
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address()).unwrap());
     let impatient = state.fork().lock_timeout(Duration::from_millis(50)).open().unwrap();
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -370,7 +331,7 @@ fn transactions_over_sockets_and_in_memory_lose_nothing_to_each_other() {
 #[test]
 fn a_transaction_is_run_again_if_what_it_read_has_changed_and_only_then() {
     let server = zproc::start_server().backend(Backend::Thread).start().unwrap();
-    let (state, other) = (over_socket(&server), State::open(server.address()).unwrap());
+    let (state, other) = (over_socket(server.address()), State::open(server.address()).unwrap());
     other.extend([("a", 1), ("b", 1)]).unwrap();
     let runs = |read: &dyn Fn(&mut zproc::Transaction<'_>) -> Result<()>, change: &str, to: i64| {
         let mut runs = 0;
@@ -427,7 +388,7 @@ fn a_transaction_is_run_again_if_what_it_read_has_changed_and_only_then() {
 #[test]
 fn a_transaction_that_reads_much_meets_what_has_changed_and_nothing_else() {
     let server = zproc::start_server().backend(Backend::Thread).start().unwrap();
-    let (state, other) = (over_socket(&server), State::open(server.address()).unwrap());
+    let (state, other) = (over_socket(server.address()), State::open(server.address()).unwrap());
     other.extend((0..3000).map(|n| (n, n))).unwrap();
     let runs = |change: i64, value: i64| {
         let mut runs = 0;
@@ -461,8 +422,8 @@ fn a_transaction_that_reads_much_meets_what_has_changed_and_nothing_else() {
 #[test]
 fn reads_that_go_past_a_transaction_are_refused_over_sockets() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;
-    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
-    let (same, kitchen) = (over_socket(&server), state.fork().namespace("kitchen").open()?);
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address())?);
+    let (same, kitchen) = (over_socket(server.address()), state.fork().namespace("kitchen").open()?);
     state.insert("limit", 5)?;
     kitchen.insert("limit", 6)?;
     let before = state.snapshot()?;
@@ -491,7 +452,7 @@ fn reads_that_go_past_a_transaction_are_refused_over_sockets() -> Result<()> {
 #[test]
 fn what_a_transaction_sees_is_what_it_did() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;
-    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address())?);
     let steps = |state: &State| -> Result<Vec<String>> {
         state.replace_all([("a", 1), ("b", 2), ("c", 3)])?;
         let mut seen = Vec::new();
@@ -521,13 +482,13 @@ fn what_a_transaction_sees_is_what_it_did() -> Result<()> {
 #[test]
 fn large_states_and_values_come_in_pieces() -> Result<()> {
     let server = zproc::start_server().start()?;
-    let state = over_socket(&server);
+    let state = over_socket(server.address());
     state.extend((0..20_000).map(|n| (n, format!("the value of number {n:0100}"))))?;
     let keys: Vec<_> = state.keys()?.collect();
     assert_eq!(keys.len(), 20_000);
     assert!(keys.iter().enumerate().all(|(n, key)| *key == (n as i64).into()));
     // Nearly a page, and behind it a value that fits into a frame only if it is alone.
-    let together = over_socket(&server).fork().namespace("together").open()?;
+    let together = over_socket(server.address()).fork().namespace("together").open()?;
     together.insert("first", vec![1u8; 900 << 10])?;
     together.insert("second", vec![2u8; (64 << 20) - 100])?;
     assert_eq!(together.values()?.count(), 2);
@@ -581,7 +542,7 @@ fn what_a_dead_process_left_is_given_back_by_the_server() {
         state.get_when_available("never").map(drop)
     }
     let server = zproc::start_server().start().unwrap();
-    let (state, mapped) = (over_socket(&server), State::open(server.address()).unwrap());
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address()).unwrap());
     assert_eq!(state.reap().unwrap().processes, 0, "nobody has died");
     let ctx = Context::builder().state(mapped.clone()).build().unwrap();
     let process = ctx.process(holder).start().unwrap();
@@ -601,7 +562,7 @@ fn what_a_dead_process_left_is_given_back_by_the_server() {
 #[test]
 fn memory_is_verified_when_the_writer_lock_is_free_and_others_go_on() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;
-    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address())?);
     state.extend((0..100).map(|n| (n, vec![n; 100])))?;
     let start = Instant::now();
     let report = std::thread::scope(|scope| {
@@ -634,7 +595,7 @@ fn memory_is_verified_when_the_writer_lock_is_free_and_others_go_on() -> Result<
 #[test]
 fn a_dump_that_is_too_large_for_a_socket_is_an_error_and_changes_nothing() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;
-    let (state, mapped) = (over_socket(&server), State::open(server.address())?);
+    let (state, mapped) = (over_socket(server.address()), State::open(server.address())?);
     state.insert("before", 1)?;
     let other = Builder::anonymous().capacity(256 << 20).create()?;
     for large in 0..2 {
@@ -658,10 +619,10 @@ fn descriptors_are_given_back_by_states_that_are_dropped() {
     fn in_child() -> Result<()> {
         let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let server = zproc::start_server().start()?;
-        drop(over_socket(&server));
+        drop(over_socket(server.address()));
         let before = count();
         for _ in 0..10 {
-            let state = over_socket(&server);
+            let state = over_socket(server.address());
             std::thread::scope(|scope| {
                 for _ in 0..8 {
                     let watch = state.watch().timeout(Duration::from_millis(5));
@@ -688,7 +649,7 @@ fn descriptors_are_given_back_by_states_that_are_dropped() {
 #[test]
 fn a_state_says_how_it_is_reached() -> Result<()> {
     let server = zproc::start_server().backend(Backend::Thread).start()?;
-    let state = over_socket(&server);
+    let state = over_socket(server.address());
     let Transport::Socket { reason } = state.transport() else {
         panic!("a socket was asked for")
     };
@@ -723,7 +684,7 @@ fn a_key_is_needed_over_sockets_too() {
 fn an_old_snapshot_keeps_what_it_shows() -> Result<()> {
     let mapped = Builder::anonymous().history(4, 1 << 20).create()?;
     let server = zproc::start_server().state(&mapped).backend(Backend::Thread).start()?;
-    let state = over_socket(&server);
+    let state = over_socket(server.address());
     mapped.insert("n", 0)?;
     let before = state.snapshot()?;
     for n in 1..1000 {

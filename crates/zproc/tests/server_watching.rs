@@ -15,7 +15,7 @@ use zproc::{Backend, Builder, Canceller, Context, Error, EventFeed, Result, Sele
 zproc::init_tests!();
 
 mod support;
-use support::{HANG, eventually, has_stopped, holds_in_fork, is_readable, now, threads};
+use support::{HANG, Place, eventually, has_stopped, holds_in_fork, is_readable, now, over_socket, threads};
 
 /// Longer than an update takes, as far as that can be told.
 const WHILE: Duration = Duration::from_millis(30);
@@ -27,10 +27,6 @@ fn listeners() -> usize {
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn over_socket(address: &str) -> State {
-    State::open(&format!("{address}?transport=socket")).unwrap()
 }
 
 fn is_lost<T>(result: &Result<T>) -> bool {
@@ -49,42 +45,6 @@ fn woken<T>(wait: impl FnOnce() -> T) -> T {
 #[track_caller]
 fn assert_silent(feed: &EventFeed) {
     assert!(!is_readable(feed, WHILE));
-}
-
-/// A named state, which outlives its servers, and where they listen.
-struct Place {
-    state: String,
-    address: String,
-}
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let name = format!("zproc-watching-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(format!("{name}.sock"));
-        Self {
-            state: format!("shm://{name}"),
-            address: format!("ipc://{}", path.display()),
-        }
-    }
-
-    fn serve(&self) -> Server {
-        zproc::start_server()
-            .address(&self.address)
-            .arena(&self.state)
-            .start()
-            .unwrap()
-    }
-
-    /// Over the socket, and mapped.
-    fn open(&self) -> (State, State) {
-        (over_socket(&self.address), State::open(&self.state).unwrap())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = zproc::remove(&self.state);
-    }
 }
 
 fn send(server: &Server, signal: Signal) {

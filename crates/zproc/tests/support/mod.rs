@@ -1,5 +1,5 @@
-//! What the tests of watchers share: waits that end, looks at threads, forked children, and a writer that died half
-//! way.
+//! What the tests share: waits that end, looks at threads, forked children, a writer that died half way, and places for
+//! servers that come and go.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test binaries")]
@@ -199,4 +199,45 @@ pub fn left_by_a_dead_writer() -> State {
 
 fn fd_of(state: &State) -> BorrowedFd<'_> {
     state.fd().expect("it has a file")
+}
+
+/// The state of a server, used over its socket.
+pub fn over_socket(address: &str) -> State {
+    State::open(&format!("{address}?transport=socket")).unwrap()
+}
+
+/// A named state, which outlives its servers, and where they listen.
+pub struct Place {
+    pub state: String,
+    pub address: String,
+}
+
+impl Place {
+    pub fn new(name: &str) -> Self {
+        let name = format!("zproc-place-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(format!("{name}.sock"));
+        Self {
+            state: format!("shm://{name}"),
+            address: format!("ipc://{}", path.display()),
+        }
+    }
+
+    pub fn serve(&self) -> Server {
+        zproc::start_server()
+            .address(&self.address)
+            .arena(&self.state)
+            .start()
+            .unwrap()
+    }
+
+    /// Over the socket, and mapped.
+    pub fn open(&self) -> (State, State) {
+        (over_socket(&self.address), State::open(&self.state).unwrap())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = zproc::remove(&self.state);
+    }
 }
