@@ -1,8 +1,10 @@
-//! What is counted: 100 times each, over 1,000 keys of 20 bytes with integers of 8 bytes.
+//! What is counted: 100 times each, over keys of 20 bytes with integers of 8 bytes, 1,000 of them unless the name of the
+//! operation says otherwise.
 
 use std::hint::black_box;
 
 use zproc::State;
+use zproc_bench::counted::BY_KEYS;
 use zproc_bench::keys::{Draws, distinct};
 
 use crate::steps::between_marks;
@@ -12,16 +14,28 @@ pub const TIMES: usize = 100;
 /// No operation: what there is around one.
 pub const NOTHING: &str = "nothing";
 /// All operations.
-pub const NAMES: &[&str] = &["get", "handle get", "set", "handle set", "snapshot", "atomic"];
+pub const NAMES: &[&str] = &[
+    "get",
+    "get, 10 keys",
+    "get, 100,000 keys",
+    "handle get",
+    "set",
+    "set, 10 keys",
+    "set, 100,000 keys",
+    "handle set",
+    "snapshot",
+    "atomic",
+];
 
 /// Does an operation, after having done it as often to warm up.
 pub fn run(name: &str) -> Result<(), String> {
+    let (operation, keys) = number_of_keys(name)?;
     let state = State::anonymous().expect("there is room for a state");
-    state.extend(distinct(1000).iter().zip(0u64..)).expect("there is room");
-    let draws = Draws::from(distinct(1000), TIMES);
+    state.extend(distinct(keys).iter().zip(0u64..)).expect("there is room");
+    let draws = Draws::from(distinct(keys), TIMES);
     let keys = [draws.pass(0), draws.pass(1)];
     let handle = state.handle::<u64>(keys[0][0]).expect("the state is open");
-    match name {
+    match operation {
         NOTHING => twice(keys, |key| _ = black_box(key)),
         "get" => twice(keys, |key| {
             black_box(state.get::<u64>(key).expect("is a number"));
@@ -41,6 +55,17 @@ pub fn run(name: &str) -> Result<(), String> {
         _ => return Err(format!("there is no operation '{name}'")),
     }
     Ok(())
+}
+
+fn number_of_keys(name: &str) -> Result<(&str, usize), String> {
+    let Some((operation, keys)) = name.split_once(BY_KEYS) else {
+        return Ok((name, 1000));
+    };
+    let keys = keys.trim_end_matches(" keys").replace(',', "");
+    let keys = keys
+        .parse()
+        .map_err(|_| format!("'{name}' does not say how many keys"))?;
+    Ok((operation, keys))
 }
 
 fn twice(keys: [&[&'static str]; 2], mut work: impl FnMut(&'static str)) {

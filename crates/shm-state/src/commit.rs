@@ -62,13 +62,9 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
         identical,
         retired_total: retired_before.wrapping_add(scratch.heap.retired),
     };
-    log::write(
-        tx.space.log_slot(scratch.seq),
-        scratch.seq,
-        &header,
-        &scratch.changes,
-        log_block,
-    );
+    let slot = tx.space.log_slot(scratch.seq);
+    log::open(slot);
+    log::write(slot, scratch.seq, &header, &scratch.changes, log_block);
     record::write(tx.space, &scratch.record, record_block)?;
     Ok(true)
 }

@@ -3,6 +3,15 @@
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+/// Bits of a key's length in its shape; [`KEY_MAX`](crate::layout::KEY_MAX) fits.
+const LEN_BITS: u32 = 24;
+
+/// Key tag and length as they stand in an entry. Of a key that is too long for any, only the low bits of the length.
+#[inline(always)]
+fn shape(tag: u8, len: usize) -> u32 {
+    u32::from(tag) << LEN_BITS | (len as u32 & ((1 << LEN_BITS) - 1))
+}
+
 /// A key with its hash, borrowed.
 ///
 /// The hash is XXH3-64 of the bytes, seeded with the tag; its output is fixed by the XXH3 specification, so
@@ -15,7 +24,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyRef<'a> {
     hash: u64,
-    tag: u8,
+    /// Tag and length in one word, as they stand in an entry: a byte beside padding would be stored by one width and loaded
+    /// by another, which stalls.
+    shape: u32,
     bytes: &'a [u8],
 }
 
@@ -30,7 +41,7 @@ impl<'a> KeyRef<'a> {
     pub fn new(tag: u8, bytes: &'a [u8]) -> Self {
         Self {
             hash: xxh3_64_with_seed(bytes, u64::from(tag)),
-            tag,
+            shape: shape(tag, bytes.len()),
             bytes,
         }
     }
@@ -42,7 +53,13 @@ impl<'a> KeyRef<'a> {
     /// ```
     #[inline(always)]
     pub fn tag(&self) -> u8 {
-        self.tag
+        (self.shape >> LEN_BITS) as u8
+    }
+
+    /// Tag and length as they stand in an entry.
+    #[inline(always)]
+    pub(crate) fn shape(&self) -> u32 {
+        self.shape
     }
 
     /// The bytes.
@@ -78,7 +95,7 @@ impl<'a> KeyRef<'a> {
     pub fn to_owned(&self) -> Key {
         Key {
             hash: self.hash,
-            tag: self.tag,
+            tag: self.tag(),
             bytes: SmallVec::from_slice(self.bytes),
         }
     }
@@ -113,7 +130,7 @@ impl Key {
     pub fn as_ref(&self) -> KeyRef<'_> {
         KeyRef {
             hash: self.hash,
-            tag: self.tag,
+            shape: shape(self.tag, self.bytes.len()),
             bytes: &self.bytes,
         }
     }

@@ -47,7 +47,8 @@ use thread::Thread;
 #[cfg(all(loom, test))]
 pub(crate) use thread::renew_modelled;
 pub(crate) use thread::{MOST_HELD, forget_in_children};
-use word::{LockState, Owner, Released};
+pub(crate) use word::Owner;
+use word::{LockState, Released};
 
 /// Sleepers that an unlock wakes first.
 const NEXT: u32 = 1;
@@ -152,64 +153,70 @@ impl WriterLock {
 
 impl Attachment {
     /// Takes the lock, waiting until the deadline if another thread has it. [`Deadline::at_once`] only tries.
-    ///
-    /// The guard is made here alone, and the error boxed: what travels by value through a result that a cold callee fills
-    /// too is written by words and read by wider loads, which stalls.
-    #[inline(always)]
+    #[cfg(test)]
     pub(crate) fn lock<'a>(
         &'a self,
         lock: &'a WriterLock,
         deadline: Deadline,
     ) -> Result<LockGuard<'a>, Box<LockError>> {
-        let (owner, took_over) = thread::with(|thread| {
-            if let Some(me) = thread.name(self.key())
-                && thread.has_room()
-                && !lock.somebody_starves()
-            {
-                thread.arm(lock);
-                if word::try_acquire(&lock.word, LockState::FREE, me, false).is_ok() {
-                    thread.push(lock, me, self.gate());
-                    return Ok((me, 0));
-                }
+        let taken = match self.take_at_hand(lock) {
+            Some(taken) => taken,
+            None => self.take(lock, deadline)?,
+        };
+        Ok(LockGuard::new(self, lock, taken))
+    }
+
+    /// Takes the lock if it is free, in the ordinary case: this thread holds nothing, and had a lock of the attachment
+    /// before.
+    #[inline(always)]
+    pub(crate) fn take_at_hand(&self, lock: &WriterLock) -> Option<Taken> {
+        thread::with(|thread| {
+            let me = thread.name(self.key())?;
+            let place = thread.first_place()?;
+            if lock.somebody_starves() {
+                return None;
             }
-            self.lock_contended(thread, lock, deadline)
-        })?;
-        Ok(LockGuard {
-            took_over,
-            lock,
-            owner,
-            attachment: self,
-            not_send: PhantomData,
+            thread.arm(lock);
+            word::try_acquire(&lock.word, LockState::FREE, me, false).ok()?;
+            place.fill(lock, me, self.gate());
+            Some(Taken {
+                owner: me,
+                took_over: 0,
+            })
         })
     }
 
+    /// Takes the lock, waiting until the deadline if another thread has it.
+    ///
+    /// The guard is made by the caller, and the error boxed: what travels by value through a result that a cold callee fills
+    /// too is written by words and read by wider loads, which stalls.
     #[cold]
     #[inline(never)]
-    fn lock_contended<'a>(
-        &'a self,
-        thread: &Thread,
-        lock: &'a WriterLock,
-        deadline: Deadline,
-    ) -> Result<(Owner, u64), Box<LockError>> {
-        let me = self.name_of(thread)?;
-        thread.drop_unmapped();
-        let result = if thread.holds(lock) {
-            Err(LockError::held_already(me))
-        } else if !thread.has_room() {
-            Err(LockError::TooManyHeld)
-        } else {
-            Contender::new(self, thread, lock, me, deadline).run()
-        };
-        match result {
-            Ok(dead) => {
-                thread.push(lock, me, self.gate());
-                Ok((me, dead.map_or(0, LockState::as_dead)))
+    pub(crate) fn take(&self, lock: &WriterLock, deadline: Deadline) -> Result<Taken, Box<LockError>> {
+        thread::with(|thread| {
+            let me = self.name_of(thread)?;
+            thread.drop_unmapped();
+            let result = if thread.holds(lock) {
+                Err(LockError::held_already(me))
+            } else if !thread.has_room() {
+                Err(LockError::TooManyHeld)
+            } else {
+                Contender::new(self, thread, lock, me, deadline).run()
+            };
+            match result {
+                Ok(dead) => {
+                    thread.push(lock, me, self.gate());
+                    Ok(Taken {
+                        owner: me,
+                        took_over: dead.map_or(0, LockState::as_dead),
+                    })
+                }
+                Err(error) => {
+                    thread.arm_held();
+                    Err(Box::new(error))
+                }
             }
-            Err(error) => {
-                thread.arm_held();
-                Err(Box::new(error))
-            }
-        }
+        })
     }
 
     fn name_of(&self, thread: &Thread) -> Result<Owner, LockError> {
@@ -252,14 +259,21 @@ impl Attachment {
     }
 }
 
-/// Owns a lock until it is dropped, on the thread that took it.
-#[must_use = "the lock is released when the guard is dropped"]
-pub(crate) struct LockGuard<'a> {
+/// A lock that was taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Taken {
+    /// By whom.
+    owner: Owner,
     /// Not 0: the last owner died inside, and what it left behind may need repair. Then it is the word as that owner left
     /// it, see [`LockState::as_dead`]. A whole word: a byte with padding is moved by a load that stalls on the stores before.
     took_over: u64,
+}
+
+/// Owns a lock until it is dropped, on the thread that took it.
+#[must_use = "the lock is released when the guard is dropped"]
+pub(crate) struct LockGuard<'a> {
+    taken: Taken,
     lock: &'a WriterLock,
-    owner: Owner,
     attachment: &'a Attachment,
     /// The kernel's mark belongs to the thread that took the lock.
     not_send: PhantomData<*const ()>,
@@ -269,13 +283,13 @@ impl LockGuard<'_> {
     /// Whether the last owner died inside: what it left behind may need repair.
     #[inline(always)]
     pub(crate) fn took_over(&self) -> bool {
-        self.took_over != 0
+        self.taken.took_over != 0
     }
 
     /// Pid and TID of the last owner, if it died inside; 0 for what is not known of it.
-    #[cold]
+    #[inline(always)]
     pub(crate) fn dead_owner(&self) -> Option<(u32, u32)> {
-        LockState::of_dead(self.took_over).map(|seen| self.attachment.dead_owner(seen))
+        LockState::of_dead(self.taken.took_over).map(|seen| self.attachment.dead_owner(seen))
     }
 
     /// Names the lock to the kernel again. To be called after foreign code ran inside: a robust or
@@ -291,29 +305,87 @@ impl LockGuard<'_> {
     /// what it holds, and may run before that of a thread-local that keeps a guard.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
-        self.attachment.epoch() == fork::epoch() && LockState::read(&self.lock.word).owner() == self.owner
+        self.attachment.epoch() == fork::epoch() && LockState::read(&self.lock.word).owner() == self.taken.owner
     }
 
     /// Releases the lock now.
-    #[inline]
-    pub(crate) fn unlock(self) {}
+    #[inline(always)]
+    pub(crate) fn unlock(self) {
+        let Self {
+            attachment,
+            lock,
+            taken,
+            ..
+        } = *std::mem::ManuallyDrop::new(self);
+        release(attachment, lock, taken.owner);
+    }
+
+    /// Releases the lock, where no code of others has run on this thread since it was taken: so the kernel's mark is
+    /// still there, and this is no forked child.
+    #[inline(always)]
+    pub(crate) fn unlock_undisturbed(self) {
+        let Self { lock, taken, .. } = *std::mem::ManuallyDrop::new(self);
+        thread::with(|thread| release_marked(thread, lock, taken.owner));
+    }
+
+    /// Goes on without the guard, for [`LockGuard::of_owner`]: who was the owner before is no longer known.
+    #[inline(always)]
+    pub(crate) fn into_owner(self) -> Owner {
+        std::mem::ManuallyDrop::new(self).taken.owner
+    }
+}
+
+impl<'a> LockGuard<'a> {
+    /// The guard of a lock that this thread has taken.
+    #[inline(always)]
+    pub(crate) fn new(attachment: &'a Attachment, lock: &'a WriterLock, taken: Taken) -> Self {
+        Self {
+            taken,
+            lock,
+            attachment,
+            not_send: PhantomData,
+        }
+    }
+
+    /// The guard that [`LockGuard::into_owner`] took apart, on the same thread.
+    pub(crate) fn of_owner(attachment: &'a Attachment, lock: &'a WriterLock, owner: Owner) -> Self {
+        Self::new(attachment, lock, Taken { owner, took_over: 0 })
+    }
 }
 
 impl Drop for LockGuard<'_> {
-    #[inline]
+    /// Where it ends without [`LockGuard::unlock`]. A call that takes the fields, so that the guard itself, whose drop is on
+    /// the way of every error, needs no place in memory.
+    #[inline(always)]
     fn drop(&mut self) {
-        // A forked child has a copy of the guard, and the parent still owns the lock.
-        if self.attachment.epoch() != fork::epoch() {
-            return;
-        }
-        thread::with(|thread| {
-            // A foreign mutex may have erased the name, or it is that of a lock taken later.
-            thread.arm(self.lock);
-            if word::release(&self.lock.word, self.owner) == Released::WithWaiters {
-                self.lock.wake_one();
-            }
-            // Only after the wake: if this thread dies between the two, the kernel wakes a sleeper of a free word.
-            thread.pop(self.lock);
-        });
+        release_rarely(self.attachment, self.lock, self.taken.owner);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn release_rarely(attachment: &Attachment, lock: &WriterLock, owner: Owner) {
+    release(attachment, lock, owner);
+}
+
+#[inline(always)]
+fn release(attachment: &Attachment, lock: &WriterLock, owner: Owner) {
+    // A forked child has a copy of the guard, and the parent still owns the lock.
+    if attachment.epoch() != fork::epoch() {
+        return;
+    }
+    thread::with(|thread| {
+        // A foreign mutex may have erased the name, or it is that of a lock taken later.
+        thread.arm(lock);
+        release_marked(thread, lock, owner);
+    });
+}
+
+#[inline(always)]
+fn release_marked(thread: &Thread, lock: &WriterLock, owner: Owner) {
+    if word::release(&lock.word, owner) == Released::WithWaiters {
+        lock.wake_one();
+    }
+    // Only after the wake: if this thread dies between the two, the kernel wakes a sleeper of a free word.
+    thread.pop(lock);
 }

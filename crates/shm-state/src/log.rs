@@ -2,7 +2,7 @@
 //!
 //! **Guarantee.** Commit `t` can be read while `floor < t`; its slot then says `t` before and after reading.
 //!
-//! **Writer**, under the lock, before the commit is decided: slot.seq = 0, the fields, slot.seq = t. Nobody looks at a
+//! **Writer**, under the lock, before the commit is decided: slot.seq = 0 ([`open`]), the fields, slot.seq = t. Nobody looks at a
 //! slot before `seq` has reached it, so a writer that dies there leaves nothing to undo; the next one writes the same
 //! slot again. The slot of `t` was that of `t − ring`; a writer raises the floor past it first.
 //!
@@ -167,7 +167,15 @@ pub struct Header {
     pub retired_total: u64,
 }
 
-/// Writes the slot of commit `seq`. `block` holds the changes if they do not fit.
+/// Takes a slot for another commit: before anything else is written into it.
+#[inline(always)]
+pub fn open(slot: &LogSlot) {
+    slot.seq.store(0, Ordering::Relaxed);
+    // The zero is seen before any field changes: a reader that sees a new field sees it too, and gives up.
+    Word64::fence(Ordering::Release);
+}
+
+/// Writes the opened slot of commit `seq`. `block` holds the changes if they do not fit.
 pub fn write(slot: &LogSlot, seq: u64, header: &Header, changes: &[Change], block: u32) {
     match changes {
         [change] => write_one(slot, seq, header, *change),
@@ -182,7 +190,7 @@ pub fn write(slot: &LogSlot, seq: u64, header: &Header, changes: &[Change], bloc
     }
 }
 
-/// Writes the slot of a commit of one change.
+/// Writes the opened slot of a commit of one change.
 #[inline(always)]
 pub fn write_one(slot: &LogSlot, seq: u64, header: &Header, change: Change) {
     write_slot(slot, seq, header, 1, || {
@@ -193,9 +201,6 @@ pub fn write_one(slot: &LogSlot, seq: u64, header: &Header, change: Change) {
 
 #[inline(always)]
 fn write_slot(slot: &LogSlot, seq: u64, header: &Header, changes: u32, inline: impl FnOnce()) {
-    slot.seq.store(0, Ordering::Relaxed);
-    // The zero is seen before any field changes: a reader that sees a new field sees it too, and gives up.
-    Word64::fence(Ordering::Release);
     slot.writer.store(pack(header.identity, header.pid), Ordering::Relaxed);
     let count = changes | if header.identical { IDENTICAL } else { 0 };
     slot.counts.store(pack(count, header.live), Ordering::Relaxed);
@@ -230,6 +235,7 @@ pub fn list_words(mapping: &Mapping, granule: u32, words: usize) -> Option<&[Wor
 }
 
 /// Keys alive and granules retired after commit `seq`, for the writer, who knows that the slot is intact.
+#[inline(always)]
 pub fn totals(space: &Space, seq: u64) -> (u32, u64) {
     let slot = space.log_slot(seq);
     (

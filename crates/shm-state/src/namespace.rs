@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef, Payload};
 use crate::layout::{Entry, Seat, Version};
 use crate::log::{self, Record};
-use crate::overwrite::{self, Put};
+use crate::overwrite;
 use crate::pin::{self, Refused};
 use crate::pinned::Pinned;
 use crate::read::{ATTEMPTS, Budget, OPTIMISTIC_MAX, Small, Stop, Torn, View};
@@ -1083,7 +1083,7 @@ impl Namespace {
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<u64> {
-        overwrite::put(&self.space, self.signature, &Put { key, place, tag, bytes }, deadline)
+        overwrite::put(&self.space, self.signature, key, place, tag, bytes, deadline)
     }
 
     /// Shows others how far this identity has read, for their statistics.

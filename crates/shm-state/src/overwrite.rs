@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::fault::{Fault, planted};
 use crate::heap::{class_of, class_size};
 use crate::key::KeyRef;
-use crate::layout::{BlockHead, Entry, RESERVE, TOMBSTONE, Version, high, low, pack};
-use crate::lock::LockGuard;
+use crate::layout::{BlockHead, Entry, LogSlot, RESERVE, TOMBSTONE, Version, high, low, pack};
+use crate::lock::Owner;
 use crate::log::{self, Change, Header};
 use crate::namespace::EntryRef;
-use crate::read::{View, store_version};
+use crate::read::{View, has_short_key, store_version};
 use crate::reclaim;
 use crate::record;
 use crate::signature::Signature;
@@ -23,42 +23,49 @@ use crate::sync::{Ordering, Word, Word64};
 use crate::sys::time::Deadline;
 use crate::write::{Transaction, enter, newest, version_granules};
 
-/// What a write puts where.
-pub struct Put<'a> {
-    /// The key.
-    pub key: &'a KeyRef<'a>,
-    /// Where its entry was, if the caller knows.
-    pub place: Option<EntryRef>,
-    /// The type tag.
-    pub tag: u16,
-    /// The value.
-    pub bytes: &'a [u8],
-}
-
-/// Sets one key, as one commit. Returns the number of the commit.
+/// Sets one key, as one commit. Returns the number of the commit. `place` is where its entry was, if the caller knows.
+///
+/// Rare cases get by value, one by one, what they need: whatever they took by address would be written to memory in every
+/// case.
 #[inline]
-pub fn put(space: &Space, signature: Signature, put: &Put<'_>, deadline: Deadline) -> Result<u64> {
+pub fn put(
+    space: &Space,
+    signature: Signature,
+    key: &KeyRef<'_>,
+    place: Option<EntryRef>,
+    tag: u16,
+    bytes: &[u8],
+    deadline: Deadline,
+) -> Result<u64> {
     let guard = enter(space, deadline)?;
     let seq = newest(space);
     let totals = log::totals(space, seq);
     // SAFETY: we hold the writer lock, and `Transaction::entered` below is only called after the last use.
     let limits = unsafe { &mut space.scratch().limits };
     reclaim::trim_history(space, seq, totals.1, limits);
-    let Some(plan) = plan(space, seq, totals, put)? else {
-        return put_generally(space, guard, seq, signature, put);
+    let Some(plan) = plan(space, seq, totals, key, place, bytes.len()) else {
+        return put_generally(space, guard.into_owner(), signature, *key, tag, bytes);
     };
     let next = seq.wrapping_add(1);
-    overwrite(space, next, signature, put, &plan)?;
-    guard.unlock();
-    wake(space, &[put.key.hash()]);
+    overwrite(space, next, signature, tag, bytes, &plan)?;
+    guard.unlock_undisturbed();
+    wake(space, &[key.hash()]);
     space.mapping.news().tell();
     Ok(next)
 }
 
 #[cold]
-fn put_generally(space: &Space, guard: LockGuard<'_>, seq: u64, signature: Signature, put: &Put<'_>) -> Result<u64> {
-    let mut transaction = Transaction::entered(space, guard, seq, signature);
-    transaction.put(put.key, put.tag, put.bytes)?;
+#[inline(never)]
+fn put_generally(
+    space: &Space,
+    owner: Owner,
+    signature: Signature,
+    key: KeyRef<'_>,
+    tag: u16,
+    bytes: &[u8],
+) -> Result<u64> {
+    let mut transaction = Transaction::entered(space, space.guard_of(owner), newest(space), signature);
+    transaction.put(&key, tag, bytes)?;
     transaction.commit()
 }
 
@@ -75,29 +82,46 @@ struct Plan<'n> {
     /// The list after its front is taken.
     rest: u32,
     tail: &'n BlockHead,
+    slot: &'n LogSlot,
     live: u32,
     retired_total: u64,
 }
 
 /// Looks everything up, storing nothing. `None` when the case is not the ordinary one.
 #[inline(always)]
-fn plan<'n>(space: &'n Space, seq: u64, (live, retired): (u32, u64), put: &Put<'_>) -> Result<Option<Plan<'n>>> {
+fn plan<'n>(
+    space: &'n Space,
+    seq: u64,
+    (live, retired): (u32, u64),
+    key: &KeyRef<'_>,
+    place: Option<EntryRef>,
+    len: usize,
+) -> Option<Plan<'n>> {
     let control = space.control();
-    let mapping = &*space.mapping;
-    let view = View::recent(space, seq);
-    let generation = control.reader.generation.load(Ordering::Relaxed);
-    let entry = match put.place {
-        Some(place) if place.generation == generation && place.namespace == std::ptr::from_ref(control).addr() => {
-            place.entry
+    // Blocks that are newer than what this process has seen of the arena are for the general way, as damage is.
+    let blocks = space.mapping.blocks();
+    let (entry, entry_head) = match place {
+        Some(place)
+            if place.generation == control.reader.generation.load(Ordering::Relaxed)
+                && place.namespace == std::ptr::from_ref(control).addr() =>
+        {
+            (place.entry, blocks.at::<Entry>(place.entry)?)
         }
-        _ => match view.find(put.key).map_err(|torn| torn.damage(space))? {
-            Some(entry) => entry,
-            None => return Ok(None),
-        },
+        _ => {
+            let at_hand = View::recent(space, seq).candidate_at_hand(key).ok().flatten();
+            let at_hand = at_hand.and_then(|entry| Some((entry, blocks.at::<Entry>(entry)?)));
+            match at_hand {
+                Some((entry, head)) if has_short_key(head, key) => (entry, head),
+                _ => {
+                    let entry = find_elsewhere(space, seq, *key)?;
+                    (entry, blocks.at::<Entry>(entry)?)
+                }
+            }
+        }
     };
-    let granules = version_granules(put.bytes.len());
+    let granules = version_granules(len);
     if granules >= u64::from(crate::layout::CHUNK_GRANULES) {
-        return Ok(None);
+        return None;
     }
     let mut class = class_of(granules as u32);
     class += usize::from(u64::from(class_size(class)) < granules);
@@ -105,40 +129,27 @@ fn plan<'n>(space: &'n Space, seq: u64, (live, retired): (u32, u64), put: &Put<'
     let word = list.load(Ordering::Relaxed);
     let (new, last) = (low(word), high(word));
     if new == last || high(control.writer.reserve.load(Ordering::Relaxed)) < RESERVE {
-        return Ok(None);
+        return None;
     }
-    // Blocks that are newer than what this process has seen of the arena are for the general way, as damage is.
-    let blocks = mapping.blocks();
-    let Some(entry_head) = blocks.at::<Entry>(entry) else {
-        return Ok(None);
-    };
-    let Some(new_version) = blocks.at::<Version>(new) else {
-        return Ok(None);
-    };
+    let new_version = blocks.at::<Version>(new)?;
     let link = new_version.head.link.load(Ordering::Relaxed);
     if new_version.head.retired.load(Ordering::Relaxed) > control.writer.recyclable.load(Ordering::Relaxed)
         || high(link) != class_size(class)
         || low(link) == 0
     {
-        return Ok(None);
+        return None;
     }
     let old = low(entry_head.newest.load(Ordering::Relaxed));
-    let Some(old_version) = blocks.at::<Version>(old) else {
-        return Ok(None);
-    };
-    let Some(tail) = blocks.at::<BlockHead>(last) else {
-        return Ok(None);
-    };
+    let old_version = blocks.at::<Version>(old)?;
+    let tail = blocks.at::<BlockHead>(last)?;
     let old_granules = high(old_version.head.link.load(Ordering::Relaxed));
     if high(old_version.older.load(Ordering::Relaxed)) & TOMBSTONE != 0
         || old_granules == 0
         || class_of(old_granules) != class
     {
-        return Ok(None);
+        return None;
     }
-    let retired_total = retired.wrapping_add(u64::from(old_granules));
-    let rest = low(link);
-    Ok(Some(Plan {
+    Some(Plan {
         entry,
         entry_head,
         old,
@@ -146,17 +157,28 @@ fn plan<'n>(space: &'n Space, seq: u64, (live, retired): (u32, u64), put: &Put<'
         new,
         new_version,
         list,
-        rest,
+        rest: low(link),
         tail,
+        slot: space.log_slot(seq.wrapping_add(1)),
         live,
-        retired_total,
-    }))
+        retired_total: retired.wrapping_add(u64::from(old_granules)),
+    })
+}
+
+/// The entry of a key that is not the first in its first group with that hash, or is long. `None` also when there is
+/// damage, which the general way meets again.
+#[cold]
+#[inline(never)]
+fn find_elsewhere(space: &Space, seq: u64, key: KeyRef<'_>) -> Option<u32> {
+    View::new(space, seq).find(&key).ok().flatten()
 }
 
 /// The commit; see `commit` for the order.
 #[inline(always)]
-fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan: &Plan<'_>) -> Result<()> {
-    let Plan { entry, old, new, .. } = *plan;
+fn overwrite(space: &Space, seq: u64, signature: Signature, tag: u16, bytes: &[u8], plan: &Plan<'_>) -> Result<()> {
+    let Plan {
+        entry, old, new, slot, ..
+    } = *plan;
     // First of all one store to each line that a watcher may have: they come back from its core all at once, instead of
     // one after the other at the end. The old version and the entry are alive until the commit, so their `retired` means
     // nothing; and nothing counts beyond a tail.
@@ -166,7 +188,7 @@ fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan:
         Ordering::Relaxed,
     );
     plan.entry_head.head.retired.store(0, Ordering::Relaxed);
-    space.log_slot(seq).seq.store(0, Ordering::Relaxed);
+    log::open(slot);
     let inserted = plan.old_version.inserted.load(Ordering::Relaxed);
     if planted(Fault::HeadBeforeVersion) {
         let newest = pack(new, high(plan.entry_head.newest.load(Ordering::Relaxed)));
@@ -177,11 +199,11 @@ fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan:
         new,
         plan.new_version,
         &crate::read::NewVersion { seq, old, inserted },
-        put.tag,
-        put.bytes,
+        tag,
+        bytes,
     )?;
-    let identical = match put.bytes.as_array::<8>() {
-        Some(word) => is_word(plan.old_version, put.tag, u64::from_le_bytes(*word)),
+    let identical = match bytes.as_array::<8>() {
+        Some(word) => is_word(plan.old_version, tag, u64::from_le_bytes(*word)),
         None => same_value(space, plan.old_version, plan.new_version)?,
     };
     let header = Header {
@@ -193,7 +215,7 @@ fn overwrite(space: &Space, seq: u64, signature: Signature, put: &Put<'_>, plan:
         retired_total: plan.retired_total,
     };
     log::write_one(
-        space.log_slot(seq),
+        slot,
         seq,
         &header,
         Change {

@@ -318,6 +318,19 @@ impl<'a> View<'a> {
     /// As [`View::find`], for the ordinary case on a straight path: `Err` when it takes more than a look.
     #[inline(always)]
     pub fn find_at_hand(&self, key: &KeyRef<'_>) -> Result<Option<&'a Entry>, ()> {
+        let Some(granule) = self.candidate_at_hand(key)? else {
+            return Ok(None);
+        };
+        match self.memory.at::<Entry>(granule) {
+            Some(entry) if has_short_key(entry, key) => Ok(Some(entry)),
+            _ => Err(()),
+        }
+    }
+
+    /// Where the entry of a key may be, if it is anywhere: the first in its first group whose hash is the same as far as
+    /// the index knows it. `Err` when it takes more than a look to tell.
+    #[inline(always)]
+    pub fn candidate_at_hand(&self, key: &KeyRef<'_>) -> Result<Option<u32>, ()> {
         let root = self.reader.root.load(Ordering::Acquire);
         let (granule, bits) = ((root >> 8) as u32, root as u8);
         let Some(groups) = self.memory.groups::<GROUP>(granule, bits) else {
@@ -333,23 +346,8 @@ impl<'a> View<'a> {
                 false => Err(()),
             };
         }
-        let granule = low(group[candidates.trailing_zeros() as usize % GROUP].load(Ordering::Acquire));
-        let Some(entry) = self.memory.at::<Entry>(granule) else {
-            return Err(());
-        };
-        let bytes = key.bytes();
-        if high(entry.newest.load(Ordering::Relaxed)) != key_shape(key.tag(), bytes.len()) || bytes.len() > SHORT_KEY {
-            return Err(());
-        }
-        let words = short_words(bytes);
-        let differ = words
-            .iter()
-            .zip(&entry.key)
-            .map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
-        match differ.fold(0, |all, word| all | word) {
-            0 => Ok(Some(entry)),
-            _ => Err(()),
-        }
+        let slot = &group[candidates.trailing_zeros() as usize % GROUP];
+        Ok(Some(low(slot.load(Ordering::Acquire))))
     }
 
     /// The value of an entry if it is small, for the ordinary case on a straight path: `Err` when it takes more than a look.
@@ -431,21 +429,13 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn entry_has_key(&self, granule: u32, key: &KeyRef<'_>) -> Result<bool, Torn> {
         let entry: &Entry = self.at(granule).ok_or(Torn(granule))?;
-        let shape = high(entry.newest.load(Ordering::Relaxed));
-        let bytes = key.bytes();
-        if shape != key_shape(key.tag(), bytes.len()) {
+        if high(entry.newest.load(Ordering::Relaxed)) != key.shape() {
             return Ok(false);
         }
-        if bytes.len() <= SHORT_KEY {
-            // Short keys are padded with zeros, so that they compare in three words.
-            let words = short_words(bytes);
-            let differ = words
-                .iter()
-                .zip(&entry.key)
-                .map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
-            return Ok(differ.fold(0, |all, word| all | word) == 0);
+        match key.bytes() {
+            bytes if bytes.len() <= SHORT_KEY => Ok(are_short_words(&entry.key, bytes)),
+            bytes => self.entry_has_long_key(granule, bytes),
         }
-        self.entry_has_long_key(granule, bytes)
     }
 
     #[inline(never)]
@@ -731,6 +721,22 @@ pub fn group_of(hash: u64, groups: usize) -> usize {
     hash as usize & groups.wrapping_sub(1)
 }
 
+/// Whether an entry is that of a key, which is short.
+#[inline(always)]
+pub fn has_short_key(entry: &Entry, key: &KeyRef<'_>) -> bool {
+    high(entry.newest.load(Ordering::Relaxed)) == key.shape()
+        && key.bytes().len() <= SHORT_KEY
+        && are_short_words(&entry.key, key.bytes())
+}
+
+/// Whether these are the words of a short key, all in one comparison.
+#[inline(always)]
+fn are_short_words(theirs: &[Word64; 3], bytes: &[u8]) -> bool {
+    let words = short_words(bytes).into_iter().zip(theirs);
+    let differ = words.map(|(ours, theirs)| ours ^ theirs.load(Ordering::Relaxed));
+    differ.fold(0, |all, word| all | word) == 0
+}
+
 /// Where a new version stands among the versions of its key.
 pub struct NewVersion {
     /// The commit that makes it.
@@ -768,12 +774,6 @@ pub fn store_version(
         .slice(granule as usize * GRANULE + PAYLOAD_AT, bytes.len().div_ceil(8));
     store_bytes(words.ok_or_else(|| Torn(granule).damage(space))?, bytes);
     Ok(())
-}
-
-/// Key tag and length as they stand in an entry.
-#[inline(always)]
-pub fn key_shape(tag: u8, len: usize) -> u32 {
-    u32::from(tag) << 24 | (len as u32 & 0xff_ffff)
 }
 
 /// Compares words in the arena with bytes.

@@ -25,11 +25,16 @@ use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
 
 /// Writes the record. `block` is the granule of a block that is large enough, or 0 for the one in the control block.
-#[inline(always)]
+#[inline]
 pub fn write(space: &Space, assignments: &[(u64, u64)], block: u32) -> Result<()> {
-    let words = words(space, assignments.len(), block)?;
+    write_into(space, words(space, assignments.len(), block)?, assignments, block);
+    Ok(())
+}
+
+#[inline(always)]
+fn write_into(space: &Space, words: &[Word64], assignments: &[(u64, u64)], block: u32) {
+    let control = space.control();
     if planted(Fault::MarkerFirst) {
-        let control = space.control();
         let next = control.reader.seq.load(Ordering::Relaxed).wrapping_add(1);
         control.writer.marker.store(next, Ordering::Release);
     }
@@ -37,12 +42,8 @@ pub fn write(space: &Space, assignments: &[(u64, u64)], block: u32) -> Result<()
         pair[0].store(*offset, Ordering::Relaxed);
         pair[1].store(*value, Ordering::Relaxed);
     }
-    space
-        .control()
-        .writer
-        .record
-        .store(pack(assignments.len() as u32, block), Ordering::Relaxed);
-    Ok(())
+    let shape = pack(assignments.len() as u32, block);
+    control.writer.record.store(shape, Ordering::Relaxed);
 }
 
 fn words(space: &Space, assignments: usize, block: u32) -> Result<&[Word64]> {
@@ -69,11 +70,9 @@ pub fn publish(space: &Space, seq: u64, hint: u64) -> Result<()> {
 /// written into the record, and does not read that back.
 #[inline(always)]
 pub fn publish_few<const N: usize>(space: &Space, seq: u64, hint: u64, assignments: [(&Word64, u64); N]) -> Result<()> {
-    write(
-        space,
-        &assignments.map(|(word, value)| (space.mapping.offset_of(word), value)),
-        0,
-    )?;
+    const { assert!(N <= RECORD_INLINE) };
+    let offsets = assignments.map(|(word, value)| (space.mapping.offset_of(word), value));
+    write_into(space, &space.control().record, &offsets, 0);
     decide(space, seq, hint, || {
         // Release: as in `apply`.
         assignments

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::arena::Mapping;
 use crate::error::{Error, Result};
 use crate::layout::{Control, Entry, LogSlot, SEATS, Seat, SeatBlock, Version, high, low, pack};
-use crate::lock::{LockError, LockGuard, MOST_HELD, WriterLock};
+use crate::lock::{LockError, LockGuard, MOST_HELD, Owner, Taken, WriterLock};
 use crate::log::Record;
 use crate::participant::{Attachment, Name};
 use crate::sync::{ANY, Ordering, Word, Word64};
@@ -99,13 +99,25 @@ impl Membership {
     /// Takes a lock of the arena.
     #[inline(always)]
     pub fn lock<'a>(&'a self, lock: &'a WriterLock, deadline: Deadline) -> Result<LockGuard<'a>> {
+        let taken = match self.attachment.take_at_hand(lock) {
+            Some(taken) => taken,
+            None => match self.take(lock, deadline) {
+                Ok(taken) => taken,
+                Err(error) => return Err(*error),
+            },
+        };
+        Ok(LockGuard::new(&self.attachment, lock, taken))
+    }
+
+    /// The first lock of a thread comes this way, so whoever may only read gets no further.
+    #[cold]
+    #[inline(never)]
+    fn take(&self, lock: &WriterLock, deadline: Deadline) -> Result<Taken, Box<Error>> {
         if self.mapping.is_read_only() {
-            return Err(self.read_only());
+            return Err(Box::new(self.read_only()));
         }
-        match self.attachment.lock(lock, deadline) {
-            Ok(guard) => Ok(guard),
-            Err(error) => Err(lock_error(*error)),
-        }
+        let taken = self.attachment.take(lock, deadline);
+        taken.map_err(|error| Box::new(lock_error(*error)))
     }
 
     #[cold]
@@ -309,6 +321,11 @@ impl Space {
     #[inline(always)]
     pub fn lock(&self, deadline: Deadline) -> Result<LockGuard<'_>> {
         self.attachment.lock(&self.control().lock, deadline)
+    }
+
+    /// The guard of the writer lock again, see [`LockGuard::into_owner`].
+    pub fn guard_of(&self, owner: Owner) -> LockGuard<'_> {
+        LockGuard::of_owner(&self.attachment.attachment, &self.control().lock, owner)
     }
 
     /// Wakes everybody who sleeps on anything here.

@@ -20,7 +20,7 @@ use crate::layout::{Entry, GRANULE, KEY_AT, KEY_MAX, PAYLOAD_AT, TOMBSTONE, Vers
 use crate::lock::LockGuard;
 use crate::log::Change;
 use crate::news::Event;
-use crate::read::{NewVersion, SHORT_KEY, Torn, View, key_shape, short_words, store_bytes, store_version};
+use crate::read::{NewVersion, SHORT_KEY, Torn, View, short_words, store_bytes, store_version};
 use crate::reclaim;
 use crate::record;
 use crate::signature::Signature;
@@ -120,7 +120,7 @@ pub struct Transaction<'n> {
 pub(crate) fn enter(space: &Space, deadline: Deadline) -> Result<LockGuard<'_>> {
     let guard = space.lock(deadline)?;
     if guard.took_over() || record::is_unfinished(space) {
-        recover(space, &guard)?;
+        recover(space, guard.dead_owner())?;
     }
     // Before any block is overwritten: an optimistic reader that meets what we write also sees the floor that allowed it,
     // which an earlier owner of the lock may have stored. Pairs with the fence in `pin::still_valid`.
@@ -135,12 +135,12 @@ pub(crate) fn newest(space: &Space) -> u64 {
 }
 
 #[cold]
-fn recover(space: &Space, guard: &LockGuard<'_>) -> Result<()> {
-    if let Some((pid, tid)) = guard.dead_owner() {
+fn recover(space: &Space, dead_owner: Option<(u32, u32)>) -> Result<()> {
+    if let Some((pid, tid)) = dead_owner {
         let namespace = space.name.clone();
         space.mapping.news().note(Event::TookOver { namespace, pid, tid });
     }
-    record::recover(space, guard.took_over())
+    record::recover(space, dead_owner.is_some())
 }
 
 impl<'n> Transaction<'n> {
@@ -416,7 +416,7 @@ impl<'n> Transaction<'n> {
         head.head.birth.store(self.scratch.seq, Ordering::Relaxed);
         head.hash.store(key.hash(), Ordering::Relaxed);
         // The commit record assigns the newest version; until then the entry has none, and nobody knows it.
-        head.newest.store(pack(0, key_shape(key.tag(), len)), Ordering::Relaxed);
+        head.newest.store(pack(0, key.shape()), Ordering::Relaxed);
         if len <= SHORT_KEY {
             let words = short_words(key.bytes());
             head.key

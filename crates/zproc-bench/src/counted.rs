@@ -8,12 +8,19 @@ const TOLERANCE: f64 = 1.05;
 /// The same where another compiler has made the code: what it does otherwise is within this.
 const TOLERANCE_OF_OTHERS: f64 = 1.25;
 
+/// How far an operation may be from itself with another number of keys.
+const FLAT: f64 = 1.05;
+
+/// What is between the name of an operation and a number of keys that is not the usual one.
+pub const BY_KEYS: &str = ", ";
+
 const HEAD: &str = "\
-# Instructions of one operation on a state of 1,000 keys. Written and compared by
+# Instructions of one operation on a state of 1,000 keys, or as many as it says. Written and compared by
 #
 #     cargo bench -p zproc-bench --bench instructions -- --update
 #
-# A change that costs more than 5 % has to say here, by a new figure, that it does.
+# A change that costs more than 5 % has to say here, by a new figure, that it does. With another number of keys an
+# operation may not take 5 % more or less.
 ";
 
 /// What was counted.
@@ -34,6 +41,16 @@ impl Counts {
         } else {
             (processor(self) == processor(committed)).then_some(TOLERANCE_OF_OTHERS)
         }
+    }
+
+    /// What costs another amount with another number of keys.
+    fn not_flat(&self) -> impl Iterator<Item = String> {
+        self.each.iter().filter_map(|(name, count)| {
+            let usual = self.each.get(name.split_once(BY_KEYS)?.0)?;
+            let ratio = count / usual;
+            (!(1.0 / FLAT..=FLAT).contains(&ratio))
+                .then(|| format!("'{name}' takes {count:.1} instructions, and {usual:.1} with 1,000"))
+        })
     }
 
     /// Reads what `Display` writes.
@@ -73,13 +90,13 @@ pub fn compare(committed: &Counts, counted: &Counts) -> (String, Result<(), Stri
     let tolerance = counted.tolerance(committed);
     for (name, now) in &counted.each {
         let Some(before) = committed.each.get(name) else {
-            table += &format!("{name:<12} {now:>8.1}\n");
+            table += &format!("{name:<18} {now:>8.1}\n");
             bad.push(format!("'{name}' is not written down"));
             continue;
         };
         let ratio = now / before;
         table += &format!(
-            "{name:<12} {now:>8.1}  written down {before:>8.1}  {:>+6.1} %\n",
+            "{name:<18} {now:>8.1}  written down {before:>8.1}  {:>+6.1} %\n",
             (ratio - 1.0) * 100.0
         );
         if tolerance.is_some_and(|tolerance| ratio > tolerance) {
@@ -88,6 +105,7 @@ pub fn compare(committed: &Counts, counted: &Counts) -> (String, Result<(), Stri
             ));
         }
     }
+    bad.extend(counted.not_flat());
     let gone = committed.each.keys().filter(|name| !counted.each.contains_key(*name));
     bad.extend(gone.map(|name| format!("'{name}' is written down, and not counted any more")));
     if counted.compiler != committed.compiler {
@@ -141,6 +159,24 @@ mod tests {
         assert!(all_and(("new", 1.0)).unwrap_err().contains("'new'"));
         let gone = compare(&committed, &counts("rustc 1", &[("get", 1.0)])).1;
         assert!(gone.unwrap_err().contains("'set'"));
+    }
+
+    #[test]
+    fn what_depends_on_the_number_of_keys_is_an_error() {
+        let judged = |few, many| {
+            let counts = counts(
+                "rustc 1",
+                &[("get", 100.0), ("get, 10 keys", few), ("get, 100,000 keys", many)],
+            );
+            compare(&counts, &counts).1
+        };
+        assert_eq!(judged(96.0, 104.0), Ok(()));
+        assert!(judged(94.0, 100.0).unwrap_err().contains("'get, 10 keys'"));
+        let error = judged(100.0, 106.0).unwrap_err();
+        assert!(
+            error.contains("'get, 100,000 keys'") && !error.contains("'get, 10 keys'"),
+            "{error}"
+        );
     }
 
     #[test]

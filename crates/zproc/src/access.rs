@@ -231,7 +231,7 @@ impl Access {
     #[inline(always)]
     pub(crate) fn put(&self, key: &KeyRef<'_>, place: Option<EntryRef>, tag: u16, bytes: &[u8]) -> Result<()> {
         let Some(namespace) = self.opened() else {
-            return self.put_over_socket(key, tag, bytes);
+            return self.put_over_socket(*key, tag, bytes);
         };
         check_not_in_atomic()?;
         self.shared
@@ -241,10 +241,10 @@ impl Access {
 
     #[cold]
     #[inline(never)]
-    fn put_over_socket(&self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {
+    fn put_over_socket(&self, key: KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<()> {
         let remote = self.remote()?;
         self.check_writable()?;
-        let seq = remote.put(key, tag, bytes, self.patience.lock_timeout)?;
+        let seq = remote.put(&key, tag, bytes, self.patience.lock_timeout)?;
         self.shared.note_own(seq);
         Ok(())
     }

@@ -22,10 +22,10 @@ impl Shared {
     /// store that is overtaken by another thread's only shortens what is known.
     #[inline]
     pub(crate) fn note_own(&self, seq: u64) {
-        const MOST: u64 = (1 << RUN_BITS) - 1;
         let known = self.own.load(Ordering::Relaxed);
-        // One behind that which is known: the number has one more, and so has the run, unless it is at its end.
-        let longer = known.wrapping_add((1 << RUN_BITS) + u64::from(known & MOST != MOST));
+        // One behind that which is known: the number has one more, and so has the run. One that is at its end spills over
+        // into the number, which then is not the next one, so that another run begins.
+        let longer = known.wrapping_add((1 << RUN_BITS) + 1);
         let is_next = longer >> RUN_BITS == seq & NUMBER;
         let own = if is_next { longer } else { seq << RUN_BITS | 1 };
         self.own.store(own, Ordering::Relaxed);

@@ -126,6 +126,22 @@ thread_local! {
     static MODELLED: [Thread; crate::models::THREADS] = const { [const { Thread::new() }; crate::models::THREADS] };
 }
 
+/// Room for the first lock that a thread holds: the bounds are checked by then.
+pub(super) struct FirstPlace<'t>(&'t Thread);
+
+impl FirstPlace<'_> {
+    /// Takes note of a lock that was taken.
+    #[inline(always)]
+    pub(super) fn fill(self, lock: &WriterLock, owner: Owner, gate: Gate) {
+        self.0.held[0].set(Held {
+            lock,
+            owner: owner.raw(),
+            gate: Some(gate),
+        });
+        self.0.depth.set(1);
+    }
+}
+
 impl Thread {
     const fn new() -> Self {
         Self {
@@ -207,6 +223,12 @@ impl Thread {
         self.depth.get() < MOST_HELD
     }
 
+    /// Whether the thread holds nothing, and how it takes note of its first lock.
+    #[inline(always)]
+    pub(super) fn first_place(&self) -> Option<FirstPlace<'_>> {
+        (self.depth.get() == 0).then_some(FirstPlace(self))
+    }
+
     #[inline(always)]
     pub(super) fn holds_any(&self) -> bool {
         self.depth.get() != 0
@@ -225,7 +247,6 @@ impl Thread {
         self.held[..self.depth.get().min(MOST_HELD)].iter().map(Cell::get)
     }
 
-    #[inline(always)]
     pub(super) fn push(&self, lock: &WriterLock, owner: Owner, gate: Gate) {
         let depth = self.depth.get();
         if let Some(place) = self.held.get(depth) {

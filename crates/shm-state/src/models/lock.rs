@@ -41,7 +41,12 @@ impl Guarded {
         let now = self.first.load(Ordering::Relaxed);
         claim(count == now, || "two owners".into());
         self.second.store(count, Ordering::Relaxed);
-        guard.unlock();
+        // Both ways that it is given back where nothing went wrong.
+        if count.is_multiple_of(2) {
+            guard.unlock();
+        } else {
+            guard.unlock_undisturbed();
+        }
     }
 }
 

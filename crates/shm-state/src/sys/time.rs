@@ -128,6 +128,7 @@ pub fn monotonic_ns() -> u64 {
 }
 
 /// Nanoseconds since 1970 at the resolution of the scheduler's tick: the cheapest wall clock there is.
+#[inline]
 pub fn realtime_coarse_ns() -> u64 {
     read(ClockId::CLOCK_REALTIME_COARSE)
 }
