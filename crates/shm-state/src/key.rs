@@ -1,15 +1,27 @@
 //! Keys and values as the engine sees them: bytes with a type tag.
 
+use std::fmt;
+
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Bits of a key's length in its shape; [`KEY_MAX`](crate::layout::KEY_MAX) fits.
+use crate::layout::KEY_MAX;
+
+/// Bits of a key's length in its shape.
 const LEN_BITS: u32 = 24;
+
+const _: () = assert!(KEY_MAX < 1 << LEN_BITS);
 
 /// Key tag and length as they stand in an entry. Of a key that is too long for any, only the low bits of the length.
 #[inline(always)]
 fn shape(tag: u8, len: usize) -> u32 {
     u32::from(tag) << LEN_BITS | (len as u32 & ((1 << LEN_BITS) - 1))
+}
+
+/// The tag and the length that a shape was made of.
+#[inline(always)]
+pub(crate) fn tag_and_len(shape: u32) -> (u8, usize) {
+    ((shape >> LEN_BITS) as u8, (shape & ((1 << LEN_BITS) - 1)) as usize)
 }
 
 /// A key with its hash, borrowed.
@@ -21,7 +33,7 @@ fn shape(tag: u8, len: usize) -> u32 {
 /// let a = shm_state::KeyRef::new(1, b"door");
 /// assert_ne!(a.hash(), shm_state::KeyRef::new(2, b"door").hash());
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct KeyRef<'a> {
     hash: u64,
     /// Tag and length in one word, as they stand in an entry: a byte beside padding would be stored by one width and loaded
@@ -53,7 +65,7 @@ impl<'a> KeyRef<'a> {
     /// ```
     #[inline(always)]
     pub fn tag(&self) -> u8 {
-        (self.shape >> LEN_BITS) as u8
+        tag_and_len(self.shape).0
     }
 
     /// Tag and length as they stand in an entry.
@@ -98,6 +110,16 @@ impl<'a> KeyRef<'a> {
             tag: self.tag(),
             bytes: SmallVec::from_slice(self.bytes),
         }
+    }
+}
+
+impl fmt::Debug for KeyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRef")
+            .field("hash", &self.hash)
+            .field("tag", &self.tag())
+            .field("bytes", &self.bytes)
+            .finish()
     }
 }
 

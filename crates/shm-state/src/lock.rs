@@ -19,7 +19,12 @@
 //! [`LockGuard::rearm`] is for), and so does an exec from a thread that does not lead its process. Then a waiter
 //! proves the death (`participant.rs`). A thread that ends while it holds locks marks them itself.
 //!
-//! **Forked children** never own a lock: the guard's copy in a child does nothing.
+//! **Forked children** never own a lock: the guard's copy in a child does nothing. (`unlock_undisturbed` does not ask. A
+//! child that a signal handler forks inside of the section must not return from the handler; see the limits in
+//! docs/design.md.)
+//!
+//! **The ordinary case** ([`Attachment::take_at_hand`]) is that a thread holds no other lock; one that does takes the way of
+//! those who have to wait.
 //!
 //! **Ordering.** A release synchronises with the next acquisition through the word. The low half is also written
 //! by the kernel, with fully ordered 32-bit operations; user space only uses 64-bit ones on it.
@@ -167,7 +172,7 @@ impl Attachment {
     }
 
     /// Takes the lock if it is free, in the ordinary case: this thread holds nothing, and had a lock of the attachment
-    /// before.
+    /// before, by which [`Attachment::take`] gave it a name.
     #[inline(always)]
     pub(crate) fn take_at_hand(&self, lock: &WriterLock) -> Option<Taken> {
         thread::with(|thread| {
@@ -320,8 +325,9 @@ impl LockGuard<'_> {
         release(attachment, lock, taken.owner);
     }
 
-    /// Releases the lock, where no code of others has run on this thread since it was taken: so the kernel's mark is
-    /// still there, and this is no forked child.
+    /// Releases the lock, where no code of others but the allocator has run on this thread since it was taken: so the
+    /// kernel's mark is still there, and this is no forked child. (An allocator that locks a priority-inheriting mutex would
+    /// erase the mark, for the instant that is left until the unlock.)
     #[inline(always)]
     pub(crate) fn unlock_undisturbed(self) {
         let Self { lock, taken, .. } = *std::mem::ManuallyDrop::new(self);

@@ -1,7 +1,7 @@
 //! The most frequent commit on a straight path: one value over an existing one.
 //!
 //! It is the general commit (`commit`) for this case: the same words through the same record, in the same order up to
-//! stores that mean nothing yet. It saves the bookkeeping of a transaction, which costs as much again as the commit
+//! stores that mean nothing yet, and an unlock that does not name the lock to the kernel once more. It saves the bookkeeping of a transaction, which costs as much again as the commit
 //! itself. Whatever is out of the ordinary (a new key, a value of another size class, an empty free list, a reserve to be
 //! filled) goes the general way, before anything was stored.
 
@@ -108,8 +108,11 @@ fn plan<'n>(
             (place.entry, blocks.at::<Entry>(place.entry)?)
         }
         _ => {
-            let at_hand = View::recent(space, seq).candidate_at_hand(key).ok().flatten();
-            let at_hand = at_hand.and_then(|entry| Some((entry, blocks.at::<Entry>(entry)?)));
+            let at_hand = match View::recent(space, seq).candidate_at_hand(key) {
+                Ok(Some(entry)) => blocks.at::<Entry>(entry).map(|head| (entry, head)),
+                Ok(None) => return None,
+                Err(()) => None,
+            };
             match at_hand {
                 Some((entry, head)) if has_short_key(head, key) => (entry, head),
                 _ => {

@@ -16,7 +16,7 @@
 use crate::arena::Memory;
 use crate::copy::{LongRoom, SHORT, ShortRoom, with_long_room};
 use crate::error::{Error, Result};
-use crate::key::{INLINE, KeyRef, Payload};
+use crate::key::{INLINE, KeyRef, Payload, tag_and_len};
 use crate::layout::{
     Dense, DenseSlot, Entry, GRANULE, KEY_AT, PAYLOAD_AT, ReaderLine, Shared, TOMBSTONE, Table, Version, high, low,
     pack,
@@ -614,8 +614,7 @@ impl<'a> View<'a> {
     pub fn key_of(&self, granule: u32) -> Result<(u8, Vec<u8>), Torn> {
         let torn = Torn(granule);
         let entry: &Entry = self.at(granule).ok_or(torn)?;
-        let shape = high(entry.newest.load(Ordering::Relaxed));
-        let len = (shape & 0xff_ffff) as usize;
+        let (tag, len) = tag_and_len(high(entry.newest.load(Ordering::Relaxed)));
         let block = high(entry.head.link.load(Ordering::Relaxed)) as usize * GRANULE;
         if len > block.saturating_sub(KEY_AT) {
             return Err(torn);
@@ -623,7 +622,7 @@ impl<'a> View<'a> {
         let words = self.words(granule, KEY_AT, len.div_ceil(8)).ok_or(torn)?;
         let mut bytes = Vec::with_capacity(words.len() * 8);
         load_bytes(words, len, &mut bytes);
-        Ok(((shape >> 24) as u8, bytes))
+        Ok((tag, bytes))
     }
 
     /// The array of entries in insertion order: its used slots, and the end of those that may be alive now.

@@ -109,7 +109,7 @@ impl Membership {
         Ok(LockGuard::new(&self.attachment, lock, taken))
     }
 
-    /// The first lock of a thread comes this way, so whoever may only read gets no further.
+    /// The first lock of a thread through this membership comes this way, so whoever may only read gets no further.
     #[cold]
     #[inline(never)]
     fn take(&self, lock: &WriterLock, deadline: Deadline) -> Result<Taken, Box<Error>> {

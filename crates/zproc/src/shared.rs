@@ -22,10 +22,11 @@ impl Shared {
     /// store that is overtaken by another thread's only shortens what is known.
     #[inline]
     pub(crate) fn note_own(&self, seq: u64) {
+        const MOST: u64 = (1 << RUN_BITS) - 1;
         let known = self.own.load(Ordering::Relaxed);
-        // One behind that which is known: the number has one more, and so has the run. One that is at its end spills over
-        // into the number, which then is not the next one, so that another run begins.
-        let longer = known.wrapping_add((1 << RUN_BITS) + 1);
+        // One behind that which is known: the number has one more, and so has the run, unless it is at its end. It stays
+        // there, and does not begin anew: who watches may have far to go.
+        let longer = known.wrapping_add((1 << RUN_BITS) + u64::from(known & MOST != MOST));
         let is_next = longer >> RUN_BITS == seq & NUMBER;
         let own = if is_next { longer } else { seq << RUN_BITS | 1 };
         self.own.store(own, Ordering::Relaxed);
@@ -47,5 +48,26 @@ impl Shared {
     /// What tells a wait to end.
     pub(crate) fn closed(&self) -> &AtomicBool {
         &self.closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_own_updates_is_left_out_however_long_it_is() {
+        const MOST: u64 = (1 << RUN_BITS) - 1;
+        let shared = Shared::default();
+        for seq in 1..=MOST + 10 {
+            shared.note_own(seq);
+        }
+        assert_eq!(shared.behind_own(MOST), MOST + 10);
+        assert_eq!(shared.behind_own(11), MOST + 10);
+        // Beyond what one word can say.
+        assert_eq!(shared.behind_own(5), 5);
+        shared.note_own(MOST + 12);
+        assert_eq!(shared.behind_own(MOST + 11), MOST + 12);
+        assert_eq!(shared.behind_own(MOST + 10), MOST + 10);
     }
 }

@@ -48,6 +48,12 @@ fn plays_its_role() {
             let _first = lock(&attachment, &shared, 1);
             hold(&attachment, &shared, false);
         }
+        "hold after another" => {
+            let _held = lock(&attachment, &shared, 0);
+            lock(&attachment, &shared, 1).unlock_undisturbed();
+            shared.set(READY, u64::from(process::tid()));
+            sleep_forever();
+        }
         "attach" => {
             shared.set(READY, u64::from(attachment.slot()) + 1);
             sleep_forever();
@@ -196,6 +202,32 @@ fn of_two_locks_of_a_dead_process_both_are_taken_over() {
     player.kill_and_reap();
     assert!(lock(&attachment, &shared, 0).took_over());
     assert!(lock(&attachment, &shared, 1).took_over(), "the kernel marks only one");
+}
+
+/// The kernel is told of one lock only: the one still held, when the one taken last was given back without looking.
+#[test]
+fn a_lock_under_one_that_was_given_back_is_marked_by_the_kernel() {
+    let shared = Shared::new();
+    let player = shared.spawn("hold after another");
+    shared.await_word(READY);
+    player.kill_and_reap();
+    let state = |index| LockState::read(&shared.lock(index).word);
+    assert!(state(0).owner_died());
+    assert_eq!(state(1), LockState::FREE);
+}
+
+#[test]
+fn a_guard_that_was_forgotten_is_in_the_way_until_its_attachment_has_gone() {
+    let shared = Shared::new();
+    let (first, second) = (shared.attach(), shared.attach());
+    std::mem::forget(lock(&first, &shared, 5));
+    drop(lock(&second, &shared, 0));
+    assert!(second.take_at_hand(shared.lock(0)).is_none());
+    drop(first);
+    drop(lock(&second, &shared, 0));
+    let taken = second.take_at_hand(shared.lock(0)).expect("nothing is in the way");
+    LockGuard::new(&second, shared.lock(0), taken).unlock();
+    assert!(second.holder(shared.lock(0)).is_none());
 }
 
 #[test]
