@@ -141,8 +141,11 @@ impl Standing {
         mut handle: impl FnMut(Snapshot<'_>) -> Result<()>,
     ) -> Result<()> {
         let subject = match &self.sought {
-            What::Change(keys) if keys.is_empty() => Subject::Any,
-            What::Change(keys) => Subject::Keys(keys.iter().map(owned).collect()),
+            What::Change(keys) => match &keys[..] {
+                [] => Subject::Any,
+                [key] => Subject::Key(owned(key)),
+                keys => Subject::Keys(keys.iter().map(owned).collect()),
+            },
             What::Except(keys) => Subject::Except(keys.iter().map(owned).collect()),
             What::Test(_) => Subject::Any,
             What::Key(key, _) => Subject::Key(owned(key)),

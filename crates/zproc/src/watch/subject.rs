@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use shm_state::{Filter, Key, On};
+use smallvec::SmallVec;
 
 use crate::codec::own_key;
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::key::ToKey;
 pub(crate) enum Subject {
     /// Any key.
     Any,
-    /// This key. Nothing is allocated for a short one.
+    /// This key. Nothing is allocated for a short one, and so nothing freed between a change and the answer.
     Key(Key),
     /// One of these keys.
     Keys(Arc<[Key]>),
@@ -24,13 +25,21 @@ pub(crate) enum Subject {
 impl Subject {
     /// One of `keys`; any key if there are none.
     pub(super) fn keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Self> {
-        let keys = own_keys(keys)?;
-        Ok(if keys.is_empty() { Self::Any } else { Self::Keys(keys) })
+        let mut keys = keys.into_iter().map(own_key);
+        let Some(first) = keys.next().transpose()? else {
+            return Ok(Self::Any);
+        };
+        let Some(second) = keys.next() else {
+            return Ok(Self::Key(first));
+        };
+        Ok(Self::Keys(
+            [Ok(first), second].into_iter().chain(keys).collect::<Result<_>>()?,
+        ))
     }
 
     /// A key other than `keys`.
     pub(super) fn except<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Self> {
-        Ok(Self::Except(own_keys(keys)?))
+        Ok(Self::Except(keys.into_iter().map(own_key).collect::<Result<_>>()?))
     }
 
     pub(super) fn filter(&self) -> Filter<'_> {
@@ -46,7 +55,10 @@ impl Subject {
     pub(super) fn on<R>(&self, f: impl FnOnce(On<'_>) -> R) -> R {
         match self {
             Self::Key(key) => f(On::Keys(&[key.as_ref().hash()])),
-            Self::Keys(keys) => f(On::Keys(&hashes(keys))),
+            Self::Keys(keys) => {
+                let hashes: SmallVec<[u64; 8]> = keys.iter().map(|key| key.as_ref().hash()).collect();
+                f(On::Keys(&hashes))
+            }
             Self::Any | Self::Except(_) => f(On::Any),
         }
     }
@@ -58,12 +70,4 @@ impl Subject {
             On::Any => None,
         })
     }
-}
-
-fn hashes(keys: &[Key]) -> Vec<u64> {
-    keys.iter().map(|key| key.as_ref().hash()).collect()
-}
-
-fn own_keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Arc<[Key]>> {
-    keys.into_iter().map(own_key).collect()
 }
