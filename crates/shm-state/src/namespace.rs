@@ -79,7 +79,8 @@ impl Namespace {
         Ok(fork.with_precise_time(self.signature.is_precise()))
     }
 
-    /// The same, whose commits are dated by a precise clock, or by a coarse one: see [`Record::time_ns`].
+    /// The same, whose commits are dated by a precise clock, or by a coarse one: see
+    /// [`Record::time_ns`](crate::Record::time_ns).
     ///
     /// ```
     /// # use shm_state::{Arena, ArenaOptions};
@@ -216,7 +217,8 @@ impl Namespace {
     /// Begins a transaction, waiting for the writer lock until the deadline.
     ///
     /// # Errors
-    /// [`Error::LockTimeout`] names the process that holds the lock; [`Error::Deadlock`] if this thread does.
+    /// [`Error::LockTimeout`](crate::Error::LockTimeout) names the process that holds the lock;
+    /// [`Error::Deadlock`](crate::Error::Deadlock) if this thread does.
     ///
     /// ```
     /// # use shm_state::{Arena, ArenaOptions, Deadline, Error, KeyRef};

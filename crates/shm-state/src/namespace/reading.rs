@@ -269,7 +269,7 @@ impl Namespace {
     /// The newest value of a key. Takes no lock and stores nothing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the arena is damaged.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the arena is damaged.
     ///
     /// ```
     /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
@@ -388,7 +388,7 @@ impl Namespace {
     /// when writers were faster again and again: then [`Namespace::pin`] and look there.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the arena is damaged.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the arena is damaged.
     ///
     /// ```
     /// # use shm_state::{Arena, ArenaOptions, Deadline, KeyRef};
