@@ -1,9 +1,10 @@
 //! The most frequent commit on a straight path: one value over an existing one.
 //!
 //! It is the general commit (`commit`) for this case: the same words through the same record, in the same order up to
-//! stores that mean nothing yet, and an unlock that does not name the lock to the kernel once more. It saves the bookkeeping of a transaction, which costs as much again as the commit
-//! itself. Whatever is out of the ordinary (a new key, a value of another size class, an empty free list, a reserve to be
-//! filled) goes the general way, before anything was stored.
+//! stores that mean nothing yet, and an unlock that does not name the lock to the kernel once more. It saves the
+//! bookkeeping of a transaction, which costs as much again as the commit itself. Whatever is out of the ordinary (a new key,
+//! a value of another size class, an empty free list, a reserve to be filled) goes the general way, before anything was
+//! stored.
 
 use crate::commit::{is_word, same_value, wake};
 use crate::error::Result;
