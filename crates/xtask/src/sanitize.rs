@@ -47,7 +47,8 @@ const SANITIZERS: [Sanitizer; 3] = [
         // Leaks are the next one's.
         options: (
             "ASAN_OPTIONS",
-            "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1:handle_segv=0",
+            // What was freed is kept for a while, out of the memory to which a test of damage limits itself.
+            "detect_leaks=0:detect_stack_use_after_return=1:allocator_may_return_null=1:handle_segv=0:quarantine_size_mb=16",
         ),
         with_std: false,
         skipped: &[
