@@ -57,6 +57,10 @@ const SANITIZERS: [Sanitizer; 3] = [
                 "a_bare_thread_that_holds_the_lock_keeps_everybody_out",
                 "two threads that share their thread-local state share the sanitizer's idea of their stack, too",
             ),
+            (
+                "an_error_at_the_address_of_another_is_not_taken_for_it",
+                "the sanitizer does not soon give out again what was freed",
+            ),
         ],
         left_out: None,
     },
