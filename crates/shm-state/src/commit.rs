@@ -11,21 +11,20 @@
 //! Steps 1 to 5 are [`prepare`]. It may fail at any point, or die: nothing of it means anything yet.
 
 use std::collections::HashSet;
-use std::mem::offset_of;
 
 use crate::error::{Error, Result};
 use crate::event;
 use crate::fault::{Fault, planted};
 use crate::heap::NoRoom;
 use crate::key::INLINE;
-use crate::layout::{Entry, GRANULE, RECORD_INLINE, TOMBSTONE, Version, high, pack};
+use crate::layout::{Entry, RECORD_INLINE, TOMBSTONE, Version, high, pack};
 use crate::log::{self, Change, Header};
 use crate::read::{Torn, View};
 use crate::record;
 use crate::space::Space;
 use crate::sync::{Ordering, Word, Word64};
 use crate::table::{self, Insertion};
-use crate::write::{Pending, Scratch, Transaction};
+use crate::write::{Pending, Transaction};
 
 /// Everything up to the marker. `false` when there is nothing to commit.
 #[inline]
@@ -73,39 +72,38 @@ pub fn prepare(tx: &mut Transaction<'_>) -> Result<bool> {
 /// Lists the changes and the insertions; says whether all changes are identical.
 #[inline]
 fn collect(tx: &mut Transaction<'_>) -> Result<bool> {
-    let Scratch {
-        heap,
-        pending,
-        changes,
-        insertions,
-        ..
-    } = &mut *tx.scratch;
     let mut all_identical = true;
     let mut ordered = true;
     let mut last_order = 0;
-    changes.reserve(pending.len());
-    for pending in &*pending {
+    for at in 0..tx.scratch.pending.len() {
+        let pending = tx.scratch.pending[at];
         if pending.new == 0 {
             if pending.new_entry {
-                heap.put_back(tx.space, pending.entry)?;
+                tx.scratch.heap.put_back(tx.space, pending.entry)?;
             }
             continue;
         }
-        all_identical &= pending.identical;
-        changes.push(Change {
-            entry: pending.entry,
-            new: pending.new,
-            old: pending.old,
-            identical: pending.identical,
+        let version = |granule| -> Result<&Version> {
+            tx.space
+                .mapping
+                .at(granule)
+                .ok_or_else(|| Torn(granule).damage(tx.space))
+        };
+        let identical =
+            pending.was_live && pending.live && same_value(tx.space, version(pending.old)?, version(pending.new)?)?;
+        all_identical &= identical;
+        let Pending { entry, new, old, .. } = pending;
+        tx.scratch.changes.push(Change {
+            entry,
+            new,
+            old,
+            identical,
         });
         if pending.order != 0 {
             ordered &= pending.order > last_order;
             last_order = pending.order;
-            insertions.push(Insertion {
-                hash: pending.hash,
-                entry: pending.entry,
-                new_entry: pending.new_entry,
-            });
+            let Pending { hash, new_entry, .. } = pending;
+            tx.scratch.insertions.push(Insertion { hash, entry, new_entry });
         }
     }
     if !ordered {
@@ -222,17 +220,17 @@ fn supersede(tx: &mut Transaction<'_>) -> Result<()> {
     let space = tx.space;
     let scratch = &mut *tx.scratch;
     for pending in scratch.pending.iter().filter(|p| p.new != 0) {
-        let newest = pack(pending.new, pending.shape);
+        let entry: &Entry = space
+            .mapping
+            .at(pending.entry)
+            .ok_or_else(|| Torn(pending.entry).damage(space))?;
+        let newest = pack(pending.new, high(entry.newest.load(Ordering::Relaxed)));
         if pending.new_entry {
-            let entry: Option<&Entry> = space.mapping.at(pending.entry);
-            let entry = entry.ok_or_else(|| Torn(pending.entry).damage(space))?;
             // Private until the index names it.
             entry.newest.store(newest, Ordering::Relaxed);
         } else {
             scratch.heap.retire(space, pending.old, scratch.seq)?;
-            // It was found there under the lock, and stays.
-            let at = u64::from(pending.entry) * GRANULE as u64 + offset_of!(Entry, newest) as u64;
-            scratch.record.push((at, newest));
+            scratch.record.push((space.mapping.offset_of(&entry.newest), newest));
         }
     }
     Ok(())

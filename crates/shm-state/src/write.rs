@@ -5,8 +5,7 @@
 //! `heap`), so an abort, an error, a panic or a SIGKILL needs no undoing.
 //!
 //! A transaction remembers, for each key it changed, the version before and the private version after
-//! ([`Pending`]): a short list, with a hash map beside it when it grows. Its own reads look there first, unless one word of
-//! bits, one for each pending hash, tells that the key is not among them.
+//! ([`Pending`]): a short list, with a hash map beside it when it grows. Its own reads look there first.
 
 mod dict;
 
@@ -47,33 +46,11 @@ pub struct Pending {
     pub live: bool,
     /// The entry was made by this transaction.
     pub new_entry: bool,
-    /// The private version has the type and the bytes of the committed one.
-    pub identical: bool,
     /// Its place among the keys that this transaction inserted; 0 = it keeps its place.
     pub order: u32,
-    /// Tag and length of the key, as they stand in its entry.
-    pub shape: u32,
 }
 
-impl Pending {
-    /// A bit for the hash of its key, by which most keys are told from all pending ones at once.
-    #[inline(always)]
-    fn bit(hash: u64) -> u64 {
-        1 << (hash >> 58)
-    }
-}
-
-/// The newest committed version of an entry, and what the entry says of its key.
-struct Newest<'n> {
-    granule: u32,
-    shape: u32,
-    version: &'n Version,
-    live: bool,
-    /// When the key was inserted.
-    inserted: u64,
-}
-
-/// Beyond this many pending keys they are found through a map, and a copy of their hashes does not fit on the stack.
+/// Beyond this many pending keys they are found through a map, and their hashes do not fit on the stack.
 const FEW: usize = 32;
 
 /// Buffers of a transaction, kept from one to the next so that small ones allocate nothing.
@@ -81,8 +58,8 @@ const FEW: usize = 32;
 pub struct Scratch {
     pub(crate) heap: Heap,
     pub(crate) pending: Vec<Pending>,
-    /// The bits of all pending keys.
-    bits: u64,
+    /// The hashes of the pending keys, beside them, for a quick search.
+    hashes: Vec<u64>,
     /// Places in `pending`, by hash of the key; used when there are more than a few.
     pub(crate) places: HashTable<u32>,
     pub(crate) record: Assignments,
@@ -107,6 +84,7 @@ impl Scratch {
     #[inline]
     fn begin(&mut self, seq: u64, live: u32, signature: Signature) {
         self.pending.clear();
+        self.hashes.clear();
         self.record.clear();
         self.changes.clear();
         self.insertions.clear();
@@ -114,7 +92,7 @@ impl Scratch {
             self.places.clear();
         }
         (self.seq, self.live, self.signature) = (seq, live, signature);
-        (self.bits, self.inserted, self.live_end) = (0, 0, None);
+        (self.inserted, self.live_end) = (0, None);
         (self.committed, self.poisoned) = (false, false);
     }
 }
@@ -266,31 +244,29 @@ impl<'n> Transaction<'n> {
     }
 
     /// The place of a key among the pending ones.
-    #[inline(always)]
-    fn find_pending(&self, key: &KeyRef<'_>) -> Option<usize> {
-        if self.scratch.bits & Pending::bit(key.hash()) == 0 {
-            return None;
-        }
-        self.find_among_pending(*key)
-    }
-
-    #[inline(never)]
-    fn find_among_pending(&self, key: KeyRef<'_>) -> Option<usize> {
-        let Scratch { pending, places, .. } = &*self.scratch;
+    #[inline]
+    fn find_pending(&self, key: &KeyRef<'_>) -> Result<Option<usize>> {
+        let Scratch {
+            pending,
+            hashes,
+            places,
+            ..
+        } = &*self.scratch;
         // A pending entry is alive or private, so it can be read like any other.
-        let is_key = |pending: &Pending| {
-            pending.hash == key.hash() && self.before().entry_has_key(pending.entry, &key) == Ok(true)
-        };
+        let is_key = |at: usize| self.before().entry_has_key(pending[at].entry, key) == Ok(true);
         if pending.len() <= FEW {
-            return pending.iter().position(is_key);
+            let same_hash = hashes.iter().enumerate().filter(|(_, hash)| **hash == key.hash());
+            return Ok(same_hash.map(|(at, _)| at).find(|at| is_key(*at)));
         }
-        let place = places.find(key.hash(), |at| is_key(&pending[*at as usize]));
-        place.map(|at| *at as usize)
+        let place = places.find(key.hash(), |at| {
+            hashes[*at as usize] == key.hash() && is_key(*at as usize)
+        });
+        Ok(place.map(|at| *at as usize))
     }
 
     #[inline(always)]
     fn add_pending(&mut self, pending: Pending) {
-        self.scratch.bits |= Pending::bit(pending.hash);
+        self.scratch.hashes.push(pending.hash);
         self.scratch.pending.push(pending);
         if self.scratch.pending.len() > FEW {
             self.add_place();
@@ -332,7 +308,7 @@ impl<'n> Transaction<'n> {
     #[inline]
     pub fn put(&mut self, key: &KeyRef<'_>, tag: u16, bytes: &[u8]) -> Result<bool> {
         self.check()?;
-        if let Some(at) = self.find_pending(key) {
+        if let Some(at) = self.find_pending(key)? {
             return self.put_again(at, tag, bytes);
         }
         let view = self.before();
@@ -340,13 +316,7 @@ impl<'n> Transaction<'n> {
             self.put_new(key, tag, bytes)?;
             return Ok(false);
         };
-        let Newest {
-            granule: old,
-            version,
-            live: was_live,
-            inserted,
-            ..
-        } = self.newest(entry)?;
+        let (old, was_live, inserted) = self.newest(entry)?;
         let new = self.take(version_granules(bytes.len()))?;
         let inserted = if was_live { inserted } else { self.scratch.seq };
         if planted(Fault::HeadBeforeVersion) {
@@ -356,10 +326,7 @@ impl<'n> Transaction<'n> {
                 head.newest.store(newest, Ordering::Release);
             });
         }
-        let identical = self
-            .fill(new, old, tag, inserted, bytes)
-            .and_then(|filled| Ok(was_live && commit::same_value(self.space, version, filled)?));
-        let identical = self.or_poison(identical)?;
+        self.fill(new, old, tag, inserted, bytes)?;
         let order = if was_live { 0 } else { self.next_order()? };
         let hash = key.hash();
         self.add_pending(Pending {
@@ -370,39 +337,24 @@ impl<'n> Transaction<'n> {
             was_live,
             live: true,
             new_entry: false,
-            identical,
             order,
-            shape: key.shape(),
         });
         self.scratch.live = self.scratch.live.wrapping_add(u32::from(!was_live));
         Ok(was_live)
     }
 
-    /// The newest committed version of an entry.
+    /// The newest committed version of an entry: where, whether it is alive, when it was inserted.
     #[inline(always)]
-    fn newest(&self, entry: u32) -> Result<Newest<'n>> {
+    fn newest(&self, entry: u32) -> Result<(u32, bool, u64)> {
         let head: &Entry = self
             .space
             .mapping
             .at(entry)
             .ok_or_else(|| Torn(entry).damage(self.space))?;
-        let newest = head.newest.load(Ordering::Relaxed);
-        let version = self.version(low(newest))?;
-        Ok(Newest {
-            granule: low(newest),
-            shape: high(newest),
-            version,
-            live: high(version.older.load(Ordering::Relaxed)) & TOMBSTONE == 0,
-            inserted: version.inserted.load(Ordering::Relaxed),
-        })
-    }
-
-    /// After an error, which only damage can cause, the transaction can only be dropped: a block was taken or written for a
-    /// change that is not made.
-    #[inline(always)]
-    fn or_poison<T>(&mut self, result: Result<T>) -> Result<T> {
-        self.scratch.poisoned |= result.is_err();
-        result
+        let newest = low(head.newest.load(Ordering::Relaxed));
+        let version = self.version(newest)?;
+        let live = high(version.older.load(Ordering::Relaxed)) & TOMBSTONE == 0;
+        Ok((newest, live, version.inserted.load(Ordering::Relaxed)))
     }
 
     /// The place of one more inserted key. After an error the transaction can only be dropped: the caller has taken
@@ -427,10 +379,7 @@ impl<'n> Transaction<'n> {
         } else {
             self.scratch.seq
         };
-        let identical = self.fill(new, pending.old, tag, inserted, bytes).and_then(|filled| {
-            Ok(pending.was_live && commit::same_value(self.space, self.version(pending.old)?, filled)?)
-        });
-        let identical = self.or_poison(identical)?;
+        self.fill(new, pending.old, tag, inserted, bytes)?;
         if !fits && pending.new != 0 {
             self.scratch.heap.put_back(self.space, pending.new)?;
         }
@@ -441,7 +390,7 @@ impl<'n> Transaction<'n> {
         };
         self.scratch.live = self.scratch.live.wrapping_add(u32::from(!pending.live));
         let target = &mut self.scratch.pending[at];
-        (target.new, target.live, target.identical, target.order) = (new, true, identical, order);
+        (target.new, target.live, target.order) = (new, true, order);
         Ok(pending.live)
     }
 
@@ -492,24 +441,20 @@ impl<'n> Transaction<'n> {
             was_live: false,
             live: true,
             new_entry: true,
-            identical: false,
             order,
-            shape: key.shape(),
         });
         Ok(())
     }
 
     /// Writes a version into a taken block.
     #[inline]
-    fn fill(&self, granule: u32, old: u32, tag: u16, inserted: u64, bytes: &[u8]) -> Result<&'n Version> {
+    fn fill(&self, granule: u32, old: u32, tag: u16, inserted: u64, bytes: &[u8]) -> Result<()> {
         let new = NewVersion {
             seq: self.scratch.seq,
             old,
             inserted,
         };
-        let version = self.version(granule)?;
-        store_version(self.space, granule, version, &new, tag, bytes)?;
-        Ok(version)
+        store_version(self.space, granule, self.version(granule)?, &new, tag, bytes)
     }
 
     /// Removes a key. Returns whether it was present.
@@ -530,7 +475,7 @@ impl<'n> Transaction<'n> {
     /// ```
     pub fn remove(&mut self, key: &KeyRef<'_>) -> Result<bool> {
         self.check()?;
-        if let Some(at) = self.find_pending(key) {
+        if let Some(at) = self.find_pending(key)? {
             return self.remove_pending(at);
         }
         match self.before().find(key).map_err(self.damage())? {
@@ -540,22 +485,20 @@ impl<'n> Transaction<'n> {
     }
 
     fn remove_entry(&mut self, entry: u32, hash: u64) -> Result<bool> {
-        let newest = self.newest(entry)?;
-        if !newest.live {
+        let (old, was_live, inserted) = self.newest(entry)?;
+        if !was_live {
             return Ok(false);
         }
-        let new = self.tombstone(newest.granule, newest.inserted)?;
+        let new = self.tombstone(old, inserted)?;
         self.add_pending(Pending {
             hash,
             entry,
             new,
-            old: newest.granule,
-            was_live: true,
+            old,
+            was_live,
             live: false,
             new_entry: false,
-            identical: false,
             order: 0,
-            shape: newest.shape,
         });
         self.scratch.live = self.scratch.live.wrapping_sub(1);
         Ok(true)
@@ -574,7 +517,7 @@ impl<'n> Transaction<'n> {
         };
         self.scratch.heap.put_back(self.space, pending.new)?;
         let target = &mut self.scratch.pending[at];
-        (target.new, target.live, target.identical, target.order) = (new, false, false, 0);
+        (target.new, target.live, target.order) = (new, false, 0);
         self.scratch.live = self.scratch.live.wrapping_sub(1);
         Ok(true)
     }
@@ -756,14 +699,14 @@ impl<'n> Transaction<'n> {
         record::publish(self.space, self.scratch.seq, hint)?;
         // The buffers belong to the next owner of the lock, so what is needed of them is copied before the unlock.
         let seq = self.scratch.seq;
-        let hashes = self.scratch.pending.iter().map(|pending| pending.hash);
-        let mut room = [0; FEW];
-        if let Some(room) = room.get_mut(..hashes.len()) {
-            room.iter_mut().zip(hashes).for_each(|(to, hash)| *to = hash);
+        if self.scratch.hashes.len() <= FEW {
+            let mut hashes = [0; FEW];
+            let hashes = &mut hashes[..self.scratch.hashes.len()];
+            hashes.copy_from_slice(&self.scratch.hashes);
             self.unlock();
-            commit::wake(self.space, room);
+            commit::wake(self.space, hashes);
         } else {
-            let hashes: Vec<u64> = hashes.collect();
+            let hashes = self.scratch.hashes.clone();
             self.unlock();
             commit::wake(self.space, &hashes);
         }

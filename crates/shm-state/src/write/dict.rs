@@ -10,7 +10,7 @@ use crate::sync::{Ordering, Word};
 impl<'n> Transaction<'n> {
     /// The version of a key as the transaction sees it.
     fn current(&self, key: &KeyRef<'_>) -> Result<Option<&'n Version>> {
-        if let Some(at) = self.find_pending(key) {
+        if let Some(at) = self.find_pending(key)? {
             let pending = self.scratch.pending[at];
             return if pending.live {
                 self.version(pending.new).map(Some)

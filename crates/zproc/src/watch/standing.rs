@@ -141,11 +141,7 @@ impl Standing {
         mut handle: impl FnMut(Snapshot<'_>) -> Result<()>,
     ) -> Result<()> {
         let subject = match &self.sought {
-            What::Change(keys) => match &keys[..] {
-                [] => Subject::Any,
-                [key] => Subject::Key(owned(key)),
-                keys => Subject::Keys(keys.iter().map(owned).collect()),
-            },
+            What::Change(keys) => Subject::one_of(keys.iter().map(|key| Ok(owned(key))))?,
             What::Except(keys) => Subject::Except(keys.iter().map(owned).collect()),
             What::Test(_) => Subject::Any,
             What::Key(key, _) => Subject::Key(owned(key)),

@@ -25,7 +25,11 @@ pub(crate) enum Subject {
 impl Subject {
     /// One of `keys`; any key if there are none.
     pub(super) fn keys<K: ToKey>(keys: impl IntoIterator<Item = K>) -> Result<Self> {
-        let mut keys = keys.into_iter().map(own_key);
+        Self::one_of(keys.into_iter().map(own_key))
+    }
+
+    /// As [`Subject::keys`], of keys as the engine takes them.
+    pub(super) fn one_of(mut keys: impl Iterator<Item = Result<Key>>) -> Result<Self> {
         let Some(first) = keys.next().transpose()? else {
             return Ok(Self::Any);
         };
